@@ -1,0 +1,1 @@
+"""What SQL cannot say for the Mini Data Mart notebooks: sessions, loading, publishing, checks, reports."""
