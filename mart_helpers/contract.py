@@ -1,0 +1,126 @@
+"""The input contract, read back from the tables that `01_build` declares in schema `contract`.
+
+The DDL is the only place that lists columns, types, keys, references and rules. What loading and the
+structural checks need to know comes from DuckDB's catalog: `duckdb_columns()`, `duckdb_constraints()`.
+"""
+
+from dataclasses import dataclass
+
+import duckdb
+
+from mart_helpers.errors import StateError
+
+SCHEMA = "contract"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A declared column; `default` is SQL text, or None where none is declared."""
+
+    name: str
+    type: str
+    is_required: bool
+    default: str | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A foreign key of one column: its values must be keys of `table`."""
+
+    column: str
+    table: str
+    table_column: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A declared `check`: an SQL expression that no row may make false, over `columns`."""
+
+    expression: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One declared input: its columns in order, its key, its references and its rules."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: str
+    references: tuple[Reference, ...]
+    rules: tuple[Rule, ...]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names in the declared order."""
+        return tuple(column.name for column in self.columns)
+
+
+def declared_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Names of the declared inputs, in the order of their declaration."""
+    rows = connection.execute(
+        "select table_name from duckdb_tables() where schema_name = ? order by table_oid", [SCHEMA]
+    )
+    return [name for (name,) in rows.fetchall()]
+
+
+def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
+    """What schema `contract` declares of `table`.
+
+    Raises StateError where it declares no such table, or a key or a reference of several columns.
+    """
+    columns = _columns(connection, table)
+    if not columns:
+        raise StateError(
+            f"{SCHEMA}.{table} is not declared. Run the cell that creates it, or mend the name "
+            f"(declared: {', '.join(declared_tables(connection)) or 'nothing'})."
+        )
+    constraints = _constraints(connection, table)
+    keys = [names for kind, names, *_ in constraints if kind == "PRIMARY KEY"]
+    if len(keys) != 1 or len(keys[0]) != 1:
+        raise StateError(f"{SCHEMA}.{table} needs a primary key of one column.")
+    return Table(
+        name=table,
+        columns=columns,
+        key=keys[0][0],
+        references=tuple(
+            Reference(names[0], other, other_names[0])
+            for kind, names, _, other, other_names in constraints
+            if kind == "FOREIGN KEY"
+        ),
+        rules=tuple(
+            Rule(expression, tuple(names))
+            for kind, names, expression, *_ in constraints
+            if kind == "CHECK"
+        ),
+    )
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[Column, ...]:
+    rows = connection.execute(
+        """
+        select column_name, data_type, not is_nullable, column_default
+        from duckdb_columns()
+        where schema_name = ? and table_name = ?
+        order by column_index
+        """,
+        [SCHEMA, table],
+    )
+    return tuple(Column(*row) for row in rows.fetchall())
+
+
+def _constraints(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple]:
+    return connection.execute(
+        """
+        select
+            constraint_type,
+            constraint_column_names,
+            expression,
+            referenced_table,
+            referenced_column_names,
+        from duckdb_constraints()
+        where schema_name = ? and table_name = ?
+        order by constraint_index
+        """,
+        [SCHEMA, table],
+    ).fetchall()
