@@ -4,6 +4,7 @@ The DDL is the only place that lists columns, types, keys, references and rules.
 structural checks need to know comes from DuckDB's catalog: `duckdb_columns()`, `duckdb_constraints()`.
 """
 
+import re
 from dataclasses import dataclass
 
 import duckdb
@@ -38,6 +39,13 @@ class Rule:
 
     expression: str
     columns: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """The expression as people write it, without the catalog's casts and capitals."""
+        plain = re.sub(r"CAST\('([^']*)' AS \w+\)", r"\1", self.expression)
+        plain = re.sub(r"\b(BETWEEN|AND|OR|NOT|IN|IS|NULL)\b", lambda m: m[0].lower(), plain)
+        return plain[1:-1] if plain.startswith("(") and plain.endswith(")") else plain
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,12 @@ class Session:
             columns not in _ANSWERS_WITHOUT_ROWS
             or statement.type == duckdb.StatementType.SELECT
         )
-        return self.connection.df() if has_rows else None
+        return self._frame() if has_rows else None
+
+    def _frame(self) -> pd.DataFrame:
+        """The rows; sums of whole numbers (HUGEINT in DuckDB) as whole numbers, not as floats."""
+        sums = [name for name, kind, *_ in self.connection.description if str(kind) == "HUGEINT"]
+        return self.connection.df().astype({name: "Int64" for name in sums})
 
     def _value(self, name: str) -> Any:
         if name not in self._variables:

@@ -1,0 +1,177 @@
+"""Building beside the published mart, and putting the result in its place in one step.
+
+A build writes `<database>.candidate`. The published file is only ever replaced by a rename, so readers
+keep the file they opened, and a build that fails leaves it as it was.
+"""
+
+import os
+from pathlib import Path
+
+import duckdb
+
+from mart_helpers.errors import StateError
+from mart_helpers.project import shown
+from mart_helpers.session import Session
+
+_HISTORY = ("build_log", "build_inputs")
+
+
+def candidate_path(database: Path) -> Path:
+    """Where the build of `database` is written."""
+    return database.with_name(f"{database.name}.candidate")
+
+
+def previous_path(database: Path) -> Path:
+    """Where the mart is kept that the last build replaced."""
+    return database.with_name(f"{database.name}.previous")
+
+
+def create_candidate(database: Path) -> duckdb.DuckDBPyConnection:
+    """A connection to a new, empty candidate for `database`.
+
+    Attached to it: `staging` and `seed` (in memory), and `published`, the present mart to read from, or
+    an empty database where there is none. Raises StateError where another build holds the candidate,
+    the folder cannot be written, or `database` is no DuckDB file.
+    """
+    candidate = candidate_path(database)
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        _discard(candidate)
+        connection = duckdb.connect(str(candidate))
+    except (OSError, duckdb.Error) as error:
+        raise StateError(f"{shown(candidate)} cannot be written: {error}") from error
+    for scratch in ("staging", "seed", "before"):
+        connection.execute(f"attach ':memory:' as {scratch}")
+    _attach_published(connection, database)
+    connection.execute("set variable build_started = get_current_timestamp()")
+    return connection
+
+
+def open_published(database: Path) -> duckdb.DuckDBPyConnection:
+    """A read-only connection to the published mart. Raises StateError where there is none to read."""
+    if not database.exists():
+        raise StateError(
+            f"There is no mart at {shown(database)} yet. Run 01_build, or `python -m mart build`."
+        )
+    try:
+        return duckdb.connect(
+            str(database), read_only=True, config={"python_enable_replacements": False}
+        )
+    except duckdb.Error as error:
+        raise _unreadable(database, error) from error
+
+
+def carry_history(session: Session) -> None:
+    """Copy the build history of the published mart into the candidate's `build_log` and `build_inputs`.
+
+    Sets the SQL variable `build_id` to the number of this build: one more than the last.
+    """
+    connection = session.connection
+    for table in _HISTORY:
+        if _has_table(connection, "published", table):
+            connection.execute(f"insert into {table} by name from published.{table}")
+    connection.execute(
+        "set variable build_id = (select coalesce(max(build_id), 0) + 1 from build_log)"
+    )
+
+
+def show_before(session: Session) -> None:
+    """Make `before.<table>` for each table of the candidate: the published rows.
+
+    The table is empty where the published mart lacks it, or has it with other columns.
+    """
+    connection = session.connection
+    tables = connection.execute(
+        "select table_name from duckdb_tables() where database_name = current_database() "
+        "and schema_name = 'main'"
+    ).fetchall()
+    for (table,) in tables:
+        same = _has_table(connection, "published", table) and (
+            connection.table(f"published.{table}").columns == connection.table(table).columns
+        )
+        rows = f"published.main.{table}" if same else f"{table} limit 0"
+        kind = "view" if same else "table"
+        connection.execute(f"drop {kind} if exists before.{table}")
+        connection.execute(f"create {kind} before.{table} as from {rows}")
+
+
+def publish(session: Session) -> None:
+    """Replace the published mart by the candidate in one step; the replaced one is kept beside it.
+
+    The session then reads the published mart. Raises StateError where the file cannot be replaced, with
+    the published mart as it was.
+    """
+    database, candidate = session.database, candidate_path(session.database)
+    for attached in ("before", "staging", "seed", "published"):
+        session.connection.execute(f"detach {attached}")
+    session.connection.execute("checkpoint")
+    session.close()
+    try:
+        _sync(candidate)
+        if database.exists():
+            _keep_previous(database)
+        os.replace(candidate, database)
+        _sync(database.parent)
+    except OSError as error:
+        raise StateError(f"{shown(database)} cannot be replaced: {error}") from error
+    session.connection = open_published(database)
+
+
+def _discard(candidate: Path) -> None:
+    """Remove what an earlier build left, unless a build holds it open at this moment."""
+    if not candidate.exists():
+        return
+    try:
+        duckdb.connect(str(candidate)).close()
+    except duckdb.IOException as error:
+        if "lock" in str(error):
+            raise StateError(
+                f"Another build is writing {shown(candidate)}. Wait for it, or end it "
+                f"(a notebook's kernel counts). DuckDB says: {error}"
+            ) from error
+    except duckdb.Error:
+        pass
+    candidate.unlink(missing_ok=True)
+    candidate.with_name(f"{candidate.name}.wal").unlink(missing_ok=True)
+
+
+def _attach_published(connection: duckdb.DuckDBPyConnection, database: Path) -> None:
+    if not database.exists():
+        connection.execute("attach ':memory:' as published")
+        return
+    path = str(database).replace("'", "''")
+    try:
+        connection.execute(f"attach '{path}' as published (read_only)")
+    except duckdb.Error as error:
+        connection.close()
+        raise _unreadable(database, error) from error
+
+
+def _unreadable(database: Path, error: duckdb.Error) -> StateError:
+    return StateError(
+        f"{shown(database)} cannot be opened as a mart. Move it away and run 01_build, or name another "
+        f"file with database. DuckDB says: {error}"
+    )
+
+
+def _has_table(connection: duckdb.DuckDBPyConnection, database: str, table: str) -> bool:
+    found = connection.execute(
+        "select count(*) from duckdb_tables() "
+        "where database_name = ? and schema_name = 'main' and table_name = ?",
+        [database, table],
+    )
+    return found.fetchone()[0] > 0
+
+
+def _keep_previous(database: Path) -> None:
+    previous = previous_path(database)
+    previous.unlink(missing_ok=True)
+    os.link(database, previous)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

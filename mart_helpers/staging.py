@@ -1,0 +1,99 @@
+"""Filling `staging.<table>` from rows of text in one pass: typed values, and what is wrong beside them.
+
+A staging table has the declared columns in their declared order, in the order of the file, and until
+its bad rows are taken out a last column `problems`: null for a good row, else a list of
+`{position, column_name, value, reason}`.
+"""
+
+import duckdb
+
+from mart_helpers.contract import Column, Rule, Table
+from mart_helpers.values import cast_sql, form_of
+
+_PROBLEMS_TYPE = "struct(position integer, column_name varchar, value varchar, reason varchar)[]"
+_LONGEST_VALUE = 1000
+
+
+def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Make `staging.<table>` anew, without rows and without constraints."""
+    columns = [f"{column.name} {column.type}" for column in table.columns]
+    connection.execute(
+        f"create or replace table staging.{table.name} "
+        f"({', '.join(columns)}, problems {_PROBLEMS_TYPE})"
+    )
+
+
+def fill_staging(
+    connection: duckdb.DuckDBPyConnection, table: Table, text_rows: str, fields: tuple[str, ...]
+) -> None:
+    """Add the rows of the query `text_rows`, whose columns `fields` are all text, in their order."""
+    given = [column for column in table.columns if column.name in fields]
+    texts = [f"{_text_sql(table, column)} as text_{column.name}" for column in given]
+    typed = [
+        f"{cast_sql(f'text_{column.name}', column.type)} as {column.name}" for column in given
+    ] + [
+        f"{column.default}::{column.type} as {column.name}"
+        for column in table.columns
+        if column not in given
+    ]
+    values = [
+        f"coalesce({column.name}, {column.default}::{column.type})" if column.default else column.name
+        for column in table.columns
+    ]
+    connection.execute(
+        f"""
+        insert into staging.{table.name}
+        with texts as (select {", ".join(texts)} from ({text_rows})),
+        typed as (select *, {", ".join(typed)} from texts)
+        select {", ".join(values)}, {_problems_sql(table, given)} from typed
+        """
+    )
+
+
+def _text_sql(table: Table, column: Column) -> str:
+    is_verbatim = column.type == "VARCHAR" and not _is_id(table, column)
+    trimmed = column.name if is_verbatim else f"trim({column.name}, E' \\t\\r\\n')"
+    return f"nullif({trimmed}, '')"
+
+
+def _is_id(table: Table, column: Column) -> bool:
+    return column.name in {table.key, *(reference.column for reference in table.references)}
+
+
+def _problems_sql(table: Table, given: list[Column]) -> str:
+    problems = [
+        (condition, _problem_sql(table, name, reason))
+        for name, condition, reason in _faults(table, given)
+    ]
+    any_fault = " or ".join(f"({condition})" for condition, _ in problems)
+    listed = ", ".join(f"case when {condition} then {problem} end" for condition, problem in problems)
+    return f"case when {any_fault} then list_filter([{listed}], lambda p: p is not null) end"
+
+
+def _faults(table: Table, given: list[Column]) -> list[tuple[str, str, str]]:
+    """Column, SQL condition and SQL reason of all that can be wrong within one row."""
+    faults = []
+    for column in given:
+        name, text = column.name, f"text_{column.name}"
+        if column.is_required and not column.default:
+            faults.append((name, f"{text} is null", f"'{name} is missing'"))
+        if column.type != "VARCHAR":
+            words = f" is not {form_of(column.type).words}"
+            faults.append((name, f"{text} is not null and {name} is null", _quoting(name, words)))
+    given_names = {column.name for column in given}
+    for rule in table.rules:
+        if given_names >= set(rule.columns):
+            words = f" breaks the rule {rule.words}".replace("'", "''")
+            name = rule.columns[0]
+            faults.append((name, f"not coalesce({rule.expression}, true)", _quoting(name, words)))
+    return faults
+
+
+def _quoting(name: str, words: str) -> str:
+    return f"""'{name} "' || left(text_{name}, {_LONGEST_VALUE}) || '"{words}'"""
+
+
+def _problem_sql(table: Table, name: str, reason: str) -> str:
+    position = table.column_names.index(name)
+    value = f"left(text_{name}, {_LONGEST_VALUE})"
+    return f"{{position: {position}, column_name: '{name}', value: {value}, reason: {reason}}}"

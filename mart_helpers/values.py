@@ -1,0 +1,48 @@
+"""How the text of an input becomes a value of the declared type, strictly or not at all.
+
+DuckDB's own casts take more than the contract does: `2.5` becomes the whole number 3, `infinity` and
+`epoch` are dates, surplus decimals are rounded away. So the text is matched against a pattern before
+it is cast, and text that does not match gives null.
+"""
+
+import re
+from dataclasses import dataclass
+
+_WHOLE_TYPES = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
+_TIME_OF_DAY = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What text of a type looks like: an RE2 pattern or None for any, and the same in words."""
+
+    pattern: str | None
+    words: str
+
+
+def form_of(type_name: str) -> Form:
+    """The form that text must have to become a value of DuckDB's type `type_name`."""
+    decimal = re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", type_name)
+    if type_name == "VARCHAR":
+        return Form(None, "text")
+    if type_name == "DATE":
+        return Form(rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([ T]{_TIME_OF_DAY})?", "a date (yyyy-mm-dd)")
+    if type_name in _WHOLE_TYPES:
+        return Form(r"[+-]?[0-9]+(\.0*)?", f"a whole number ({type_name.lower()})")
+    if decimal:
+        digits, scale = map(int, decimal.groups())
+        return Form(
+            rf"[+-]?[0-9]*(\.[0-9]{{0,{scale}}}0*)?",
+            f"a plain number (at most {digits - scale} digits before and {scale} after the point)",
+        )
+    return Form(None, f"a {type_name.lower()}")
+
+
+def cast_sql(text: str, type_name: str) -> str:
+    """SQL that turns the text expression `text` into a value of `type_name`, or null."""
+    if type_name == "VARCHAR":
+        return text
+    value = f"left({text}, 10)" if type_name == "DATE" else text
+    cast = f"try_cast({value} as {type_name})"
+    pattern = form_of(type_name).pattern
+    return f"case when regexp_full_match({text}, '{pattern}') then {cast} end" if pattern else cast
