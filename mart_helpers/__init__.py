@@ -1,1 +1,1 @@
-"""What SQL cannot say for the Mini Data Mart notebooks: sessions, loading, publishing, checks, reports."""
+"""What SQL cannot say for the notebooks: sessions, loading, publishing, checks, reports."""

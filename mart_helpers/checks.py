@@ -62,14 +62,10 @@ def stop_on_failures(session: Session, check_results: pd.DataFrame, fail_on: str
     if fail_on == "never":
         return
     counted = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
-    failed = check_results[
-        (check_results["status"] != "pass") & check_results["severity"].isin(counted)
-    ]
+    failed = check_results[(check_results["status"] != "pass") & check_results["severity"].isin(counted)]
     if len(failed):
         parts = [_failure(session.connection, row) for row in failed.itertuples()]
-        raise CheckFailed(
-            f"{len(failed)} of {len(check_results)} checks failed.\n" + "\n".join(parts)
-        )
+        raise CheckFailed(f"{len(failed)} of {len(check_results)} checks failed.\n" + "\n".join(parts))
 
 
 def _run(connection: duckdb.DuckDBPyConnection, name: str, comment: str) -> tuple:

@@ -8,7 +8,7 @@ from mart_helpers.contract import Table, read_contract
 from mart_helpers.errors import InputError
 from mart_helpers.project import resolve
 from mart_helpers.quarantining import Reject, quarantine_bad_rows
-from mart_helpers.records import FileCount, count_records
+from mart_helpers.records import REJECTED_AT, FileCount, count_records
 from mart_helpers.session import Session
 from mart_helpers.sources import Source, find_source
 from mart_helpers.staging import create_staging, fill_staging
@@ -67,8 +67,7 @@ class Loader:
         values = asdict(outcome)
         columns = ", ".join(f"${name} as {name}" for name in values)
         self._connection.execute(
-            "insert into build_inputs by name "
-            f"select getvariable('build_id') as build_id, {columns}",
+            f"insert into build_inputs by name select getvariable('build_id') as build_id, {columns}",
             values,
         )
 
@@ -77,7 +76,7 @@ class Loader:
         texts = ", ".join(f"{name}::varchar as {name}" for name in fields)
         fill_staging(self._connection, table, f"select {texts} from seed.{table.name}", tuple(fields))
         rows_read = self._staged(table)
-        bad = quarantine_bad_rows(self._connection, table, _SEED, None, [])
+        bad = quarantine_bad_rows(self._connection, table, _SEED, None, []).rows
         return Outcome(table.name, _SEED, 0, "", rows_read, rows_read - bad, bad, "")
 
     def _load_file(self, table: Table) -> Outcome:
@@ -87,16 +86,17 @@ class Loader:
             rejects = self._read(table, source)
             count = counting.result()
         _refuse_open_quote(source, count)
-        _refuse_miscount(source, count, self._staged(table) + len(rejects))
+        staged = self._staged(table)
         bad = quarantine_bad_rows(self._connection, table, source.name, source, rejects)
+        _refuse_miscount(source, count, staged + bad.rejected)
         return Outcome(
             table_name=table.name,
             file=source.name,
             bytes=count.bytes,
             sha256=count.sha256,
             rows_read=count.records,
-            rows_loaded=count.records - bad,
-            rows_quarantined=bad,
+            rows_loaded=count.records - bad.rows,
+            rows_quarantined=bad.rows,
             ignored_columns=", ".join(source.ignored),
         )
 
@@ -129,26 +129,18 @@ class Loader:
         return "".join(f"  {count:,} × such as line {line}: {reason}\n" for count, line, reason in rows)
 
 
-_REJECTS = """
+_REJECTS = f"""
 select
-    line_byte_position,
-    case arg_min(error_type, column_idx)
-        when 'MISSING COLUMNS' then fields
-        when 'TOO MANY COLUMNS' then fields
+    {REJECTED_AT} as offset_in_file,
+    case error_type
+        when 'MISSING COLUMNS' then 'the row has fewer fields than the header'
+        when 'TOO MANY COLUMNS' then 'the row has more fields than the header'
         when 'UNQUOTED VALUE' then 'text stands outside the quotes of its field'
         when 'INVALID ENCODING' then 'the row is not UTF-8 text'
-        else arg_min(error_message, column_idx)
+        else error_message
     end as reason,
-from (
-    select
-        *,
-        'the row has ' || regexp_extract(error_message, 'Found: (\\d+)', 1)
-            || ' fields, the header '
-            || regexp_extract(error_message, 'Columns: (\\d+)', 1) as fields,
-    from reject_errors
-)
-group by line_byte_position, fields
-order by line_byte_position
+from reject_errors
+order by line_byte_position, column_idx
 """
 
 _COMMONEST_REASONS = """

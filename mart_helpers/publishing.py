@@ -5,6 +5,7 @@ keep the file they opened, and a build that fails leaves it as it was.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -37,7 +38,7 @@ def create_candidate(database: Path) -> duckdb.DuckDBPyConnection:
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         _discard(candidate)
-        connection = duckdb.connect(str(candidate))
+        connection = _connect(candidate)
     except (OSError, duckdb.Error) as error:
         raise StateError(f"{shown(candidate)} cannot be written: {error}") from error
     for scratch in ("staging", "seed", "before"):
@@ -54,9 +55,7 @@ def open_published(database: Path) -> duckdb.DuckDBPyConnection:
             f"There is no mart at {shown(database)} yet. Run 01_build, or `python -m mart build`."
         )
     try:
-        return duckdb.connect(
-            str(database), read_only=True, config={"python_enable_replacements": False}
-        )
+        return _connect(database, read_only=True)
     except duckdb.Error as error:
         raise _unreadable(database, error) from error
 
@@ -70,9 +69,7 @@ def carry_history(session: Session) -> None:
     for table in _HISTORY:
         if _has_table(connection, "published", table):
             connection.execute(f"insert into {table} by name from published.{table}")
-    connection.execute(
-        "set variable build_id = (select coalesce(max(build_id), 0) + 1 from build_log)"
-    )
+    connection.execute("set variable build_id = (select coalesce(max(build_id), 0) + 1 from build_log)")
 
 
 def show_before(session: Session) -> None:
@@ -115,6 +112,15 @@ def publish(session: Session) -> None:
     except OSError as error:
         raise StateError(f"{shown(database)} cannot be replaced: {error}") from error
     session.connection = open_published(database)
+
+
+def _connect(path: Path, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+    """A connection in which a misspelt table is no Python variable, and which draws no progress bar."""
+    connection = duckdb.connect(str(path), read_only=read_only)
+    connection.execute("set python_enable_replacements = false")
+    with suppress(duckdb.Error):  # in a kernel without ipywidgets there is no bar to be set
+        connection.execute("set enable_progress_bar = false")
+    return connection
 
 
 def _discard(candidate: Path) -> None:

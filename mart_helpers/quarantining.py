@@ -13,10 +13,18 @@ from mart_helpers.sources import Source
 
 @dataclass(frozen=True)
 class Reject:
-    """A record that the reader could not split into fields: its byte offset, and why."""
+    """A fault for which the reader refused a record: a byte offset in the record, and why."""
 
     offset: int
     reason: str
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """How many records went to quarantine, and how many of them the reader had `rejected`."""
+
+    rows: int
+    rejected: int
 
 
 def quarantine_bad_rows(
@@ -25,8 +33,8 @@ def quarantine_bad_rows(
     file: str,
     source: Source | None,
     rejects: list[Reject],
-) -> int:
-    """Move the bad rows of `staging.<table>` to `quarantine`; how many records that were.
+) -> Quarantined:
+    """Move the bad rows of `staging.<table>` and the rejected records to `quarantine`.
 
     Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier
     good row. `source` is None for seed rows, whose place is their row number.
@@ -34,7 +42,7 @@ def quarantine_bad_rows(
     _collect_problems(connection, table)
     bad_rows = _row_ids(connection, "row_id")
     if not bad_rows and not rejects:
-        return 0
+        return Quarantined(0, 0)
     rows = sorted({*bad_rows, *_row_ids(connection, "first_row_id")})
     places, rejected = _locate(connection, table, source, rows, rejects)
     connection.register("places", places)
@@ -42,11 +50,11 @@ def quarantine_bad_rows(
     connection.execute(_INSERT, {"table_name": table.name, "file": file})
     connection.unregister("places")
     connection.unregister("rejected")
-    connection.execute(
-        f"delete from staging.{table.name} where rowid in (select row_id from problems)"
-    )
-    return len(bad_rows) + len(rejects)
+    connection.execute(f"delete from staging.{table.name} where rowid in (select row_id from problems)")
+    return Quarantined(len(bad_rows) + len(rejected), len(rejected))
 
+
+_NOTHING_REJECTED = pd.DataFrame({"line": [], "raw_row": [], "reason": []})
 
 _INSERT = """
 insert into quarantine by name
@@ -92,9 +100,7 @@ def _collect_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> No
     connection.execute(_repeats_sql(table))
 
 
-def _orphans_sql(
-    connection: duckdb.DuckDBPyConnection, table: Table, reference: Reference
-) -> str:
+def _orphans_sql(connection: duckdb.DuckDBPyConnection, table: Table, reference: Reference) -> str:
     known = connection.execute(
         "select count(*) from duckdb_tables() where database_name = 'staging' and table_name = ?",
         [reference.table],
@@ -157,14 +163,12 @@ def _locate(
     """The places of the staged `rows` and of the `rejects`: line and raw text."""
     if source is None:
         lines = [row + 1 for row in rows]
-        return pd.DataFrame({"row_id": rows, "line": lines, "raw_row": None}), _frame([])
+        return pd.DataFrame({"row_id": rows, "line": lines, "raw_row": None}), _NOTHING_REJECTED
     placed, unread = locate(
         source.path, source.delimiter.encode(), rows, [reject.offset for reject in rejects]
     )
-    return (
-        _frame(placed).assign(row_id=rows),
-        _frame(unread).assign(reason=[reject.reason for reject in rejects]),
-    )
+    reasons = _frame(unread).assign(reason=[reject.reason for reject in rejects])
+    return _frame(placed).assign(row_id=rows), reasons.drop_duplicates("line")
 
 
 def _frame(places: list[Located]) -> pd.DataFrame:

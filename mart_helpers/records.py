@@ -67,9 +67,7 @@ class Located:
     raw: str
 
 
-def count_records(
-    path: Path, delimiter: bytes = b",", *, block_bytes: int = _BLOCK_BYTES
-) -> FileCount:
+def count_records(path: Path, delimiter: bytes = b",", *, block_bytes: int = _BLOCK_BYTES) -> FileCount:
     """Size, hash and number of data records of the CSV file at `path`, in one pass.
 
     Memory is a few times `block_bytes`, whatever the file. Raises InputError where the file cannot
@@ -119,7 +117,7 @@ def locate(
                 break
     _expect(path, "row", ordinals[len(taken) :], len(taken) == len(ordinals))
     _expect(path, "byte", offsets[len(refused) :], len(refused) == len(offsets))
-    _expect(path, "byte", offsets[:1], all(record.number > 0 for record in refused[:1]))
+    _expect(path, "byte", offsets[:1], not refused or refused[0].number > 0)
     return [taken[i] for i in ordinal_of], [refused[i] for i in offset_of]
 
 
@@ -263,9 +261,7 @@ class _Scan:
         starts = np.full(len(ends), self._start - self._offset)
         return self._part(b"", np.empty(0, dtype=np.int64), starts, ends)
 
-    def _part(
-        self, data: bytes, newlines: np.ndarray, starts: np.ndarray, ends: np.ndarray
-    ) -> _Part:
+    def _part(self, data: bytes, newlines: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> _Part:
         return _Part(
             first_number=self._number,
             starts=starts + self._offset,
@@ -313,7 +309,7 @@ class _Quotes:
 
     def __init__(self, delimiter: bytes) -> None:
         self.inside = False
-        self.opened: int | None = None  # where in the block the field opens that may go on behind it
+        self.opened: int | None = None  # where in the block the field begins that may go on
         self._may_reopen = False  # nothing but blanks since a closing quote
         self._recent = b"\n\n"  # the two bytes before the block
         (self._delimiter,) = delimiter

@@ -68,8 +68,7 @@ class Session:
         self.connection.execute(statement, values or None)
         columns = [column[0] for column in self.connection.description or []]
         has_rows = columns and (
-            columns not in _ANSWERS_WITHOUT_ROWS
-            or statement.type == duckdb.StatementType.SELECT
+            columns not in _ANSWERS_WITHOUT_ROWS or statement.type == duckdb.StatementType.SELECT
         )
         return self._frame() if has_rows else None
 

@@ -69,9 +69,9 @@ def _understand(path: Path, table: Table) -> Source:
 
 
 def _header_line(path: Path) -> str:
-    opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened as file:
+        with opener(path, "rb") as file:
             head = file.read(_HEADER_BYTES).decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise InputError(f"{path.name}: cannot be read ({error}). Make a new extract.") from error
@@ -94,8 +94,7 @@ def _refuse_repeated(path: Path, known: list[str]) -> None:
     for name in known:
         if known.count(name) > 1:
             raise InputError(
-                f'{path.name}: column "{name}" stands twice in the header. '
-                f"Remove or rename one of them."
+                f'{path.name}: column "{name}" stands twice in the header. Remove or rename one of them.'
             )
 
 

@@ -7,7 +7,7 @@ its bad rows are taken out a last column `problems`: null for a good row, else a
 
 import duckdb
 
-from mart_helpers.contract import Column, Rule, Table
+from mart_helpers.contract import Column, Table
 from mart_helpers.values import cast_sql, form_of
 
 _PROBLEMS_TYPE = "struct(position integer, column_name varchar, value varchar, reason varchar)[]"
@@ -18,8 +18,7 @@ def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """Make `staging.<table>` anew, without rows and without constraints."""
     columns = [f"{column.name} {column.type}" for column in table.columns]
     connection.execute(
-        f"create or replace table staging.{table.name} "
-        f"({', '.join(columns)}, problems {_PROBLEMS_TYPE})"
+        f"create or replace table staging.{table.name} ({', '.join(columns)}, problems {_PROBLEMS_TYPE})"
     )
 
 
@@ -29,9 +28,7 @@ def fill_staging(
     """Add the rows of the query `text_rows`, whose columns `fields` are all text, in their order."""
     given = [column for column in table.columns if column.name in fields]
     texts = [f"{_text_sql(table, column)} as text_{column.name}" for column in given]
-    typed = [
-        f"{cast_sql(f'text_{column.name}', column.type)} as {column.name}" for column in given
-    ] + [
+    typed = [f"{cast_sql(f'text_{column.name}', column.type)} as {column.name}" for column in given] + [
         f"{column.default}::{column.type} as {column.name}"
         for column in table.columns
         if column not in given

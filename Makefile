@@ -1,0 +1,77 @@
+# Thin names for the commands in the README. Needs make, and Python 3.11 or newer with venv and pip.
+
+PYTHON ?= python3
+UV ?= uv
+SALES ?= 10000
+OUT ?= data/sample
+
+VENV_PYTHON := .venv/bin/python
+# A stamp is as old as the last install, so nothing is installed twice.
+RUN_READY := .venv/run.stamp
+DEV_READY := .venv/dev.stamp
+PIP_INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check install --quiet --quiet
+INSTALL := $(PIP_INSTALL) --no-compile --require-hashes -r
+INSTALL_PROJECT := $(PIP_INSTALL) --no-deps --editable .
+# On all cores, and without the packages' own tests: pip does neither, and takes a quarter longer.
+# A file that cannot be compiled is one that nobody imports.
+BYTECODE := $(VENV_PYTHON) -m compileall -q -j 0 -x /tests/ .venv/lib >/dev/null 2>&1 || true
+COMPILE := $(UV) pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
+	--generate-hashes --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test lab lint lock generate reset clean
+
+help:  ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+run: $(RUN_READY)  ## Run the four notebooks: build, quality, explore, export.
+	@$(VENV_PYTHON) -m mart all
+
+test: $(DEV_READY)  ## Run the tests; PYTEST_ARGS="-k name" is passed on.
+	@$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+
+lab: $(DEV_READY)  ## Open the notebooks in JupyterLab; LAB_ARGS is passed on.
+	@$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)
+
+lint: $(DEV_READY)  ## Check style and formatting of Python files and notebooks.
+	@$(VENV_PYTHON) -m ruff check
+	@$(VENV_PYTHON) -m ruff format --check
+
+generate: $(RUN_READY)  ## Write synthetic inputs: SALES=10000 lines to OUT=data/sample.
+	@$(VENV_PYTHON) -m mart generate --sales "$(SALES)" --out "$(OUT)"
+
+reset: $(RUN_READY)  ## Remove the mart and everything else that runs have written.
+	@$(VENV_PYTHON) -m mart reset
+
+clean:  ## Remove .venv and caches; the mart and its exports stay.
+	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+lock:  ## Rebuild both lock files; LOCK_ARGS=--upgrade for newer packages.
+	@command -v "$(UV)" >/dev/null || { echo 'make lock needs uv. Install it, or point to it: make lock UV=path/to/uv' >&2; exit 1; }
+	@$(COMPILE) $(LOCK_ARGS) --output-file requirements.lock >/dev/null
+	@$(COMPILE) $(LOCK_ARGS) --all-extras --constraints requirements.lock --output-file requirements-dev.lock >/dev/null
+
+$(RUN_READY): requirements.lock pyproject.toml | $(VENV_PYTHON)
+	@echo 'Installing what a run needs into .venv …'
+	@$(INSTALL) requirements.lock
+	@$(INSTALL_PROJECT)
+	@$(BYTECODE)
+	@touch $@
+
+# The tests' packages include those of a run, at the same versions: no second install for `make run`.
+$(DEV_READY): requirements-dev.lock requirements.lock pyproject.toml | $(VENV_PYTHON)
+	@echo 'Installing what tests and JupyterLab need into .venv …'
+	@$(INSTALL) requirements-dev.lock
+	@$(INSTALL_PROJECT)
+	@$(BYTECODE)
+	@touch $(RUN_READY) $@
+
+# Missing, or left behind by a Python that is gone: start afresh.
+$(VENV_PYTHON):
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo '"$(PYTHON)" is not Python 3.11 or newer. Install one, or name it: make PYTHON=python3.12 …' >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo '"$(PYTHON)" cannot make virtual environments. Add venv to it (Debian, Ubuntu: apt install python3-venv).' >&2; exit 1; }
+	@"$(PYTHON)" -m venv --clear .venv || { rm -rf .venv; exit 1; }

@@ -1,0 +1,313 @@
+"""`python -m mart`: the notebooks, and a few tools around the mart, from the command line.
+
+The options of a notebook's command are those of its parameters cell. Whatever takes long to import
+is imported by the function that needs it, so that `--help` answers at once.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, NoReturn
+
+from mart_helpers.errors import MartError, UsageError
+from mart_helpers.parameters import (
+    Parameter,
+    checked,
+    did_you_mean,
+    notebook_parameters,
+    notebook_path,
+)
+from mart_helpers.project import resolve, shown
+
+if TYPE_CHECKING:
+    from mart_helpers.running import Progress
+
+PROGRAM = "python -m mart"
+METAVARS = {str: "TEXT", int: "INT", float: "FLOAT", bool: "true|false"}
+REQUIRED = object()  # the default of an option that has to be given
+CLEAR_LINE = "\r\x1b[2K"
+
+Values = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a word after `python -m mart` does: it runs notebooks in this order, or one function."""
+
+    help: str
+    notebooks: tuple[str, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    run: Callable[[Values], None] | None = None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status of the command in `argv`: 0 done, 1 data or mart say no, 2 wrong usage."""
+    try:
+        _run_command(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except MartError as error:
+        print(f"mart: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("mart: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _run_command(words: list[str]) -> None:
+    if not words or words[0] not in COMMANDS:
+        _answer_without_command(words)
+        return
+    name, command = words[0], COMMANDS[words[0]]
+    declared = {each: notebook_parameters(notebook_path(each)) for each in command.notebooks}
+    parameters = _union([*declared.values(), command.parameters, COMMON])
+    given = _given(name, command.help, parameters, words[1:])
+    values = {each.name: each.default for each in parameters} | given
+    if command.run:
+        command.run(values)
+        return
+    own = {
+        notebook: {each.name: given[each.name] for each in known if each.name in given}
+        for notebook, known in declared.items()
+    }
+    _run_notebooks(name, own, resolve(values["database"]), resolve(values["data_dir"]))
+
+
+def _answer_without_command(words: list[str]) -> None:
+    match words:
+        case ["-h" | "--help", *_]:
+            print(_general_help())
+        case ["--version", *_]:
+            print(f"mart {_version()}")
+        case []:
+            raise UsageError(f"no command. Give one of {', '.join(COMMANDS)}: {PROGRAM} all")
+        case [word, *_] if word.startswith("-"):
+            raise UsageError(f"found {word} before a command. Options follow it: {PROGRAM} all …")
+        case [word, *_]:
+            near = did_you_mean(word, COMMANDS) or f" Give one of {', '.join(COMMANDS)}."
+            raise UsageError(f'unknown command "{word}".{near}')
+
+
+def _general_help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = [f"  {name.ljust(width)}  {command.help}" for name, command in COMMANDS.items()]
+    lines = [
+        f"usage: {PROGRAM} COMMAND [OPTIONS]",
+        "",
+        "From CSV extracts to a star schema in one DuckDB file, by the notebooks of this project.",
+        "",
+        *commands,
+        "",
+        f"`{PROGRAM} COMMAND --help` lists the options of a command, `--version` the version.",
+        "Exit status: 0 done, 1 the data or the mart says no, 2 wrong usage.",
+    ]
+    return "\n".join(lines)
+
+
+def _version() -> str:
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message.removeprefix('argument ')}. See `{self.prog} --help`.")
+
+
+def _given(name: str, description: str, parameters: list[Parameter], words: list[str]) -> Values:
+    """The values that `words` give, checked, paths made absolute. Raises UsageError."""
+    parser = _Parser(
+        prog=f"{PROGRAM} {name}",
+        description=description,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for each in parameters:
+        _add_option(parser, each)
+    given, unknown = parser.parse_known_args(words)
+    if unknown:
+        word = unknown[0].partition("=")[0]
+        near = did_you_mean(word, [_option(each.name) for each in parameters])
+        raise UsageError(f"{name}: unknown option {word}.{near} See `{parser.prog} --help`.")
+    values = checked(parameters, vars(given), spell=_option)
+    return {name: _absolute(name, value) for name, value in values.items()}
+
+
+def _union(groups: Iterable[Iterable[Parameter]]) -> list[Parameter]:
+    """All parameters of the groups; the first that has a name describes it."""
+    union: dict[str, Parameter] = {}
+    for group in groups:
+        for each in group:
+            union.setdefault(each.name, each)
+    return list(union.values())
+
+
+def _add_option(parser: _Parser, parameter: Parameter) -> None:
+    shown_default = "empty" if parameter.default == "" else parameter.default
+    default = f" (default: {shown_default})" if parameter.default not in (None, REQUIRED) else ""
+    parser.add_argument(
+        _option(parameter.name),
+        metavar=_metavar(parameter),
+        required=parameter.default is REQUIRED,
+        help=(parameter.help + default).strip().replace("%", "%%"),
+        # a truth value is true where nothing follows: --dry-run
+        **({"nargs": "?", "const": "true"} if parameter.type is bool else {}),
+    )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _metavar(parameter: Parameter) -> str:
+    if parameter.choices:
+        return "|".join(map(str, parameter.choices))
+    if parameter.name.endswith("_date"):
+        return "YYYY-MM-DD"
+    return "PATH" if _is_path(parameter.name) else METAVARS[parameter.type]
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith("_dir") or name in ("database", "out")
+
+
+def _absolute(name: str, value: object) -> object:
+    """A path as seen from the caller's folder; other values as they are."""
+    if not _is_path(name):
+        return value
+    if not value:
+        raise UsageError(f'{_option(name)}: found "", expected the path of a file or folder.')
+    return os.path.abspath(os.path.expanduser(value))
+
+
+def _run_notebooks(command: str, own: dict[str, Values], database: Path, data_dir: Path) -> None:
+    """Run the notebooks in `own`, each with its values, then say where the results are."""
+    folder = None
+    seconds = {}
+    for notebook, values in own.items():
+        started = monotonic()
+        with _reported(notebook) as on_cell:
+            from mart_helpers.running import new_run_folder, run_notebook
+
+            folder = folder or new_run_folder(data_dir / "runs", command)
+            run_notebook(notebook, values, folder, on_cell)
+        seconds[notebook] = f"{monotonic() - started:.1f} s"
+    results = list(_results(list(own), database, data_dir))
+    _print_aligned([*(seconds.items() if len(own) > 1 else ()), *results, ("executed", shown(folder))])
+
+
+def _results(notebooks: list[str], database: Path, data_dir: Path) -> Iterator[tuple[str, str]]:
+    from mart_helpers.inspecting import size_text
+    from mart_helpers.resetting import export_folders
+
+    if "01_build" in notebooks and database.exists():
+        yield "mart", f"{shown(database)} ({size_text(database)})"
+    if "03_export" in notebooks:
+        yield "exports", ", ".join(map(shown, export_folders(data_dir)))
+    if "04_quality" in notebooks and (data_dir / "quality").exists():
+        yield "quality", shown(data_dir / "quality")
+
+
+def _print_aligned(rows: list[tuple[str, ...]]) -> None:
+    from mart_helpers.inspecting import aligned
+
+    print(aligned(rows, indent=""))
+
+
+@contextmanager
+def _reported(notebook: str) -> Iterator[Callable[["Progress"], None]]:
+    """Show a notebook's run on stderr: one line that follows the cells where someone watches it."""
+    live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    start, before_end = ("", CLEAR_LINE) if live else ("\n", "")
+
+    def say(text: str, before: str, after: str) -> None:
+        sys.stderr.write(f"{before}{text[: shutil.get_terminal_size().columns - 1]}{after}")
+        sys.stderr.flush()
+
+    def follow(progress: "Progress") -> None:
+        if live:
+            where = f"{progress.cell}/{progress.cells}  {progress.heading}"
+            say(f"{notebook}  {where}", CLEAR_LINE, "")
+
+    started = monotonic()
+    outcome = "stopped after"
+    say(f"{notebook}  starting", "", start)
+    try:
+        yield follow
+        outcome = "done in"
+    finally:
+        say(f"{notebook}  {outcome} {monotonic() - started:.1f} s", before_end, "\n")
+
+
+def _inspect(values: Values) -> None:
+    from mart_helpers.inspecting import describe_mart
+
+    print(describe_mart(resolve(values["database"])))
+
+
+def _reset(values: Values) -> None:
+    from mart_helpers.inspecting import size_text
+    from mart_helpers.resetting import generated, remove
+
+    paths = generated(resolve(values["database"]), resolve(values["data_dir"]))
+    if not paths:
+        print("nothing to remove")
+    for path in paths:
+        size = size_text(path)
+        if not values["dry_run"]:
+            remove(path)
+        verb = "would remove" if values["dry_run"] else "removed"
+        print(f"{verb} {shown(path)} ({size})")
+
+
+def _generate(values: Values) -> None:
+    from mart_helpers.generating import generate
+    from mart_helpers.inspecting import size_text
+
+    seed = {} if values["seed"] is None else {"seed": values["seed"]}
+    paths = generate(values["sales"], Path(values["out"]), **seed)
+    _print_aligned([(shown(path), size_text(path)) for path in paths])
+
+
+COMMON = (
+    Parameter("database", str, "data/mini_data_mart.duckdb", "the mart, one DuckDB file"),
+    Parameter("data_dir", str, "data", "folder of exports, reports and executed notebooks"),
+)
+COMMANDS = {
+    "build": Command("load the inputs, check them, publish the mart", ("01_build",)),
+    "explore": Command("look at sales, customers and products", ("02_explore",)),
+    "export": Command("write the mart's tables as files to share", ("03_export",)),
+    "quality": Command("check the mart and write a report", ("04_quality",)),
+    "all": Command(
+        "build, quality, explore and export, in this order",
+        ("01_build", "04_quality", "02_explore", "03_export"),
+    ),
+    "inspect": Command("show the tables and columns of the mart", run=_inspect),
+    "reset": Command(
+        "remove the mart and everything else that runs have written",
+        parameters=(Parameter("dry_run", bool, False, "only list what would be removed"),),
+        run=_reset,
+    ),
+    "generate": Command(
+        "write synthetic inputs of any size",
+        parameters=(
+            Parameter("sales", int, REQUIRED, "number of sale lines"),
+            Parameter("out", str, REQUIRED, "folder for the CSV files"),
+            Parameter("seed", int, None, "whole number: the same one gives the same rows"),
+        ),
+        run=_generate,
+    ),
+}

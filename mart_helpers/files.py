@@ -1,0 +1,82 @@
+"""Writing files whole or not at all: a name never stands for half a file.
+
+What is written goes to a part file beside its target, and takes the target's place by a rename.
+"""
+
+import fcntl
+import glob
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from mart_helpers.errors import StateError
+from mart_helpers.project import shown
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """A path to write to, beside `target`, that replaces it in one step when the block is done.
+
+    Until then the target stays as it is, and for good where the block raises or the process dies.
+    Raises StateError where the folder or the disk do not let it be written.
+    """
+    with whole_files([target]) as (part,):
+        yield part
+
+
+@contextmanager
+def whole_files(targets: Sequence[Path]) -> Iterator[list[Path]]:
+    """As `whole_file`, for several: all are complete on disk before the first target is replaced.
+
+    They are replaced in the order given, so the last can vouch for the others.
+    """
+    try:
+        with ExitStack() as stack:
+            parts = [stack.enter_context(_part(target)) for target in targets]
+            yield parts
+            for part in parts:
+                _sync(part)
+            for part, target in zip(parts, targets, strict=True):
+                os.replace(part, target)
+            for folder in {target.parent for target in targets}:
+                _sync(folder)
+    except OSError as error:
+        raise StateError(
+            f"{shown(targets[0].parent)} cannot be written to: {error.strerror or error}. "
+            "Make room or make it writable, or name another folder."
+        ) from error
+
+
+@contextmanager
+def _part(target: Path) -> Iterator[Path]:
+    """A new, empty file beside `target`, locked for as long as it is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    try:
+        with suppress(OSError):  # some network drives know no locks: nothing is swept there
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the parts of processes that were killed: nobody holds the lock of such a part."""
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        with suppress(OSError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Wait until the file or the folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,343 @@
+"""Synthetic extracts of an invented coffee and tea trader, at any size.
+
+The same arguments give the same bytes on every machine: chance comes from an integer hash of our
+own, since the random functions of a library or an engine may change from one version to the next.
+"""
+
+import csv
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import accumulate
+from pathlib import Path
+from typing import TypeVar
+
+import duckdb
+
+from mart_helpers.errors import StateError, UsageError
+from mart_helpers.project import resolve, shown
+
+T = TypeVar("T")
+
+FIRST_DAY = date(2023, 1, 1)
+DAYS = (date(2025, 1, 1) - FIRST_DAY).days
+SAMPLE_SEED = 8
+
+# More than this is a slip of the keyboard, and would fill the disk.
+MOST_SALES = 1_000_000_000
+
+# Up to this many sales the company stays as small as a reader can know by heart.
+SMALL_COMPANY = 100_000
+MOST_PRODUCTS = 5_000
+
+# Relative sales of a day, in percent: January to December, Monday to Sunday.
+SEASON = (94, 92, 98, 100, 98, 88, 76, 78, 100, 108, 132, 146)
+WEEKDAY = (106, 108, 110, 114, 122, 80, 36)
+
+# The share of lines, in percent, that carry each discount or each part of the list price.
+DISCOUNTS = {"0": 87, "0.05": 5, "0.1": 4, "0.15": 2, "0.2": 2}
+PRICES = {100: 94, 96: 1, 97: 2, 98: 2, 103: 1}
+
+
+@dataclass(frozen=True)
+class Customer:
+    """A base customer; `share` is its part of all lines, in percent."""
+
+    name: str
+    segment: str
+    city: str
+    country: str
+    signup_date: date
+    share: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """A base product; amounts in cents, `most_units` per line, `share` of all lines in percent."""
+
+    name: str
+    category: str
+    unit_cost: int
+    list_price: int
+    most_units: int
+    share: int
+
+
+CUSTOMERS = (
+    Customer("Harbour Street Café", "Cafe", "Hamburg", "Germany", date(2021, 3, 15), 12),
+    Customer("Old Mill Bakery Café", "Cafe", "Leipzig", "Germany", date(2021, 9, 6), 8),
+    Customer("North Quay Offices", "Office", "Hamburg", "Germany", date(2022, 1, 10), 5),
+    Customer("Market Hall Grocers", "Retail", "Vienna", "Austria", date(2021, 5, 3), 9),
+    Customer("Ringside Coffee Bar", "Cafe", "Vienna", "Austria", date(2022, 4, 19), 6),
+    Customer("Castle Hill Tea Room", "Cafe", "Graz", "Austria", date(2022, 8, 1), 3),
+    Customer("Lakeside Coworking", "Office", "Zürich", "Switzerland", date(2021, 11, 22), 7),
+    Customer("Old Town Delicatessen", "Retail", "Zürich", "Switzerland", date(2022, 6, 13), 4),
+    Customer("Two Rivers Bistro", "Cafe", "Lyon", "France", date(2021, 7, 12), 7),
+    Customer("Silk Quarter Pantry", "Retail", "Lyon", "France", date(2022, 10, 3), 3),
+    Customer("Canal House Coffee", "Cafe", "Utrecht", "Netherlands", date(2022, 2, 28), 6),
+    Customer("Dockside Roast Shop", "Retail", "Rotterdam", "Netherlands", date(2021, 6, 21), 5),
+    Customer("Harbour Tower Services", "Office", "Rotterdam", "Netherlands", date(2022, 9, 12), 3),
+    Customer("Linden Park Library Café", "Cafe", "Leipzig", "Germany", date(2022, 11, 7), 2),
+    Customer("Warehouse 9 Studios", "Office", "Hamburg", "Germany", date(2022, 12, 5), 2),
+    Customer("Kettle, Cup & Co.", "Retail", "Vienna", "Austria", date(2022, 3, 7), 4),
+    Customer("Stadium Corner Kiosk", "Retail", "Leipzig", "Germany", date(2023, 1, 16), 3),
+    Customer("Alpine View Guesthouse", "Cafe", "Graz", "Austria", date(2023, 2, 13), 2),
+    Customer("Station Arcade Espresso", "Cafe", "Zürich", "Switzerland", date(2023, 3, 6), 3),
+    Customer("Riverside Design Office", "Office", "Lyon", "France", date(2023, 4, 17), 1),
+    Customer("Windmill Organic Shop", "Retail", "Utrecht", "Netherlands", date(2023, 5, 8), 2),
+    Customer("University Square Office", "Office", "Utrecht", "Netherlands", date(2023, 6, 19), 1),
+    Customer("Glasshouse Garden Shop", "Retail", "Rotterdam", "Netherlands", date(2023, 9, 4), 1),
+    Customer("Hilltop Software Office", "Office", "Graz", "Austria", date(2023, 10, 2), 1),
+)
+
+PRODUCTS = (
+    Product("House Espresso 1 kg", "Coffee", 980, 1850, 24, 24),
+    Product("Breakfast Blend 1 kg", "Coffee", 920, 1690, 20, 17),
+    Product("Highland Single Origin 500 g", "Coffee", 740, 1450, 12, 9),
+    Product("Decaf Blend 1 kg", "Coffee", 1010, 1890, 8, 6),
+    Product("Black Breakfast Tea 100 bags", "Tea", 410, 890, 16, 11),
+    Product("Green Sencha 250 g", "Tea", 630, 1350, 8, 6),
+    Product("Peppermint Tea 100 bags", "Tea", 360, 790, 12, 4),
+    Product("French Press 1 l", "Equipment", 1350, 2900, 4, 4),
+    Product("Pour Over Kettle", "Equipment", 2400, 4900, 3, 2),
+    Product("Burr Grinder", "Equipment", 7800, 14900, 2, 1),
+    Product("Paper Filters 500 pieces", "Supplies", 320, 650, 20, 9),
+    Product("Takeaway Cups 100 pieces", "Supplies", 540, 990, 30, 7),
+)
+
+# draw: 31 bits of chance for a number. skewed: 0 to choices - 1, the low ones far more often,
+# since the product of two even draws is mostly small.
+MACROS = """
+create temp macro stirred(value) as (xor(value, value >> 16) * 73244475) & 4294967295;
+create temp macro folded(value) as xor(value, value >> 16) & 2147483647;
+create temp macro draw(number, seed) as folded(stirred(stirred(xor(number, seed))));
+create temp macro skewed(one, other, choices) as (((one * other) >> 31) * choices) >> 31;
+"""
+
+# Each row depends on its own number alone, so any number of threads writes the same file.
+SALES = """
+copy (
+    with drawn_base as (
+        select
+            n,
+            $calendar[1 + n * len($calendar) // $sales] as day,
+            $buyers[1 + draw(16 * n, $seed) % len($buyers)] as usual_buyer,
+            $founders[1 + draw(16 * n, $seed) % len($founders)] as founder,
+            $articles[1 + draw(16 * n + 1, $seed) % len($articles)] as article
+        from range($sales) as numbers (n)
+    ),
+
+    drawn_rows as (
+        select
+            n,
+            day,
+            -- before its signup a customer cannot buy: someone who was there at the start does
+            case when day < $signup_days[usual_buyer] then founder else usual_buyer end as buyer,
+            article + $base_products * skewed(
+                draw(16 * n + 2, $seed),
+                draw(16 * n + 3, $seed),
+                ($products - article) // $base_products + 1
+            ) as product
+        from drawn_base
+    ),
+
+    drawn_lines as (
+        select
+            n,
+            day,
+            product,
+            buyer + $base_customers * skewed(
+                draw(16 * n + 4, $seed),
+                draw(16 * n + 5, $seed),
+                ($customers - buyer) // $base_customers + 1
+            ) as customer,
+            1 + skewed(
+                draw(16 * n + 6, $seed), draw(16 * n + 7, $seed), $most_units[product]
+            ) as units
+        from drawn_rows
+    )
+
+    select
+        'S' || lpad((n + 1)::varchar, $sale_width, '0') as sale_id,
+        $first_day + day as sale_date,
+        case
+            when draw(16 * n + 8, $seed) % 50 > 0
+                then 'C' || lpad(customer::varchar, $customer_width, '0')
+        end as customer_id,
+        'P' || lpad(product::varchar, $product_width, '0') as product_id,
+        case
+            when draw(16 * n + 9, $seed) % 50 = 0 then -((units + 3) // 4)
+            else units
+        end as quantity,
+        (
+            $list_cents[product]
+            * $price_percents[1 + draw(16 * n + 10, $seed) % len($price_percents)] // 100
+        )::decimal(12, 0) * 0.01 as unit_price,
+        $discounts[1 + draw(16 * n + 11, $seed) % len($discounts)] as discount
+    from drawn_lines
+) to $path (format csv, header, delimiter ',')
+"""
+
+
+def generate(sales: int, out: Path, seed: int = SAMPLE_SEED) -> list[Path]:
+    """Write dim_customer.csv, dim_product.csv, fact_sales.csv into folder `out`; give the paths.
+
+    The sales cover 2023 and 2024, ordered by date: a strong November and December, weak Sundays,
+    growth of about a sixth, 2 % returns, 2 % without a customer, 13 % with a discount. Up to
+    100,000 sales there are 24 customers and 12 products. Beyond, each 200 sales add a customer
+    and each 2,000 a product, to 5,000 products at most: numbered variants that follow the base
+    rows. Ids of one file all have the same width. Files of these names are replaced, once all
+    three are complete. Memory use does not grow with the sales.
+
+    Raises UsageError where `sales` is below 1 or above MOST_SALES, or `out` is no folder, and
+    StateError where the files cannot be written.
+    """
+    if not 1 <= sales <= MOST_SALES:
+        raise UsageError(
+            f"generate: cannot make {sales} sales. Ask for 1 to {MOST_SALES:,}: --sales 100000"
+        )
+    folder = resolve(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Inside the folder, so that the files can be renamed into place.
+        with tempfile.TemporaryDirectory(prefix=".generate-", dir=folder) as unfinished:
+            paths = _write(sales, Path(unfinished), seed)
+            return [path.replace(folder / path.name) for path in paths]
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(
+            f"{shown(folder)}: is a file, or lies below one. Give --out a folder."
+        ) from error
+    except (OSError, duckdb.IOException) as error:
+        raise StateError(
+            f"{shown(folder)}: the files cannot be written ({error}). "
+            "Free some space, or give --out a folder that you may write to."
+        ) from error
+
+
+def _write(sales: int, folder: Path, seed: int) -> list[Path]:
+    extra = max(0, sales - SMALL_COMPANY)
+    customers = len(CUSTOMERS) + extra // 200
+    products = min(MOST_PRODUCTS, len(PRODUCTS) + extra // 2_000)
+    paths = [folder / f"{name}.csv" for name in ("dim_customer", "dim_product", "fact_sales")]
+    _write_rows(paths[0], _customer_rows(customers))
+    _write_rows(paths[1], _product_rows(products))
+    _write_sales(paths[2], sales, customers, products, _draw(0, seed))
+    return paths
+
+
+def _write_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def _customer_rows(count: int) -> Iterator[tuple[str, ...]]:
+    yield "customer_id", "customer_name", "segment", "city", "country", "signup_date"
+    for index in range(count):
+        variant, base = divmod(index, len(CUSTOMERS))
+        customer = CUSTOMERS[base]
+        # Never later than the base customer, whose signup is the one that the sales look at.
+        signup = customer.signup_date - timedelta(days=variant * 37 % 900)
+        yield (
+            f"C{index + 1:0{_width(count, 3)}}",
+            _variant_name(customer.name, variant),
+            customer.segment,
+            customer.city,
+            customer.country,
+            signup.isoformat(),
+        )
+
+
+def _product_rows(count: int) -> Iterator[tuple[str, ...]]:
+    yield "product_id", "product_name", "category", "unit_cost", "list_price"
+    for index in range(count):
+        variant, base = divmod(index, len(PRODUCTS))
+        product = PRODUCTS[base]
+        yield (
+            f"P{index + 1:0{_width(count, 2)}}",
+            _variant_name(product.name, variant),
+            product.category,
+            _money(product.unit_cost + variant % 40 * 5),
+            _money(_list_price(index)),
+        )
+
+
+def _write_sales(path: Path, sales: int, customers: int, products: int, seed: int) -> None:
+    signup_days = [(customer.signup_date - FIRST_DAY).days for customer in CUSTOMERS]
+    shares = {number: customer.share for number, customer in enumerate(CUSTOMERS, 1)}
+    founders = {number: share for number, share in shares.items() if signup_days[number - 1] <= 0}
+    articles = {number: product.share for number, product in enumerate(PRODUCTS, 1)}
+    with duckdb.connect() as connection:
+        # Where DuckDB takes the process for interactive, its bar would land in our output.
+        connection.execute("set enable_progress_bar = false")
+        connection.execute(MACROS)
+        connection.execute(
+            SALES,
+            {
+                "path": str(path),
+                "first_day": FIRST_DAY,
+                "seed": seed,
+                "sales": sales,
+                "customers": customers,
+                "products": products,
+                "base_customers": len(CUSTOMERS),
+                "base_products": len(PRODUCTS),
+                "sale_width": _width(sales, 6),
+                "customer_width": _width(customers, 3),
+                "product_width": _width(products, 2),
+                "calendar": _calendar(seed),
+                "signup_days": signup_days,
+                "buyers": _pool(shares),
+                "founders": _pool(founders),
+                "articles": _pool(articles),
+                "most_units": [PRODUCTS[i % len(PRODUCTS)].most_units for i in range(products)],
+                "list_cents": [_list_price(index) for index in range(products)],
+                "price_percents": _pool(PRICES),
+                "discounts": _pool(DISCOUNTS),
+            },
+        )
+
+
+def _calendar(seed: int, slots: int = 20_000) -> list[int]:
+    """Day number of each of `slots` equal parts of the sales, in order: busy days have more."""
+    until = list(accumulate(_weight(day, seed) for day in range(DAYS)))
+    return [bisect_right(until, slot * until[-1] // slots) for slot in range(slots)]
+
+
+def _weight(day: int, seed: int) -> int:
+    """Sales of a day relative to others: trend, season, weekday, and chance within 40 percent."""
+    today = FIRST_DAY + timedelta(days=day)
+    trend = 2_000 + day
+    chance = 60 + _draw(day, seed) % 81
+    return trend * SEASON[today.month - 1] * WEEKDAY[today.weekday()] * chance
+
+
+def _draw(number: int, seed: int) -> int:
+    """31 bits of chance for `number`, by the formula of the SQL macro of this name."""
+    value = (number ^ seed) & 0xFFFFFFFF
+    for _ in range(2):
+        value = (value ^ value >> 16) * 73244475 & 0xFFFFFFFF
+    return (value ^ value >> 16) & 0x7FFFFFFF
+
+
+def _pool(shares: dict[T, int]) -> list[T]:
+    """Each value as often as its share says, to draw from evenly."""
+    return [value for value, share in shares.items() for _ in range(share)]
+
+
+def _list_price(index: int) -> int:
+    variant, base = divmod(index, len(PRODUCTS))
+    return PRODUCTS[base].list_price + variant % 40 * 10
+
+
+def _variant_name(name: str, variant: int) -> str:
+    return f"{name} {variant + 1}" if variant else name
+
+
+def _money(cents: int) -> str:
+    return f"{cents // 100}.{cents % 100:02}"
+
+
+def _width(count: int, least: int) -> int:
+    return max(least, len(str(count)))

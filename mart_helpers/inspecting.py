@@ -1,0 +1,124 @@
+"""What a mart holds, as plain text."""
+
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+
+from mart_helpers.errors import StateError
+from mart_helpers.project import shown
+
+OUR_TABLES = {"fact_sales", "build_log"}
+Rows = list[tuple]
+
+
+def describe_mart(database: Path) -> str:
+    """File, last build, and each table of the mart with its rows, columns, types and comments.
+
+    Raises StateError where there is no mart, where the file is none, or where another process
+    has it open for writing.
+    """
+    if not database.exists():
+        raise StateError(f"no mart at {shown(database)}: run `python -m mart build` first.")
+    if not is_duckdb(database):
+        raise StateError(f"{shown(database)}: not a DuckDB database. Give --database the mart.")
+    try:
+        with duckdb.connect(database, read_only=True) as connection:
+            tables = _tables(connection, database)
+            title = f"{shown(database)} ({size_text(database)})"
+            parts = [title, *_last_build(connection, tables)]
+            return "\n\n".join(parts + [_described(connection, *each) for each in tables.items()])
+    except duckdb.Error as error:
+        raise _unreadable(database, str(error)) from error
+
+
+def is_duckdb(path: Path) -> bool:
+    """Whether the file at `path` starts as DuckDB databases do (https://duckdb.org/docs/internals/storage)."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(12)[8:] == b"DUCK"
+
+
+def size_text(path: Path) -> str:
+    """Size of a file, or of all files in a folder, such as `1.2 MB` (1 MB = 1,000,000 bytes)."""
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    size = float(sum(each.lstat().st_size for each in files if not each.is_dir()))
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def aligned(rows: Rows, indent: str = "  ") -> str:
+    """`rows` of texts as lines with their columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        indent + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _tables(connection: duckdb.DuckDBPyConnection, database: Path) -> dict[str, str]:
+    """Name and comment of each table, ordered by name."""
+    tables = connection.execute(
+        """
+        select table_name, coalesce(comment, '')
+        from duckdb_tables()
+        where database_name = current_database() and schema_name = 'main'
+        order by table_name
+        """
+    ).fetchall()
+    if not OUR_TABLES & {name for name, _ in tables}:
+        raise StateError(
+            f"{shown(database)}: a DuckDB database, but not a mart "
+            f"(it has no table {' or '.join(sorted(OUR_TABLES))}). Give --database the mart."
+        )
+    return dict(tables)
+
+
+def _last_build(connection: duckdb.DuckDBPyConnection, tables: dict[str, str]) -> list[str]:
+    """The newest row of `build_log`, whatever columns it has; nothing where there was no build."""
+    if "build_log" not in tables:
+        return []
+    newest = connection.execute("select * from build_log order by built_at desc limit 1")
+    names = [column[0] for column in newest.description]
+    row = newest.fetchone()
+    if row is None:
+        return []
+    return [
+        "last build\n" + aligned([(name, _text(value)) for name, value in zip(names, row, strict=True)])
+    ]
+
+
+def _described(connection: duckdb.DuckDBPyConnection, table: str, comment: str) -> str:
+    """The table's name, rows and comment in one line, then a line for each column."""
+    columns = connection.execute(
+        """
+        select column_name, lower(data_type), coalesce(comment, '')
+        from duckdb_columns()
+        where database_name = current_database() and schema_name = 'main' and table_name = $table
+        order by column_index
+        """,
+        {"table": table},
+    ).fetchall()
+    name = table.replace('"', '""')
+    rows = connection.execute(f'select count(*) from "{name}"').fetchone()[0]
+    title = f"{table}: {rows:,} {'row' if rows == 1 else 'rows'}"
+    return "\n".join([f"{title}. {comment}" if comment else title, aligned(columns)])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def _unreadable(database: Path, reason: str) -> StateError:
+    if "lock on file" in reason:
+        advice = "Another process has it open for writing: close that notebook or program."
+    else:
+        advice = "If it is damaged, `python -m mart build` makes it anew."
+    return StateError(f"{shown(database)}: cannot be read. {advice} DuckDB says: {reason}")

@@ -1,0 +1,258 @@
+"""The parameters of a notebook: read from its cell, and values checked against them.
+
+A parameters cell holds lines `name: type = literal  # help`, as `papermill --help-notebook` reads
+them. Only the standard library is used, so that `python -m mart --help` answers at once.
+"""
+
+import ast
+import json
+import math
+import re
+import tokenize
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import date
+from difflib import get_close_matches
+from io import StringIO
+from pathlib import Path
+
+from mart_helpers.errors import StateError, UsageError
+from mart_helpers.project import home, shown
+
+TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+EXPECTED = {
+    str: "text (str)",
+    int: "a whole number (int)",
+    float: "a finite number (float)",
+    bool: "true or false (bool)",
+}
+LITERALS = {
+    int: re.compile(r"[+-]?[0-9]+"),
+    float: re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
+    bool: re.compile(r"true|false", re.IGNORECASE),
+}
+ONE_OF = re.compile(r"\bone of ([^:]+)")
+ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+INJECTED = "# Parameters"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell.
+
+    `choices` is empty where any value of the type will do, `default` is None where there is none.
+    """
+
+    name: str
+    type: type
+    default: object
+    help: str = ""
+    choices: tuple[object, ...] = ()
+
+
+def read_parameters(source: str) -> list[Parameter]:
+    """Parameters that the source of one cell declares, in its order.
+
+    Raises UsageError for a line that is no `name: type = literal`.
+    """
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise UsageError(f"parameters cell, line {error.lineno}: {error.msg}.") from error
+    comments = _comments(source)
+    return [_parameter(source, each, comments.get(each.end_lineno, "")) for each in statements]
+
+
+def notebook_parameters(path: Path) -> list[Parameter]:
+    """Parameters of the notebook at `path`: those of its cell tagged `parameters`, if it has one.
+
+    Raises StateError where there is no notebook, UsageError where its cell cannot be read.
+    """
+    tagged = (
+        cell for cell in notebook_cells(path) if "parameters" in cell.get("metadata", {}).get("tags", [])
+    )
+    cell = next(tagged, None)
+    try:
+        return read_parameters("".join(cell["source"])) if cell else []
+    except UsageError as error:
+        raise UsageError(f"{shown(path)}, {error}") from error
+
+
+def notebook_path(name: str) -> Path:
+    """Where the notebook `name` of the project is."""
+    return home() / "notebooks" / f"{name}.ipynb"
+
+
+def notebook_cells(path: Path) -> list[dict]:
+    """Cells of the notebook at `path`, as its JSON has them. Raises StateError without them."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except OSError as error:
+        reason = error.strerror
+    except (ValueError, LookupError, TypeError):
+        reason = "not a Jupyter notebook"
+    raise StateError(f"{shown(path)}: {reason}. Restore it, e.g. `git checkout {shown(path)}`.")
+
+
+def checked(
+    parameters: list[Parameter],
+    values: dict[str, object],
+    spell: Callable[[str], str] = str,
+) -> dict[str, object]:
+    """`values` in the types of `parameters`; text, as a command line has it, is parsed.
+
+    `spell` turns a name into the user's word for it. Raises UsageError for an unknown name, a value
+    of another type or outside the choices, a `…_date` that is neither empty nor ISO 8601
+    `yyyy-mm-dd`, and a start after its end.
+    """
+    _refuse_unknown(parameters, values, spell)
+    known = {each.name: each for each in parameters}
+    typed = {name: _parsed(known[name], value, spell) for name, value in values.items()}
+    defaults = {each.name: each.default for each in parameters if each.default is not None}
+    _refuse_wrong(parameters, defaults | typed, spell)
+    return typed
+
+
+def check_cell(cell_sources: list[str], namespace: dict[str, object]) -> None:
+    """Refuse wrong parameters inside a running notebook; without a parameters cell, do nothing.
+
+    `cell_sources` are the cells executed so far (IPython's `In`), `namespace` is where they ran.
+    Raises UsageError as `checked` does, also for names that papermill injected and no one declared.
+    """
+    parameters = next(filter(None, map(_declared, cell_sources)), [])
+    if not parameters:
+        return
+    for source in cell_sources:
+        if source.splitlines()[:1] == [INJECTED]:
+            _refuse_unknown(parameters, _assigned(source))
+    names = (each.name for each in parameters)
+    _refuse_wrong(parameters, {name: namespace[name] for name in names if name in namespace})
+
+
+def _comments(source: str) -> dict[int, str]:
+    tokens = tokenize.generate_tokens(StringIO(source).readline)
+    return {
+        token.start[0]: token.string.lstrip("# ").rstrip()
+        for token in tokens
+        if token.type == tokenize.COMMENT
+    }
+
+
+def _parameter(source: str, statement: ast.stmt, comment: str) -> Parameter:
+    match statement:
+        case ast.AnnAssign(target=ast.Name(id=name), annotation=ast.Name(id=kind), value=value):
+            if kind in TYPES and _is_literal(value):
+                choices = _choices(comment, TYPES[kind])
+                return Parameter(name, TYPES[kind], ast.literal_eval(value), comment, choices)
+    line = source.splitlines()[statement.lineno - 1].strip()
+    raise UsageError(
+        f"parameters cell, line {statement.lineno}: found `{line}`, "
+        "expected `name: type = literal  # help` with type str, int, float or bool."
+    )
+
+
+def _is_literal(value: ast.expr | None) -> bool:
+    """Whether `value` is a constant, or a number with a sign."""
+    operand = value.operand if isinstance(value, ast.UnaryOp) else value
+    return isinstance(operand, ast.Constant)
+
+
+def _choices(comment: str, kind: type) -> tuple[object, ...]:
+    """The values of a `one of a, b, c: …` in `comment`; none where it is just prose."""
+    found = ONE_OF.search(comment)
+    words = [word.strip(" .") for word in found.group(1).split(",")] if found else []
+    pattern = LITERALS.get(kind, re.compile(r"[\w.+-]+"))
+    return tuple(kind(word) for word in words) if all(map(pattern.fullmatch, words)) else ()
+
+
+def _declared(source: str) -> list[Parameter]:
+    try:
+        return read_parameters(source)
+    except UsageError:
+        return []
+
+
+def _assigned(source: str) -> list[str]:
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:
+        return []
+    targets = [each.targets[0] for each in statements if isinstance(each, ast.Assign)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _refuse_unknown(
+    parameters: list[Parameter], names: Iterable[str], spell: Callable[[str], str] = str
+) -> None:
+    known = [each.name for each in parameters]
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"unknown parameter {spell(name)}.{did_you_mean(name, known, spell)} "
+                f"Expected one of {', '.join(map(spell, known))}."
+            )
+
+
+def did_you_mean(word: str, known: Iterable[str], spell: Callable[[str], str] = str) -> str:
+    """` Did you mean …?` with the nearest of the `known` words; empty where none is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f" Did you mean {spell(near[0])}?" if near else ""
+
+
+def _parsed(parameter: Parameter, value: object, spell: Callable[[str], str]) -> object:
+    if not isinstance(value, str) or parameter.type is str:
+        return value
+    try:
+        if not LITERALS[parameter.type].fullmatch(value):
+            raise ValueError(value)
+        return value.lower() == "true" if parameter.type is bool else parameter.type(value)
+    except ValueError as error:
+        raise UsageError(_wrong(spell(parameter.name), value, EXPECTED[parameter.type])) from error
+
+
+def _refuse_wrong(
+    parameters: list[Parameter], values: dict[str, object], spell: Callable[[str], str] = str
+) -> None:
+    for each in parameters:
+        if each.name in values:
+            _refuse_value(each, values[each.name], spell(each.name))
+    start, end = values.get("start_date"), values.get("end_date")
+    if start and end and start > end:
+        raise UsageError(
+            f"{spell('start_date')} {start} is after {spell('end_date')} {end}. "
+            "Swap them, or leave one out."
+        )
+
+
+def _refuse_value(parameter: Parameter, value: object, name: str) -> None:
+    if not _is_of(value, parameter.type):
+        found = f"{_quoted(value)} ({type(value).__name__})"
+        raise UsageError(f"{name}: found {found}, expected {EXPECTED[parameter.type]}.")
+    if parameter.choices and value not in parameter.choices:
+        expected = f"one of {', '.join(map(str, parameter.choices))}"
+        raise UsageError(_wrong(name, value, expected))
+    if parameter.name.endswith("_date") and value and not _is_date(value):
+        raise UsageError(_wrong(name, value, 'a date as yyyy-mm-dd, or "" for an open end'))
+
+
+def _is_of(value: object, kind: type) -> bool:
+    """Whether `value` can stand for a `kind`: int for float too, but never bool for a number."""
+    if kind is float:
+        return type(value) is int or (type(value) is float and math.isfinite(value))
+    return type(value) is kind
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return bool(ISO_DATE.fullmatch(text) and date.fromisoformat(text))
+    except ValueError:
+        return False
+
+
+def _wrong(name: str, value: object, expected: str) -> str:
+    return f"{name}: found {_quoted(value)}, expected {expected}."
+
+
+def _quoted(value: object) -> str:
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else f"{text[:56]} …"

@@ -1,0 +1,91 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from mart_helpers.publishing import create_candidate
+from mart_helpers.session import Session
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SALES_HEADER = "sale_id,sale_date,customer_id,product_id,quantity,unit_price,discount"
+
+
+def code_cells(notebook: str) -> list[str]:
+    """The sources of a notebook's code cells, as they are in the checkout."""
+    cells = json.loads((CHECKOUT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def sql_of(notebook: str, *starts: str) -> list[str]:
+    """The statements of the `%%sql` cells in which a line begins with one of `starts`."""
+    cells = [cell.partition("\n")[2] for cell in code_cells(notebook) if cell.startswith("%%sql")]
+    return [
+        cell
+        for cell in cells
+        if any(line.startswith(start) for line in cell.splitlines() for start in starts)
+    ]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project's notebooks and inputs, where relative paths start; no data yet."""
+    return make_home(tmp_path / "home", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `home`, one for all tests of a module, which change nothing in it."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield make_home(tmp_path_factory.mktemp("shared") / "home", monkeypatch)
+
+
+def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder.mkdir()
+    for part in ("notebooks", "inputs"):
+        subprocess.run(["cp", "-r", CHECKOUT / part, folder / part], check=True)
+    monkeypatch.setenv("MART_HOME", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    return folder
+
+
+@pytest.fixture
+def candidate(tmp_path: Path) -> Session:
+    """A session on a new candidate with the contract and the books that 01_build declares."""
+    database = tmp_path / "mart.duckdb"
+    session = Session(create_candidate(database), database, {})
+    for cell in sql_of("01_build", "create schema contract", "create table contract."):
+        session.connection.execute(cell)
+    for cell in sql_of("01_build", "create table build_log"):
+        session.connection.execute(cell)
+    session.connection.execute("set variable build_id = 1")
+    yield session
+    session.close()
+
+
+def mart_command(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """`python -m mart ARGUMENTS` as a user runs it, its output as text."""
+    return subprocess.run(
+        [sys.executable, "-m", "mart", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def mart() -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `python -m mart …`; use together with `home` or `shared_home`."""
+    return mart_command
+
+
+def query(database: Path, sql: str) -> list[tuple]:
+    """The rows of one query on a mart file, opened read-only."""
+    with duckdb.connect(str(database), read_only=True) as connection:
+        return connection.execute(sql).fetchall()

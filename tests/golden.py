@@ -1,0 +1,41 @@
+"""Execute the notebooks on the sample and save them with their outputs, free of noise.
+
+`make golden` saves into notebooks/; the tests save elsewhere and compare.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from shutil import copytree
+
+import nbformat
+from nbclient import NotebookClient
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+ORDER = ("01_build", "02_explore", "03_export", "04_quality")
+
+
+def execute(names: tuple[str, ...], target: Path) -> list[Path]:
+    """Run the notebooks `names` of the checkout in a new home; give the copies with outputs in `target`.
+
+    Raises nbclient's CellExecutionError where a cell fails.
+    """
+    with tempfile.TemporaryDirectory() as home:
+        copytree(CHECKOUT / "inputs", Path(home, "inputs"))
+        os.environ |= {"MART_HOME": home, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        return [_executed(name, target) for name in names]
+
+
+def _executed(name: str, target: Path) -> Path:
+    notebook = nbformat.read(CHECKOUT / "notebooks" / f"{name}.ipynb", as_version=4)
+    NotebookClient(notebook, kernel_name="python3", record_timing=False).execute()
+    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
+    saved = target / f"{name}.ipynb"
+    nbformat.write(notebook, saved)
+    return saved
+
+
+if __name__ == "__main__":
+    for path in execute(tuple(sys.argv[1:]) or ORDER, CHECKOUT / "notebooks"):
+        print(f"saved {path.relative_to(CHECKOUT)}")

@@ -1,0 +1,296 @@
+"""Charts are drawn alike every time, show every word they hold, and stay calm where there is nothing."""
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+
+import duckdb
+import matplotlib
+import pandas as pd
+import pytest
+from IPython.core.formatters import DisplayFormatter
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.text import Text
+
+from mart_helpers.charts import NOTHING_TO_DRAW, Chart, draw_bars, draw_line, draw_star
+from mart_helpers.session import Session
+
+PNG = b"\x89PNG\r\n\x1a\n"
+STAR = """
+    create table dim_date as select 20240101 as date_key, date '2024-01-01' as date;
+    create table dim_product as select range::integer as product_key, 'P' as product_id from range(3);
+    create table dim_customer (customer_key integer, customer_name varchar);
+    create table fact_sales as
+    select
+        'S' || range as sale_id,
+        20240101 as date_key,
+        0 as customer_key,
+        0 as product_key,
+        1.5::decimal(18, 4) as net_amount
+    from range(1200);
+    create table build_log (build_id integer);
+    create schema contract;
+    create table contract.dim_region (region_key integer);
+"""
+
+
+def monthly_revenue(months: int = 24) -> pd.DataFrame:
+    """One row per month: the month as a date, its revenue as DuckDB hands it over."""
+    return duckdb.sql(
+        "select date '2023-01-01' + to_months(range::integer) as month, "
+        f"(5000 + 731 * range % 4000)::decimal(18, 4) as revenue from range({months}) order by month"
+    ).df()
+
+
+def revenues(rows: dict[str, float]) -> pd.DataFrame:
+    """One row per product, in the given order."""
+    return pd.DataFrame({"product": list(rows), "revenue": list(rows.values())})
+
+
+def bars(frame: pd.DataFrame, title: str = "Revenue by product") -> Chart:
+    """The frame of `revenues` as bars."""
+    return draw_bars(frame, "product", "revenue", title, unit="revenue")
+
+
+def line(frame: pd.DataFrame) -> Chart:
+    """The frame of `monthly_revenue` as a line."""
+    return draw_line(frame, "month", "revenue", "Revenue per month", unit="revenue")
+
+
+def texts(chart: Chart) -> list[str]:
+    """All words of the chart, line breaks as spaces."""
+    found = (text.get_text() for text in chart.figure.findobj(Text) if text.get_visible())
+    return [" ".join(text.split()) for text in found if text]
+
+
+def assert_nothing_is_clipped(chart: Chart) -> None:
+    """Everything that is drawn lies within the picture."""
+    drawn = chart.figure.get_tightbbox(chart.figure.canvas.get_renderer())
+    width, height = chart.figure.get_size_inches()
+    assert drawn.x0 >= 0
+    assert drawn.y0 >= 0
+    assert drawn.x1 <= width
+    assert drawn.y1 <= height
+
+
+def assert_no_words_overlap(chart: Chart) -> None:
+    """No two texts of the axes lie over each other."""
+    axes = chart.figure.axes[0]
+    # a scale keeps labels beyond its ends, which are not drawn
+    low, high = sorted(axes.get_ylim())
+    scale = [word for word in axes.get_yticklabels() if low <= word.get_position()[1] <= high]
+    words = [*axes.texts, *scale, *axes.get_xticklabels(), axes.xaxis.label]
+    boxes = [(word.get_text(), word.get_window_extent()) for word in words if word.get_text()]
+    assert [(a, b) for (a, x), (b, y) in combinations(boxes, 2) if x.overlaps(y)] == []
+
+
+def arrows(axes: Axes) -> list[FancyArrowPatch]:
+    """The arrows of a star."""
+    return [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
+
+
+def sides(box: Rectangle) -> tuple[float, float]:
+    """Where the left and the right edge of a box are."""
+    return box.get_x(), box.get_x() + box.get_width()
+
+
+@pytest.fixture
+def open_star(tmp_path: Path) -> Iterator[Callable[[str], Session]]:
+    """Makes a DuckDB file from SQL and opens it read-only, as `02_explore` does."""
+    opened = []
+
+    def make(sql: str) -> Session:
+        path = tmp_path / "mart.duckdb"
+        with duckdb.connect(str(path)) as connection:
+            connection.execute(sql)
+        opened.append(Session(duckdb.connect(str(path), read_only=True), path, {}))
+        return opened[-1]
+
+    yield make
+    for session in opened:
+        session.close()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: line(monthly_revenue()),
+        lambda: bars(revenues({"Espresso": 1234.5, "Filters": 20})),
+        lambda: bars(revenues({})),
+    ],
+    ids=["line", "bars", "empty"],
+)
+def test_the_same_rows_give_the_same_bytes_whatever_the_users_style(
+    draw: Callable[[], Chart],
+) -> None:
+    first = draw().png
+    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 20, "savefig.dpi": 50}):
+        second = draw().png
+    assert first.startswith(PNG)
+    assert first == second
+
+
+def test_a_picture_tells_neither_time_nor_version() -> None:
+    png = line(monthly_revenue()).png
+    assert b"tEXt" not in png
+    assert b"tIME" not in png
+
+
+def test_drawing_leaves_the_users_style_as_it_was() -> None:
+    before = dict(matplotlib.rcParams)
+    bars(revenues({"Espresso": 1}))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_notebook_shows_a_chart_once() -> None:
+    data, metadata = DisplayFormatter().format(line(monthly_revenue()))
+    assert set(data) == {"text/plain", "image/png"}
+    assert data["text/plain"] == "<chart: Revenue per month>"
+    assert metadata["image/png"]["alt"] == "Revenue per month"
+    assert metadata["image/png"]["width"] == 768
+
+
+def test_pyplot_which_would_show_it_again_is_not_loaded() -> None:
+    code = "import mart_helpers.charts, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("draw", [line, bars])
+def test_without_rows_the_title_stands_over_a_sentence(draw: Callable[..., Chart]) -> None:
+    frame = monthly_revenue(0).assign(product="")
+    chart = draw(frame)
+    assert texts(chart) == [NOTHING_TO_DRAW, chart.title]
+    assert_nothing_is_clipped(chart)
+
+
+@pytest.mark.parametrize("months", [1, 2, 13, 24, 120])
+def test_a_line_has_its_months_its_unit_and_thousands_separators(months: int) -> None:
+    chart = line(monthly_revenue(months))
+    axes = chart.figure.axes[0]
+    assert axes.get_xticklabels()[0].get_text() == "2023-01"
+    assert "2,000" in texts(chart)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("month", "revenue")
+    assert axes.get_ylim()[0] == 0
+    assert_nothing_is_clipped(chart)
+    assert_no_words_overlap(chart)
+
+
+def test_a_line_of_days_names_days_and_may_fall_below_zero() -> None:
+    days = pd.date_range("2024-01-30", periods=70)
+    frame = pd.DataFrame({"day": days, "change": range(-35, 35)})
+    chart = draw_line(frame, "day", "change", "Change per day", unit="units")
+    assert "2024-01-30" in texts(chart)
+    assert chart.figure.axes[0].get_ylim()[0] < -35
+    assert_nothing_is_clipped(chart)
+    assert_no_words_overlap(chart)
+
+
+def test_bars_stand_in_the_order_of_the_frame_with_their_values() -> None:
+    chart = bars(revenues({"Filters": 20.4, "Espresso": 1234.5, "Tea": -0.2}))
+    axes = chart.figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Filters", "Espresso", "Tea"]
+    assert axes.yaxis_inverted()
+    assert [text.get_text() for text in axes.texts] == ["20", "1,234", "0"]
+    assert axes.get_xlabel() == "revenue"
+
+
+def test_two_products_of_one_name_and_one_without_are_three_bars() -> None:
+    frame = pd.DataFrame({"product": ["Tea", "Tea", None], "revenue": [3, 2, 1]})
+    axes = bars(frame).figure.axes[0]
+    assert len(axes.patches) == 3
+    assert axes.get_yticklabels()[2].get_text() == "not given"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"A product name that goes on and on and says it all twice over, and then again": 5},
+        {"W" * 200: 123_456_789.0, "short": 1},
+        {"one": 9_999_999_999_999.0, "two": 8_888_888_888_888.0},
+        {"one": 1_234_567_890.0, "A long name for a loss": -400_000_000.0, "little": -3},
+        {"all": -5, "lost": -70_000},
+        {"nothing": 0},
+    ],
+    ids=["long", "no spaces", "large", "mixed", "negative", "zero"],
+)
+def test_long_labels_and_large_values_are_neither_clipped_nor_overlap(
+    rows: dict[str, float],
+) -> None:
+    chart = bars(revenues(rows), title="A long title that says very exactly what is drawn " * 4)
+    assert_nothing_is_clipped(chart)
+    assert_no_words_overlap(chart)
+
+
+def test_a_label_is_text_and_no_formula() -> None:
+    chart = bars(revenues({r"$5 or $6 \frac_x^2$": 1}))
+    assert r"$5 or $6 \frac_x^2$" in texts(chart)
+
+
+def test_letters_that_the_font_lacks_cause_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert bars(revenues({"珈琲": 1})).png.startswith(PNG)
+
+
+def test_of_many_rows_the_first_forty_are_drawn_and_the_title_says_so() -> None:
+    chart = bars(revenues({f"P{number}": number for number in range(5000)}))
+    assert chart.title == "Revenue by product (the first 40 of 5,000)"
+    assert len(chart.figure.axes[0].patches) == 40
+
+
+def test_the_star_shows_tables_rows_columns_types_and_keys(
+    open_star: Callable[[str], Session],
+) -> None:
+    words = texts(draw_star(open_star(STAR)))
+    assert {"fact_sales", "dim_date", "dim_product", "dim_customer"} <= set(words)
+    assert {"1,200 rows", "1 row", "3 rows", "0 rows"} <= set(words)
+    assert {"net_amount", "decimal(18,4)"} <= set(words)
+    assert (words.count("PK"), words.count("FK")) == (3, 3)
+    assert not {"build_log", "dim_region"} & set(words)
+
+
+def test_arrows_lead_from_each_foreign_key_to_its_dimension(
+    open_star: Callable[[str], Session],
+) -> None:
+    axes = draw_star(open_star(STAR)).figure.axes[0]
+    marks = [(text.get_text(), *text.get_position()) for text in axes.texts]
+    lines = [arrow.get_path().vertices for arrow in arrows(axes)]
+    starts, ends = [points[0] for points in lines], [points[3] for points in lines]
+    assert sorted(y for _, y in starts) == [y for mark, _, y in marks if mark == "FK"]
+    assert sorted(y for _, y in ends) == pytest.approx(
+        sorted(y for mark, _, y in marks if mark == "PK"), abs=0.1
+    )
+    edges = [edge for box in axes.patches if isinstance(box, Rectangle) for edge in sides(box)]
+    for x, _ in [*starts, *ends]:
+        assert min(abs(x - edge) for edge in edges) < 3
+
+
+def test_the_star_is_drawn_alike_and_whole(open_star: Callable[[str], Session]) -> None:
+    mart = open_star(STAR + f"create table dim_{'x' * 60} as select 1 as {'y' * 90};")
+    chart = draw_star(mart)
+    assert chart.png == draw_star(mart).png
+    assert_nothing_is_clipped(chart)
+    assert_no_words_overlap(chart)
+
+
+def test_a_dimension_that_no_fact_uses_has_no_arrow(open_star: Callable[[str], Session]) -> None:
+    mart = open_star(
+        "create table fact_visit (visit_id integer); create table dim_shop (shop_key integer)"
+    )
+    assert arrows(draw_star(mart).figure.axes[0]) == []
+
+
+def test_two_facts_may_share_a_dimension(open_star: Callable[[str], Session]) -> None:
+    mart = open_star(STAR + "create table fact_returns (return_id integer, date_key integer);")
+    chart = draw_star(mart)
+    assert len(arrows(chart.figure.axes[0])) == 4
+    assert_no_words_overlap(chart)
+
+
+def test_a_file_without_a_star_gives_a_sentence(open_star: Callable[[str], Session]) -> None:
+    chart = draw_star(open_star("create table build_log (build_id integer)"))
+    assert texts(chart) == ["no tables named dim_… or fact_…", "Star schema"]

@@ -1,0 +1,401 @@
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+from test_running import is_gone, write_notebook
+
+from mart_helpers.command_line import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+DATABASE = 'database: str = "data/mini_data_mart.duckdb"  # the mart'
+DATA_DIR = 'data_dir: str = "data"  # folder of the results'
+DATES = 'start_date: str = ""  # first day, 100 % ISO\nend_date: str = ""  # last day'
+BUILD = f"""\
+stage: int = 3  # one of 1, 2, 3: 1 seed rows, 2 sales from CSV, 3 every table from CSV
+inputs_dir: str = "inputs"  # folder with the CSV extracts
+max_rejected_share: float = 0.1  # share of bad rows that stops the build
+{DATABASE}"""
+QUALITY = f'fail_on: str = "error"  # one of error, warn, never: what stops\n{DATABASE}\n{DATA_DIR}'
+SET_UP = """\
+from pathlib import Path
+from mart_helpers.errors import CheckFailed
+from mart_helpers.project import resolve
+def write(folder, *values):
+    resolve(folder).mkdir(parents=True, exist_ok=True)
+    (resolve(folder) / "values.txt").write_text(" ".join(map(str, values)))"""
+MART = """
+    create table fact_sales (sale_id varchar primary key, "net amount" decimal(18, 4));
+    comment on table fact_sales is 'one row per sale line';
+    comment on column fact_sales.sale_id is 'key of the source';
+    insert into fact_sales select range, 1 from range(1234);
+    create table build_log (build_id integer, built_at timestamp, rows_loaded bigint);
+    insert into build_log values (1, '2024-01-01', 7), (2, '2024-05-06 07:08:09.5', 1234);
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A project with four tiny notebooks that write down the values they were given."""
+    folder = tmp_path / "home"
+    notebooks = {
+        "01_build": (BUILD, "write('log/build', stage, inputs_dir, database)", make_mart()),
+        "02_explore": (f"{DATES}\ntop_n: int = 10\n{DATABASE}", "write('log/explore', top_n)"),
+        "03_export": (
+            f'{DATES}\nformats: str = "csv,json"\n{DATABASE}\n{DATA_DIR}',
+            "write(Path(data_dir) / 'CSV-export', start_date, formats)",
+        ),
+        "04_quality": (
+            QUALITY,
+            "write(Path(data_dir) / 'quality', fail_on)",
+            "if fail_on == 'warn':\n    raise CheckFailed('3 sales without a day.')",
+        ),
+    }
+    for name, (parameters, *cells) in notebooks.items():
+        path = folder / "notebooks" / f"{name}.ipynb"
+        write_notebook(path, parameters, SET_UP, "# Write\n\nand more", *cells)
+    monkeypatch.setenv("MART_HOME", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return folder
+
+
+def make_mart() -> str:
+    return f"import duckdb\nwith duckdb.connect(resolve(database)) as c:\n    c.execute('''{MART}''')"
+
+
+@pytest.fixture
+def mart_file(home):
+    path = home / "data" / "mini_data_mart.duckdb"
+    path.parent.mkdir()
+    with duckdb.connect(path) as connection:
+        connection.execute(MART)
+    return path
+
+
+def mart(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "mart", *words]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def without_seconds(text: str) -> list[str]:
+    return re.sub(r"\d+\.\d s", "N s", text).splitlines()
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy(home):
+    code = (
+        "import sys\n"
+        "from mart_helpers.command_line import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n"
+        "    heavy = {'papermill', 'nbformat', 'jupyter_client', 'IPython', 'duckdb', 'pandas'}\n"
+        "    print(heavy & set(sys.modules))\n"
+    )
+    for words in (["--help"], ["all", "--help"], ["reset", "--help"]):
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0
+        assert done.stdout.endswith("set()\n")
+    assert all(f"  {name} " in mart("--help").stdout for name in COMMANDS)
+
+
+def test_the_help_of_a_command_shows_its_notebooks_parameters(home):
+    done = mart("build", "--help")
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    assert "--stage 1|2|3 one of 1, 2, 3: 1 seed rows" in text
+    assert "--inputs-dir PATH folder with the CSV extracts (default: inputs)" in text
+    assert "--max-rejected-share FLOAT" in text
+    assert "--data-dir PATH" in text
+    explore = " ".join(mart("explore", "--help").stdout.split())
+    assert "--start-date YYYY-MM-DD first day, 100 % ISO (default: empty)" in explore
+    assert "--top-n INT (default: 10)" in explore
+
+
+def test_the_version_is_that_of_the_project():
+    assert re.fullmatch(r"mart \d+\.\d+\.\d+\n", mart("--version").stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no command. Give one of build, explore,"),
+        (["biuld"], 'unknown command "biuld". Did you mean build?'),
+        (["--database", "x", "build"], "found --database before a command."),
+        (
+            ["explore", "--strat-date", "2024-01-01"],
+            "explore: unknown option --strat-date. Did you mean --start-date?",
+        ),
+        (["explore", "--start", "2024-01-01"], "explore: unknown option --start."),
+        (["explore", "--stage=1"], "explore: unknown option --stage."),
+        (["explore", "2024"], "explore: unknown option 2024."),
+        (["build", "--stage"], "--stage: expected one argument. See `python -m mart build --help`"),
+        (["build", "--stage", "4"], "--stage: found 4, expected one of 1, 2, 3."),
+        (["all", "--top-n", "ten"], '--top-n: found "ten", expected a whole number (int).'),
+        (
+            ["explore", "--start-date", "1.5.2024"],
+            '--start-date: found "1.5.2024", expected a date',
+        ),
+        (
+            ["export", "--start-date", "2024-02-01", "--end-date=2024-01-01"],
+            "--start-date 2024-02-01 is after --end-date 2024-01-01.",
+        ),
+        (
+            ["build", "--database", ""],
+            '--database: found "", expected the path of a file or folder',
+        ),
+        (["generate", "--sales", "9"], "the following arguments are required: --out."),
+        (
+            ["generate", "--sales", "1e3", "--out", "x"],
+            '--sales: found "1e3", expected a whole num',
+        ),
+        (["inspect", "--top-n", "3"], "inspect: unknown option --top-n."),
+    ],
+)
+def test_a_wrong_call_says_so_before_anything_runs(home, words, message):
+    done = mart(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"mart: {message}")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not (home / "data").exists()
+
+
+def test_all_runs_each_notebook_with_its_own_values_and_says_where_the_results_are(home, tmp_path):
+    (tmp_path / "data").mkdir()
+    options = ["--stage", "2", "--top-n", "3", "--start-date", "2024-01-01", "--inputs-dir", "in"]
+    done = mart("all", *options, "--data-dir", "out", "--database=data/m.duckdb", cwd=tmp_path)
+    assert done.returncode == 0
+    assert (home / "log/build/values.txt").read_text() == f"2 {tmp_path}/in {tmp_path}/data/m.duckdb"
+    assert (home / "log/explore/values.txt").read_text() == "3"
+    out = tmp_path / "out"
+    assert (out / "CSV-export/values.txt").read_text() == "2024-01-01 csv,json"
+    assert (out / "quality/values.txt").read_text() == "error"
+    (run,) = (out / "runs").iterdir()
+    assert re.fullmatch(r"\d{8}T\d{6}Z-all", run.name)
+    notebooks = ["01_build", "04_quality", "02_explore", "03_export"]
+    assert {each.stem for each in run.iterdir()} == set(notebooks)
+    assert without_seconds(done.stderr) == [
+        line for name in notebooks for line in (f"{name}  starting", f"{name}  done in N s")
+    ]
+    assert without_seconds(done.stdout) == [
+        "01_build    N s",
+        "04_quality  N s",
+        "02_explore  N s",
+        "03_export   N s",
+        f"mart        {tmp_path}/data/m.duckdb ({size_of(tmp_path / 'data/m.duckdb')})",
+        f"exports     {out}/CSV-export",
+        f"quality     {out}/quality",
+        f"executed    {run}",
+    ]
+
+
+def size_of(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"
+
+
+def test_all_stops_at_the_first_failure(home):
+    (home / "data").mkdir()
+    done = mart("all", "--fail-on", "warn")
+    assert done.returncode == 1
+    assert without_seconds(done.stderr) == [
+        "01_build  starting",
+        "01_build  done in N s",
+        "04_quality  starting",
+        "04_quality  stopped after N s",
+        "mart: 3 sales without a day.",
+    ]
+    assert done.stdout == ""
+    assert not (home / "log/explore").exists()
+
+
+def test_a_terminal_sees_one_line_that_follows_the_cells(home):
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "60"}
+    command = [sys.executable, "-m", "mart", "explore"]
+    run = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=theirs, stdout=subprocess.PIPE, text=True
+    )
+    os.close(theirs)
+    seen = read_all(ours)
+    results, _ = run.communicate()
+    assert run.returncode == 0
+    frames = without_seconds(seen.replace("\r\x1b[2K", "\n").replace("\r\n", "\n"))
+    assert frames == [
+        "02_explore  starting",
+        "02_explore  1/3  ",
+        "02_explore  2/3  ",
+        "02_explore  3/3  Write",
+        "02_explore  done in N s",
+    ]
+    assert results.startswith("executed  data/runs/")
+
+
+def read_all(terminal: int) -> str:
+    """All that is written to a pseudo-terminal; its end is an error on Linux."""
+    seen = b""
+    while True:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:
+            part = b""
+        if not part:
+            os.close(terminal)
+            return seen.decode()
+        seen += part
+
+
+def test_an_interrupt_ends_the_kernel_too(home):
+    write_notebook(
+        home / "notebooks" / "02_explore.ipynb",
+        DATABASE,
+        f"{SET_UP}\nimport os, time\nwrite('log', os.getpid())\ntime.sleep(60)",
+    )
+    command = [sys.executable, "-m", "mart", "explore"]
+    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    log = home / "log/values.txt"
+    while not (log.exists() and log.read_text()):
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, stderr = run.communicate(timeout=20)
+    assert run.returncode == 130
+    assert without_seconds(stderr)[1:] == ["02_explore  stopped after N s", "mart: interrupted."]
+    assert is_gone(int(log.read_text()))
+
+
+def test_inspect_shows_the_last_build_and_every_table(mart_file):
+    done = mart("inspect")
+    assert done.returncode == 0
+    assert done.stdout == (
+        f"data/mini_data_mart.duckdb ({size_of(mart_file)})\n\n"
+        "last build\n"
+        "  build_id     2\n"
+        "  built_at     2024-05-06 07:08:09\n"
+        "  rows_loaded  1,234\n\n"
+        "build_log: 2 rows\n"
+        "  build_id     integer\n"
+        "  built_at     timestamp\n"
+        "  rows_loaded  bigint\n\n"
+        "fact_sales: 1,234 rows. one row per sale line\n"
+        "  sale_id     varchar        key of the source\n"
+        "  net amount  decimal(18,4)\n"
+    )
+
+
+def test_inspect_explains_a_mart_that_it_cannot_read(home, tmp_path):
+    done = mart("inspect")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "mart: no mart at data/mini_data_mart.duckdb: run `python -m mart build` first.\n"
+    )
+    foreign, text, damaged = (tmp_path / name for name in ("f.duckdb", "t.txt", "d.duckdb"))
+    with duckdb.connect(foreign) as connection:
+        connection.execute("create table other (x integer)")
+    text.write_text("sale_id\n" * 99)
+    damaged.write_bytes(foreign.read_bytes()[:5000])
+    for path, message in {
+        foreign: "a DuckDB database, but not a mart (it has no table build_log or fact_sales)",
+        text: "not a DuckDB database.",
+        tmp_path: "not a DuckDB database.",
+        damaged: "cannot be read. If it is damaged, `python -m mart build` makes it anew.",
+    }.items():
+        done = mart("inspect", "--database", str(path))
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"mart: {path}: {message}")
+
+
+def test_inspect_explains_a_mart_that_another_process_writes(mart_file):
+    with duckdb.connect(mart_file):
+        done = mart("inspect")
+    assert done.returncode == 1
+    assert "Another process has it open for writing: close that notebook or program." in done.stderr
+
+
+def test_inspect_stops_quietly_when_its_reader_does(mart_file):
+    with duckdb.connect(mart_file) as connection:
+        for number in range(40):
+            columns = ", ".join(f"{'c' * 60}_{each} integer" for each in range(40))
+            connection.execute(f"create table wide_{number} ({columns})")
+    command = f"{sys.executable} -m mart inspect | head -n 1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.startswith("data/mini_data_mart.duckdb (")
+
+
+def test_reset_removes_what_was_generated_and_nothing_else(mart_file):
+    data = mart_file.parent
+    ours = [
+        "CSV-export/a.csv",
+        "JSON-export/a.json",
+        "mini_data_mart.duckdb.candidate",
+        "mini_data_mart.duckdb.previous-1",
+        "mini_data_mart.duckdb.wal",
+        "quality/report.html",
+        "runs/20240101T000000Z-all/01_build.ipynb",
+    ]
+    others = ["notes.txt", "my-export/a.csv", "mini_data_mart.duckdb.wal.md", "other.duckdb"]
+    for name in ours + others:
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text("1234")
+    listed = mart("reset", "--dry-run").stdout
+    assert all((data / name).exists() for name in ours)
+    done = mart("reset")
+    assert done.returncode == 0
+    assert done.stdout == listed.replace("would remove", "removed")
+    assert done.stdout.splitlines()[1:] == [
+        "removed data/mini_data_mart.duckdb.candidate (4 bytes)",
+        "removed data/mini_data_mart.duckdb.previous-1 (4 bytes)",
+        "removed data/mini_data_mart.duckdb.wal (4 bytes)",
+        "removed data/CSV-export (4 bytes)",
+        "removed data/JSON-export (4 bytes)",
+        "removed data/quality (4 bytes)",
+        "removed data/runs (4 bytes)",
+    ]
+    assert {str(each.relative_to(data)) for each in data.rglob("*") if each.is_file()} == set(others)
+    assert mart("reset").stdout == "nothing to remove\n"
+
+
+def test_reset_follows_no_link_and_keeps_runs_that_are_not_ours(home, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "report.html").write_text("mine")
+    runs = home / "data" / "runs"
+    for name in ("20240101T000000Z-all", "mine"):
+        (runs / name).mkdir(parents=True)
+    (home / "data" / "quality").symlink_to(elsewhere)
+    done = mart("reset")
+    assert [line.split()[1] for line in done.stdout.splitlines()] == [
+        "data/quality",
+        "data/runs/20240101T000000Z-all",
+    ]
+    assert (elsewhere / "report.html").exists()
+    assert (runs / "mine").exists()
+
+
+def test_reset_removes_no_file_that_is_no_database(home, tmp_path):
+    text = tmp_path / "sales.csv"
+    text.write_text("sale_id\n")
+    done = mart("reset", "--database", str(text))
+    assert done.returncode == 1
+    assert "not a DuckDB database, so nothing was removed" in done.stderr
+    assert text.exists()
+
+
+def test_generate_lists_the_files_it_wrote_below_the_callers_folder(home, tmp_path):
+    done = mart("generate", "--sales", "50", "--out", "sample", cwd=tmp_path)
+    assert done.returncode == 0
+    lines = [re.sub(r" +", " ", line) for line in done.stdout.splitlines()]
+    files = sorted((tmp_path / "sample").iterdir())
+    assert [line.split(" (")[0].split()[0] for line in lines] == [str(file) for file in files]
+    assert all(re.search(r" (\d+ bytes|\d+\.\d kB)$", line) for line in lines)
+    again = mart("generate", "--sales=50", "--out=again", "--seed=99", cwd=tmp_path)
+    assert again.returncode == 0
+    assert (tmp_path / "again/fact_sales.csv").read_text() != files[-1].read_text()

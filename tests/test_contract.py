@@ -1,0 +1,47 @@
+import pytest
+
+from mart_helpers.contract import declared_tables, read_contract
+from mart_helpers.errors import StateError
+
+
+def test_tables_come_in_the_order_of_their_declaration(candidate):
+    assert declared_tables(candidate.connection) == ["dim_customer", "dim_product", "fact_sales"]
+
+
+def test_columns_types_and_defaults_are_read_from_the_catalog(candidate):
+    table = read_contract(candidate.connection, "fact_sales")
+    assert [(column.name, column.type, column.is_required) for column in table.columns] == [
+        ("sale_id", "VARCHAR", True),
+        ("sale_date", "DATE", True),
+        ("customer_id", "VARCHAR", False),
+        ("product_id", "VARCHAR", True),
+        ("quantity", "BIGINT", True),
+        ("unit_price", "DECIMAL(18,4)", True),
+        ("discount", "DECIMAL(9,6)", True),
+    ]
+    assert [column.name for column in table.columns if column.default] == ["discount"]
+
+
+def test_keys_and_references_are_read_from_the_catalog(candidate):
+    table = read_contract(candidate.connection, "fact_sales")
+    assert table.key == "sale_id"
+    assert [(r.column, r.table, r.table_column) for r in table.references] == [
+        ("customer_id", "dim_customer", "customer_id"),
+        ("product_id", "dim_product", "product_id"),
+    ]
+
+
+def test_a_rule_is_told_in_plain_words(candidate):
+    table = read_contract(candidate.connection, "fact_sales")
+    assert table.rules[0].words == "sale_date between 1900-01-01 and 2100-12-31"
+
+
+def test_a_table_that_is_not_declared_is_named_with_those_that_are(candidate):
+    with pytest.raises(StateError, match=r"contract.fact_sale is not declared.*dim_customer"):
+        read_contract(candidate.connection, "fact_sale")
+
+
+def test_a_table_without_a_key_is_refused(candidate):
+    candidate.connection.execute("create table contract.dim_store (store_id varchar)")
+    with pytest.raises(StateError, match="dim_store needs a primary key"):
+        read_contract(candidate.connection, "dim_store")

@@ -1,0 +1,483 @@
+"""Files for other programs: what they hold, what the manifest says of them, and what is left alone."""
+
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mart_helpers.errors import StateError, UsageError
+from mart_helpers.exporting import export_tables
+from mart_helpers.files import whole_file, whole_files
+from mart_helpers.publishing import open_published
+from mart_helpers.session import Session
+
+HOSTILE_TEXTS = [
+    'a "quoted" word',
+    '"',
+    '""',
+    "two\nlines",
+    "windows\r\nlines",
+    "old mac\rlines",
+    "comma, semicolon; tab\tpipe|",
+    "=1+1",
+    "+1",
+    "-1",
+    "@here",
+    "#comment",
+    "'",
+    "back\\slash \\n \\N",
+    " spaces around ",
+    "",
+    "NULL",
+    "null",
+    "007",
+    "1e3",
+    "2024-01-01",
+    "😀 é ß 中文 \u202e",
+    "\ufeffbom",
+    "\x01\x1f\x7f",
+    "{{ braces }} $dollar 'quote'",
+    "x" * 100_000,
+    None,
+]
+
+TABLES = """
+create table build_log (build_id integer, built_at timestamp);
+insert into build_log values (6, '2024-01-01'), (7, '2024-02-01');
+create table fact_sales (
+    sale_id varchar, sale_date date, quantity bigint, net_amount decimal(18, 4), is_return boolean
+);
+"""
+
+
+@pytest.fixture
+def make_mart(tmp_path: Path) -> Iterator[Callable[..., Session]]:
+    """Makes a mart whose `fact_sales` has these rows, after further statements, to read from."""
+    sessions = []
+
+    def make(rows: list[tuple], statements: str = "") -> Session:
+        database = tmp_path / f"mart {len(sessions)}.duckdb"
+        with duckdb.connect(str(database)) as connection:
+            connection.execute(TABLES + statements)
+            connection.executemany("insert into fact_sales values (?, ?, ?, ?, ?)", rows)
+        sessions.append(Session(open_published(database), database, {}))
+        return sessions[-1]
+
+    yield make
+    for session in sessions:
+        session.close()
+
+
+SALES = [
+    ("S1", date(2024, 1, 31), 3, Decimal("12.5000"), False),
+    ("S2", date(2024, 2, 1), -1, Decimal("-0.0001"), True),
+    ("S3", date(2024, 2, 29), 2**63 - 1, Decimal("99999999999999.9999"), None),
+    ("S4", None, None, None, None),
+]
+FACTS = {"fact_sales": "fact_sales"}
+
+
+@pytest.fixture
+def sales_mart(make_mart: Callable[..., Session]) -> Session:
+    """A mart with four sales."""
+    return make_mart(SALES)
+
+
+def names(folder: Path) -> list[str]:
+    """All that is in `folder`, hidden or not."""
+    return sorted(os.listdir(folder))
+
+
+def manifest(folder: Path) -> dict:
+    """The manifest in `folder`."""
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+# --- whole files ---
+
+
+def test_a_file_takes_its_place_when_the_block_is_done(tmp_path: Path) -> None:
+    target = tmp_path / "new folder" / "report.csv"
+    with whole_file(target) as part:
+        part.write_text("all")
+        assert not target.exists()
+        assert part.parent == target.parent
+    assert target.read_text() == "all"
+    assert names(target.parent) == ["report.csv"]
+
+
+def fail_after_the_first_of(targets: list[Path]) -> None:
+    with whole_files(targets) as (first, *_):
+        first.write_text("new")
+        raise ZeroDivisionError
+
+
+def test_an_error_in_the_middle_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "report.csv"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError):
+        fail_after_the_first_of([target])
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["report.csv"]
+
+
+def test_no_target_is_replaced_before_all_are_written(tmp_path: Path) -> None:
+    targets = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for target in targets:
+        target.write_text("old")
+    with pytest.raises(ZeroDivisionError):
+        fail_after_the_first_of(targets)
+    assert [target.read_text() for target in targets] == ["old", "old"]
+    assert names(tmp_path) == ["a.csv", "b.csv"]
+
+
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    with whole_file(tmp_path / "report.csv") as part:
+        part.write_text("all")
+    assert (tmp_path / "report.csv").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def half_written(target: Path) -> subprocess.Popen:
+    """A process that has written half of `target` and waits."""
+    script = (
+        "import sys, time; from pathlib import Path; from mart_helpers.files import whole_file\n"
+        "with whole_file(Path(sys.argv[1])) as part:\n"
+        "    part.write_text('half'); print('ready', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(target)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def test_a_killed_process_leaves_the_old_file_and_the_next_one_tidies_up(tmp_path: Path) -> None:
+    target = tmp_path / "report.csv"
+    target.write_text("old")
+    with half_written(target) as process:
+        process.kill()
+    assert target.read_text() == "old"
+    assert len(names(tmp_path)) == 2
+    with whole_file(target) as part:
+        part.write_text("new")
+    assert target.read_text() == "new"
+    assert names(tmp_path) == ["report.csv"]
+
+
+def test_what_another_process_is_writing_is_left_to_it(tmp_path: Path) -> None:
+    target = tmp_path / "report.csv"
+    with half_written(target) as process:
+        try:
+            with whole_file(target) as part:
+                part.write_text("new")
+            assert len(names(tmp_path)) == 2
+        finally:
+            process.kill()
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "quality").write_text("not a folder")
+    with pytest.raises(StateError, match="quality cannot be written to"):
+        fail_after_the_first_of([tmp_path / "quality" / "report.csv"])
+    assert (tmp_path / "quality").read_text() == "not a folder"
+
+
+# --- the files of an export ---
+
+
+def test_the_csv_has_a_header_decimals_with_their_scale_and_iso_dates(
+    sales_mart: Session, tmp_path: Path
+) -> None:
+    export_tables(sales_mart, FACTS, "csv", str(tmp_path))
+    assert (tmp_path / "CSV-export" / "fact_sales.csv").read_bytes() == (
+        b"sale_id,sale_date,quantity,net_amount,is_return\n"
+        b"S1,2024-01-31,3,12.5000,false\n"
+        b"S2,2024-02-01,-1,-0.0001,true\n"
+        b"S3,2024-02-29,9223372036854775807,99999999999999.9999,\n"
+        b"S4,,,,\n"
+    )
+
+
+def test_the_json_is_an_array_of_objects_that_lost_no_digit(sales_mart: Session, tmp_path: Path) -> None:
+    export_tables(sales_mart, FACTS, "json", str(tmp_path))
+    text = (tmp_path / "JSON-export" / "fact_sales.json").read_text(encoding="utf-8")
+    rows = json.loads(text, parse_float=Decimal)
+    assert [tuple(row.values()) for row in rows] == [
+        (sale_id, day and day.isoformat(), *rest) for sale_id, day, *rest in SALES
+    ]
+    assert '"net_amount":12.5000,' in text
+
+
+def hostile_mart(make_mart: Callable[..., Session], texts: list[str | None]) -> Session:
+    return make_mart([(text, None, i, None, None) for i, text in enumerate(texts)])
+
+
+def test_every_text_comes_back_from_the_csv(make_mart: Callable[..., Session], tmp_path: Path) -> None:
+    export_tables(hostile_mart(make_mart, HOSTILE_TEXTS), FACTS, "csv", str(tmp_path))
+    path = tmp_path / "CSV-export" / "fact_sales.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        by_python = [row["sale_id"] for row in csv.DictReader(file)]
+    # to Python 3.11 a missing value and empty text are the same; to DuckDB they are not
+    by_duckdb = duckdb.execute(
+        "select sale_id from read_csv($path, header = true, all_varchar = true, delim = ',', "
+        "quote = '\"', escape = '\"', allow_quoted_nulls = false, auto_detect = false, "
+        "columns = {sale_id: 'varchar', d: 'varchar', q: 'varchar', n: 'varchar', r: 'varchar'})",
+        {"path": str(path)},
+    ).fetchall()
+    assert by_python == [text or "" for text in HOSTILE_TEXTS]
+    assert [text for (text,) in by_duckdb] == HOSTILE_TEXTS
+
+
+def test_every_text_comes_back_from_the_json(make_mart: Callable[..., Session], tmp_path: Path) -> None:
+    export_tables(hostile_mart(make_mart, HOSTILE_TEXTS), FACTS, "json", str(tmp_path))
+    rows = json.loads((tmp_path / "JSON-export" / "fact_sales.json").read_bytes())
+    assert [row["sale_id"] for row in rows] == HOSTILE_TEXTS
+
+
+@pytest.fixture(scope="module")
+def scratch_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """A session with a table `texts` (position, text) for any rows."""
+    database = tmp_path_factory.mktemp("scratch") / "scratch.duckdb"
+    session = Session(duckdb.connect(str(database)), database, {})
+    session.connection.execute(TABLES + "create table texts (position integer, text varchar)")
+    yield session
+    session.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))))
+def test_any_text_comes_back(scratch_session: Session, texts: list[str]) -> None:
+    connection, folder = scratch_session.connection, scratch_session.database.parent
+    connection.execute("truncate texts")
+    connection.execute(
+        "insert into texts select * from (select unnest(range(len($texts))), unnest($texts::text[]))",
+        {"texts": texts},
+    )
+    export_tables(scratch_session, {"texts": "texts"}, "csv,json", str(folder))
+    with (folder / "CSV-export" / "texts.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == texts
+    rows = json.loads((folder / "JSON-export" / "texts.json").read_bytes())
+    assert [row["text"] for row in rows] == texts
+
+
+def test_a_view_is_exported_under_the_name_of_its_table(sales_mart: Session, tmp_path: Path) -> None:
+    sales_mart.connection.execute(
+        "create temp view sales_in_range as from fact_sales where sale_date >= '2024-02-01'"
+    )
+    exported = export_tables(sales_mart, {"fact_sales": "sales_in_range"}, "csv", str(tmp_path))
+    lines = (tmp_path / "CSV-export" / "fact_sales.csv").read_text().splitlines()
+    assert [line[:2] for line in lines[1:]] == ["S2", "S3"]
+    assert exported["rows"].to_list() == [2]
+
+
+def test_without_rows_there_is_a_header_and_an_empty_array(
+    make_mart: Callable[..., Session], tmp_path: Path
+) -> None:
+    export_tables(
+        make_mart([SALES[0]]), {"none": "(from fact_sales where false)"}, "csv,json", str(tmp_path)
+    )
+    header = "sale_id,sale_date,quantity,net_amount,is_return\n"
+    assert (tmp_path / "CSV-export" / "none.csv").read_text() == header
+    assert json.loads((tmp_path / "JSON-export" / "none.json").read_text()) == []
+
+
+def test_the_same_rows_give_the_same_bytes_whatever_the_threads(
+    make_mart: Callable[..., Session], tmp_path: Path
+) -> None:
+    many_mart = make_mart([SALES[0]], "create table many as select * from range(300_000) t(n);")
+    digests = []
+    for threads in (1, 4):
+        many_mart.connection.execute(f"set threads = {threads}")
+        exported = export_tables(many_mart, {"many": "many"}, "csv,json", str(tmp_path))
+        digests.append(exported["sha256"].to_list())
+        assert mart.connection.execute("select current_setting('threads')").fetchone() == (threads,)
+    assert digests[0] == digests[1]
+
+
+# --- the manifest ---
+
+
+@pytest.mark.parametrize(("name", "folder"), [("csv", "CSV-export"), ("json", "JSON-export")])
+def test_the_manifest_tells_rows_bytes_and_digests(
+    sales_mart: Session, tmp_path: Path, name: str, folder: str
+) -> None:
+    relations = {"fact_sales": "fact_sales", "dim_builds": "build_log"}
+    export_tables(sales_mart, relations, name, str(tmp_path), "2024-01-01", "")
+    found = manifest(tmp_path / folder)
+    files = found.pop("files")
+    assert found == {
+        "format_version": 1,
+        "build_id": 7,
+        "start_date": "2024-01-01",
+        "end_date": None,
+    }
+    assert [(each["file"], each["table"], each["rows"]) for each in files] == [
+        (f"dim_builds.{name}", "dim_builds", 2),
+        (f"fact_sales.{name}", "fact_sales", 4),
+    ]
+    for each in files:
+        content = (tmp_path / folder / each["file"]).read_bytes()
+        assert each["bytes"] == len(content)
+        assert each["sha256"] == hashlib.sha256(content).hexdigest()
+    assert names(tmp_path / folder) == [each["file"] for each in files] + ["manifest.json"]
+
+
+def test_two_exports_of_one_mart_are_the_same_to_the_byte(sales_mart: Session, tmp_path: Path) -> None:
+    contents = []
+    for folder in ("first", "second"):
+        export_tables(sales_mart, FACTS, "csv,json", str(tmp_path / folder), "", "2024-12-31")
+        files = sorted((tmp_path / folder).rglob("*.*"))
+        contents.append([(each.name, each.read_bytes()) for each in files])
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 4
+
+
+def test_the_answer_is_one_row_a_file_with_its_place_in_the_data_folder(
+    sales_mart: Session, tmp_path: Path
+) -> None:
+    exported = export_tables(sales_mart, FACTS, "json,csv", str(tmp_path))
+    assert exported.columns.to_list() == ["file", "rows", "bytes", "sha256"]
+    assert exported["file"].to_list() == ["JSON-export/fact_sales.json", "CSV-export/fact_sales.csv"]
+    assert exported["sha256"][1] == manifest(tmp_path / "CSV-export")["files"][0]["sha256"]
+
+
+# --- what was there before ---
+
+
+def test_files_that_no_longer_belong_are_removed_and_foreign_ones_stay(
+    sales_mart: Session, tmp_path: Path
+) -> None:
+    folder = tmp_path / "CSV-export"
+    export_tables(sales_mart, {"fact_sales": "fact_sales", "dim_old": "build_log"}, "csv", str(tmp_path))
+    (folder / "mine.csv").write_text("mine")
+    (folder / "notes").mkdir()
+    export_tables(sales_mart, FACTS, "csv", str(tmp_path))
+    assert names(folder) == ["fact_sales.csv", "manifest.json", "mine.csv", "notes"]
+    assert (folder / "mine.csv").read_text() == "mine"
+
+
+def test_a_manifest_cannot_have_files_removed_outside_its_folder(
+    sales_mart: Session, tmp_path: Path
+) -> None:
+    folder = tmp_path / "CSV-export"
+    folder.mkdir()
+    victims = [tmp_path / "precious.csv", folder / "below" / "precious.csv"]
+    (folder / "below").mkdir()
+    for victim in victims:
+        victim.write_text("precious")
+    listed = [{"file": name} for name in ("../precious.csv", str(victims[0]), "below/precious.csv")]
+    (folder / "manifest.json").write_text(json.dumps({"files": listed}))
+    export_tables(sales_mart, FACTS, "csv", str(tmp_path))
+    assert all(victim.exists() for victim in victims)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"files": 3}', '{"files": [{"file": [1]}]}'])
+def test_a_damaged_manifest_is_replaced(sales_mart: Session, tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "CSV-export"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(text)
+    export_tables(sales_mart, FACTS, "csv", str(tmp_path))
+    assert manifest(folder)["build_id"] == 7
+
+
+def test_the_folder_of_a_format_not_asked_for_stays_as_it_is(
+    sales_mart: Session, tmp_path: Path
+) -> None:
+    export_tables(sales_mart, FACTS, "csv,json", str(tmp_path), "2024-01-01")
+    export_tables(sales_mart, FACTS, "csv", str(tmp_path))
+    assert manifest(tmp_path / "CSV-export")["start_date"] is None
+    assert manifest(tmp_path / "JSON-export")["start_date"] == "2024-01-01"
+
+
+def test_an_export_that_fails_leaves_the_one_before_whole(sales_mart: Session, tmp_path: Path) -> None:
+    folder = tmp_path / "CSV-export"
+    relations = {"fact_sales": "fact_sales", "dim_old": "build_log"}
+    export_tables(sales_mart, relations, "csv", str(tmp_path))
+    before = {name: (folder / name).read_bytes() for name in names(folder)}
+    sales_mart.connection.execute(
+        "create temp view breaks as select if(n < 200_000, n, error('it broke')) as n "
+        "from range(300_000) t(n)"
+    )
+    with pytest.raises(StateError, match=r"breaks cannot be exported .*it broke"):
+        export_tables(
+            sales_mart, {"fact_sales": "(from fact_sales limit 1)", "x": "breaks"}, "csv", str(tmp_path)
+        )
+    assert {name: (folder / name).read_bytes() for name in names(folder)} == before
+
+
+def test_a_full_disk_leaves_the_export_before_whole(sales_mart: Session, tmp_path: Path) -> None:
+    export_tables(sales_mart, FACTS, "csv", str(tmp_path))
+    folder = tmp_path / "CSV-export"
+    before = {name: (folder / name).read_bytes() for name in names(folder)}
+    script = (
+        "import resource, sys; from pathlib import Path\n"
+        "from mart_helpers.exporting import export_tables\n"
+        "from mart_helpers.publishing import open_published\n"
+        "from mart_helpers.session import Session\n"
+        "session = Session(open_published(Path(sys.argv[1])), Path(sys.argv[1]), {})\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "many = {'fact_sales': '(select * from range(100_000))'}\n"
+        "export_tables(session, many, 'csv', sys.argv[2])"
+    )
+    failed = subprocess.run(
+        [sys.executable, "-c", script, str(sales_mart.database), str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert failed.returncode == 1
+    assert "StateError: " in failed.stderr
+    assert {name: (folder / name).read_bytes() for name in names(folder)} == before
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("formats", "message"),
+    [
+        ("xlsx", 'found "xlsx", expected some of csv, json'),
+        ("csv,cvs", "Did you mean csv"),
+        ("", 'found "", expected some of csv, json'),
+        ("csv,", 'found "", expected some of csv, json'),
+        ("csv;json", 'found "csv;json", expected some of csv, json, separated by commas'),
+    ],
+)
+def test_an_unknown_format_is_refused_before_anything_is_written(
+    sales_mart: Session, tmp_path: Path, formats: str, message: str
+) -> None:
+    data_dir = tmp_path / "data"
+    with pytest.raises(UsageError, match=message):
+        export_tables(sales_mart, FACTS, formats, str(data_dir))
+    assert not data_dir.exists()
+
+
+def test_formats_may_be_written_with_spaces_in_capitals_and_twice(
+    sales_mart: Session, tmp_path: Path
+) -> None:
+    exported = export_tables(sales_mart, FACTS, " CSV, csv ", str(tmp_path))
+    assert exported["file"].to_list() == ["CSV-export/fact_sales.csv"]
+
+
+def test_a_table_that_is_not_there_is_named(sales_mart: Session, tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="dim_nothing cannot be exported"):
+        export_tables(sales_mart, {"dim_nothing": "dim_nothing"}, "csv", str(tmp_path))
+
+
+def test_a_data_folder_may_have_spaces_and_quotes(sales_mart: Session, tmp_path: Path) -> None:
+    export_tables(sales_mart, FACTS, "csv", str(tmp_path / "it's $data; {x}"))
+    assert names(tmp_path / "it's $data; {x}" / "CSV-export") == ["fact_sales.csv", "manifest.json"]

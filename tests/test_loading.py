@@ -1,0 +1,295 @@
+from pathlib import Path
+
+import pytest
+from conftest import SALES_HEADER
+
+from mart_helpers.errors import InputError, StateError
+from mart_helpers.loading import Loader
+from mart_helpers.session import Session
+
+CUSTOMERS = (
+    "customer_id,customer_name,segment,city,country,signup_date\nC1,One,,,,2023-01-01\nC2,Two,,,,\n"
+)
+PRODUCTS = "product_id,product_name,category,unit_cost,list_price\nP1,Pen,Desk,1,2\nP2,Pad,Desk,2,3.5\n"
+GOOD_SALE = "2024-01-01,C1,P1,1,2.00,0"
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    (folder / "dim_customer.csv").write_text(CUSTOMERS)
+    (folder / "dim_product.csv").write_text(PRODUCTS)
+    return folder
+
+
+def load_sales(candidate: Session, inputs: Path, text: str | bytes, share: float = 1.0) -> None:
+    data = text if isinstance(text, bytes) else text.encode()
+    (inputs / "fact_sales.csv").write_bytes(data)
+    loader = Loader(candidate, inputs, share)
+    for table in ("dim_customer", "dim_product", "fact_sales"):
+        loader.load(table, from_seed=False)
+
+
+def sales(*rows: str, header: str = SALES_HEADER) -> str:
+    return "\n".join([header, *rows]) + "\n"
+
+
+def staged(candidate: Session, columns: str = "sale_id") -> list:
+    rows = candidate.connection.execute(f"select {columns} from staging.fact_sales").fetchall()
+    return [row[0] if len(row) == 1 else row for row in rows]
+
+
+def quarantined(candidate: Session, columns: str = "line, column_name, value") -> list[tuple]:
+    return candidate.connection.execute(
+        f"select {columns} from quarantine where table_name = 'fact_sales'"
+    ).fetchall()
+
+
+def counts(candidate: Session) -> tuple[int, int, int]:
+    return candidate.connection.execute(
+        "select rows_read, rows_loaded, rows_quarantined from build_inputs "
+        "where table_name = 'fact_sales'"
+    ).fetchone()
+
+
+def test_good_rows_are_staged_in_file_order_with_their_types(candidate, inputs):
+    load_sales(candidate, inputs, sales("S2,2024-01-02,C1,P1,-3,2.5,0.25", f"S1,{GOOD_SALE}"))
+    assert staged(candidate, "sale_id, sale_date::varchar, quantity, unit_price::varchar") == [
+        ("S2", "2024-01-02", -3, "2.5000"),
+        ("S1", "2024-01-01", 1, "2.0000"),
+    ]
+    assert counts(candidate) == (2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("sale_date", value)
+        for value in (
+            "2024-02-30", "infinity", "epoch", "05.01.2024", "01/05/2024", "2024-1-5", "20240105",
+            "2024-01-05T10:00:00Z", "2024-01-05 10:00:00+01", "2024-01-05 25:00", "1899-12-31",
+            "2101-01-01", "today", "45296",
+        )
+    ]
+    + [
+        ("quantity", value)
+        for value in (
+            "2.5", "1e3", "0x10", "1_000", "1,5", "9223372036854775808", "one", "NaN", "--1", "9" * 400,
+        )
+    ]
+    + [
+        ("unit_price", value)
+        for value in (
+            "1.23456", "NaN", "inf", "$5", "5 EUR", "1_000.0", "0x1F", "1e3", "1,50", "100000000000000",
+            ".", "1.2.3", "50%",
+        )
+    ]
+    + [("discount", value) for value in ("10%", "1.5", "-0.1", "0.1234567", "0,1", "nan")],
+)  # fmt: skip
+def test_a_value_that_is_not_of_its_type_goes_to_quarantine(candidate, inputs, column, value):
+    names = SALES_HEADER.split(",")
+    row = dict(zip(names, f"S2,{GOOD_SALE}".split(","), strict=True)) | {column: f'"{value}"'}
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", ",".join(row.values())))
+    assert staged(candidate) == ["S1"]
+    assert quarantined(candidate) == [(3, column, value)]
+    assert quarantined(candidate, "reason")[0][0].startswith(f'{column} "{value}" ')
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "loaded"),
+    [
+        ("sale_date", "2024-01-05 23:59:59.5", "2024-01-05"),
+        ("sale_date", "2024-01-05T08:30", "2024-01-05"),
+        ("sale_date", " 2024-01-05 ", "2024-01-05"),
+        ("quantity", "12.0", "12"),
+        ("quantity", "-9223372036854775807", "-9223372036854775807"),
+        ("quantity", "+7", "7"),
+        ("unit_price", "1.50000000", "1.5000"),
+        ("unit_price", ".5", "0.5000"),
+        ("unit_price", "0.0001", "0.0001"),
+        ("discount", "0.123456", "0.123456"),
+        ("discount", "", "0.000000"),
+        ("customer_id", "", None),
+        ("sale_id", " 007 ", "007"),
+        ("sale_id", "1e3", "1e3"),
+    ],
+)
+def test_a_value_that_is_plain_is_loaded_as_it_is(candidate, inputs, column, value, loaded):
+    names = SALES_HEADER.split(",")
+    row = dict(zip(names, f"S1,{GOOD_SALE}".split(","), strict=True)) | {column: value}
+    if column == "quantity":
+        row["unit_price"] = "0"
+    load_sales(candidate, inputs, sales(",".join(row.values())))
+    assert staged(candidate, f"{column}::varchar") == [loaded]
+
+
+def test_ids_that_look_like_numbers_or_differ_in_case_stay_apart(candidate, inputs):
+    ids = ["7", "007", "7.0", "a", "A", "1e3", "1000"]
+    load_sales(candidate, inputs, sales(*(f"{name},{GOOD_SALE}" for name in ids)))
+    assert staged(candidate) == ids
+
+
+@pytest.mark.parametrize("column", ["sale_id", "sale_date", "product_id", "quantity", "unit_price"])
+def test_a_required_value_that_is_missing_is_named(candidate, inputs, column):
+    names = SALES_HEADER.split(",")
+    row = dict(zip(names, f"S2,{GOOD_SALE}".split(","), strict=True)) | {column: "  "}
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", ",".join(row.values())))
+    assert quarantined(candidate, "line, column_name, reason") == [(3, column, f"{column} is missing")]
+
+
+def test_a_repeated_key_keeps_the_first_row_and_names_its_line(candidate, inputs):
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", f"S2,{GOOD_SALE}", "S1,2024-05-05,,P2,9,1,0"))
+    assert staged(candidate, "sale_id, quantity") == [("S1", 1), ("S2", 1)]
+    assert quarantined(candidate, "line, reason") == [(4, 'sale_id "S1" repeats that of line 2')]
+
+
+def test_a_bad_row_does_not_use_up_its_key(candidate, inputs):
+    load_sales(candidate, inputs, sales("S1,soon,C1,P1,1,2,0", f"S1,{GOOD_SALE}"))
+    assert staged(candidate) == ["S1"]
+    assert quarantined(candidate) == [(2, "sale_date", "soon")]
+
+
+def test_an_orphan_names_the_table_that_lacks_its_key(candidate, inputs):
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", "S2,2024-01-01,C999,P1,1,2,0"))
+    assert quarantined(candidate, "line, reason") == [(3, 'customer_id "C999" is not in dim_customer')]
+
+
+def test_a_quarantined_dimension_row_makes_its_sales_orphans(candidate, inputs):
+    (inputs / "dim_customer.csv").write_text(CUSTOMERS + "C3,Three,,,,never\n")
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", "S2,2024-01-01,C3,P1,1,2,0"))
+    assert quarantined(candidate, "line, column_name, value") == [(3, "customer_id", "C3")]
+
+
+def test_a_row_with_several_bad_values_has_an_entry_for_each_and_counts_once(candidate, inputs):
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", "S2,soon,C999,P1,many,2,0"))
+    assert quarantined(candidate) == [
+        (3, "sale_date", "soon"), (3, "customer_id", "C999"), (3, "quantity", "many"),
+    ]  # fmt: skip
+    assert counts(candidate) == (2, 1, 1)
+
+
+def test_a_row_with_too_few_or_too_many_fields_goes_to_quarantine_with_its_text(candidate, inputs):
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", "S2,2024-01-01", f"S3,{GOOD_SALE},x,y"))
+    assert staged(candidate) == ["S1"]
+    assert quarantined(candidate, "line, reason, raw_row") == [
+        (3, "the row has fewer fields than the header", "S2,2024-01-01"),
+        (4, "the row has more fields than the header", f"S3,{GOOD_SALE},x,y"),
+    ]
+    assert counts(candidate) == (3, 1, 2)
+
+
+def test_lines_are_physical_behind_blank_lines_and_newlines_in_quotes(candidate, inputs):
+    header = f"{SALES_HEADER},note"
+    load_sales(
+        candidate,
+        inputs,
+        sales(
+            f'S1,{GOOD_SALE},"two\nlines"',
+            "",
+            f"S2,{GOOD_SALE},",
+            "S3,no,C1,P1,1,2,0,",
+            header=header,
+        ),
+    )
+    assert quarantined(candidate) == [(6, "sale_date", "no")]
+
+
+def test_columns_may_come_in_any_order_and_case_and_unknown_ones_are_named(candidate, inputs):
+    header = "Unit_Price, QUANTITY ,colour,product_id,customer_id,sale_date,SALE_ID"
+    load_sales(candidate, inputs, sales("2.50,3,red,P1,C1,2024-01-01,S1", header=header))
+    assert staged(candidate, "sale_id, quantity, unit_price::varchar, discount::varchar") == [
+        ("S1", 3, "2.5000", "0.000000")
+    ]
+    ignored = candidate.connection.execute(
+        "select ignored_columns from build_inputs where table_name = 'fact_sales'"
+    )
+    assert ignored.fetchone() == ("colour",)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_another_delimiter_is_seen_in_the_header(candidate, inputs, delimiter):
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}").replace(",", delimiter))
+    assert staged(candidate) == ["S1"]
+
+
+def test_a_missing_column_is_named_with_what_was_found(candidate, inputs):
+    with pytest.raises(InputError, match=r'missing column "unit_price" \(found: sale_id, sale_date'):
+        load_sales(candidate, inputs, sales(header=SALES_HEADER.replace("unit_price", "price")))
+
+
+def test_a_repeated_column_is_refused(candidate, inputs):
+    with pytest.raises(InputError, match='column "quantity" stands twice'):
+        load_sales(candidate, inputs, sales(header=f"{SALES_HEADER}, Quantity"))
+
+
+def test_a_missing_file_is_named_with_the_folder(candidate, inputs):
+    (inputs / "dim_product.csv").unlink()
+    with pytest.raises(InputError, match=r"holds no dim_product.csv"):
+        load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}"))
+
+
+def test_two_files_for_one_table_are_refused(candidate, inputs):
+    (inputs / "fact_sales.csv.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"two sources for fact_sales: .*csv and .*csv.gz"):
+        load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}"))
+
+
+def test_an_unterminated_quote_is_refused_with_the_line_where_it_opens(candidate, inputs):
+    with pytest.raises(InputError, match="a quote that opens on line 3 is never closed"):
+        load_sales(
+            candidate,
+            inputs,
+            sales(f"S1,{GOOD_SALE}", 'S2,2024-01-01,"C1,P1,1,2,0', f"S3,{GOOD_SALE}"),
+        )
+
+
+def test_more_bad_rows_than_allowed_refuse_the_file_and_say_which_are_commonest(candidate, inputs):
+    rows = [f"S1,{GOOD_SALE}", "S2,soon,C1,P1,1,2,0", "S3,soon,C1,P1,1,2,0"]
+    with pytest.raises(InputError) as refusal:
+        load_sales(candidate, inputs, sales(*rows), share=0.5)
+    assert "2 of its 3 rows are bad" in str(refusal.value)
+    assert '2 × such as line 3: sale_date "soon" is not a date' in str(refusal.value)
+
+
+def test_a_file_without_rows_is_refused(candidate, inputs):
+    with pytest.raises(InputError, match="none of its 0 rows is good"):
+        load_sales(candidate, inputs, sales())
+
+
+def test_sales_cannot_be_loaded_before_the_tables_they_refer_to(candidate, inputs):
+    (inputs / "fact_sales.csv").write_text(sales(f"S1,{GOOD_SALE}"))
+    with pytest.raises(StateError, match="Load dim_customer before fact_sales"):
+        Loader(candidate, inputs, 0.1).load("fact_sales", from_seed=False)
+
+
+def test_loading_twice_replaces_the_first_time(candidate, inputs):
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", "S2,soon,C1,P1,1,2,0"))
+    load_sales(candidate, inputs, sales(f"S9,{GOOD_SALE}"))
+    assert staged(candidate) == ["S9"]
+    assert quarantined(candidate) == []
+    assert counts(candidate) == (1, 1, 0)
+
+
+def test_seed_rows_keep_the_same_contract(candidate, inputs):
+    candidate.connection.execute(
+        "create table seed.dim_product as select * from (values ('P1', 'Pen', 'Desk', 1, 2), "
+        "('P1', 'Pad', 'Desk', 1, 2)) as s (product_id, product_name, category, unit_cost, list_price)"
+    )
+    Loader(candidate, inputs, 0.5).load("dim_product", from_seed=True)
+    rows = candidate.connection.execute("select file, line, reason from quarantine").fetchall()
+    assert rows == [("seed rows", 2, 'product_id "P1" repeats that of line 1')]
+
+
+def test_a_column_added_to_the_contract_needs_no_other_change(candidate, inputs):
+    candidate.connection.execute(
+        "create table contract.dim_store (store_id varchar primary key, opened date not null, "
+        "floor_area decimal(9, 1) check (floor_area > 0))"
+    )
+    (inputs / "dim_store.csv").write_text("store_id,opened,floor_area\nA,2020-01-01,10.5\nB,,-1\n")
+    Loader(candidate, inputs, 0.5).load("dim_store", from_seed=False)
+    rows = candidate.connection.execute("select column_name, reason from quarantine").fetchall()
+    assert rows == [
+        ("opened", "opened is missing"),
+        ("floor_area", 'floor_area "-1" breaks the rule floor_area > 0'),
+    ]

@@ -1,0 +1,149 @@
+"""The files that set up an environment say the same, and the environment is what they say."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+# Packages that conda-forge calls by another name; its plain `matplotlib` would bring Qt along.
+CONDA_NAMES = {"python-duckdb": "duckdb", "matplotlib-base": "matplotlib"}
+LOCK_LINE = re.compile(
+    r"""\#.*                                      # header
+    | \s+\#\ .*                                   # who asks for it
+    | [a-z0-9-]+==[\w.]+ (\ ;\ [^/@]+)?\ \\       # name==version ; marker
+    | \s{4}--hash=sha256:[0-9a-f]{64}(\ \\)?""",
+    re.VERBOSE,
+)
+
+
+def pins(requirements: list[str]) -> dict[str, str]:
+    """Name and version of each `name==version`; anything looser is an error."""
+    return dict(requirement.split("==") for requirement in requirements)
+
+
+RUN_PINS = pins(PROJECT["dependencies"])
+EXTRAS = PROJECT["optional-dependencies"].values()
+ALL_PINS = RUN_PINS | pins([requirement for extra in EXTRAS for requirement in extra])
+
+
+def environment() -> dict[str, object]:
+    return yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+
+
+def locked_versions(lock: str) -> dict[str, set[str]]:
+    """Versions per package; more than one where they depend on the Python."""
+    versions: dict[str, set[str]] = {}
+    for line in (ROOT / lock).read_text("utf-8").splitlines():
+        if found := re.match(r"([a-z0-9-]+)==([\w.]+)", line):
+            versions.setdefault(found[1], set()).add(found[2])
+    return versions
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
+def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    # What an outer `make test` was told is not for this one.
+    inherited = {k: v for k, v in os.environ.items() if k not in {"MAKEFLAGS", "MAKELEVEL"}}
+    return subprocess.run(
+        ["make", *arguments], cwd=cwd, env=inherited | variables, capture_output=True, text=True
+    )
+
+
+def test_conda_users_get_the_packages_of_pyproject_at_its_versions() -> None:
+    specs = [spec for spec in environment()["dependencies"] if "==" in spec]
+    found = {CONDA_NAMES.get(name, name): pin for name, pin in pins(specs).items()}
+    assert found == ALL_PINS
+
+
+def test_conda_users_get_the_same_python_and_the_project_itself() -> None:
+    others = [spec for spec in environment()["dependencies"] if "==" not in spec]
+    assert others == [f"python {PROJECT['requires-python']}", "pip", {"pip": ["-e ."]}]
+
+
+def test_conda_packages_come_from_conda_forge_alone() -> None:
+    assert environment()["channels"] == ["conda-forge", "nodefaults"]
+
+
+@pytest.mark.parametrize(
+    ("lock", "expected"), [("requirements.lock", RUN_PINS), ("requirements-dev.lock", ALL_PINS)]
+)
+def test_a_lock_holds_each_pin_of_pyproject(lock: str, expected: dict[str, str]) -> None:
+    locked = locked_versions(lock)
+    assert {name: locked.get(name) for name in expected} == {n: {v} for n, v in expected.items()}
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_a_lock_has_pins_and_hashes_and_no_place_to_load_from(lock: str) -> None:
+    lines = (ROOT / lock).read_text("utf-8").splitlines()
+    assert [line for line in lines if not LOCK_LINE.fullmatch(line)] == []
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_each_locked_package_has_a_hash(lock: str) -> None:
+    text = (ROOT / lock).read_text("utf-8")
+    packages = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert len(packages) >= len(locked_versions(lock)) > len(RUN_PINS)
+    assert [package.split()[0] for package in packages if "--hash=sha256:" not in package] == []
+
+
+def test_the_tests_run_on_the_versions_of_a_batch_run() -> None:
+    run, dev = locked_versions("requirements.lock"), locked_versions("requirements-dev.lock")
+    assert {name: dev.get(name) for name in run} == run
+
+
+@pytest.mark.parametrize("name", sorted(ALL_PINS))
+def test_the_installed_version_is_the_pinned_one(name: str) -> None:
+    assert version(name) == ALL_PINS[name]
+
+
+def test_make_help_names_each_target_with_a_sentence() -> None:
+    shown = dict(re.findall(r"^make (\w+) +(\S.*\.)$", make().stdout, re.MULTILINE))
+    assert set(shown) == targets() >= {"run", "test", "lab", "lock"}
+
+
+def test_no_target_is_mistaken_for_a_file() -> None:
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert phony is not None
+    assert set(phony[1].split()) == targets()
+
+
+def make_in_a_new_folder(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    for name in ["Makefile", "pyproject.toml", "requirements.lock"]:
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    return make("run", cwd=folder, **variables)
+
+
+def test_make_names_the_way_out_where_python_is_too_old_or_missing(tmp_path: Path) -> None:
+    failed = make_in_a_new_folder(tmp_path, PYTHON="no-such-python")
+    assert failed.returncode != 0
+    assert '"no-such-python" is not Python 3.11 or newer. Install one' in failed.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_make_names_the_way_out_where_python_lacks_venv(tmp_path: Path) -> None:
+    (tmp_path / "ensurepip.py").write_text("raise ImportError('left out, as Debian does')\n")
+    failed = make_in_a_new_folder(tmp_path, PYTHON=sys.executable, PYTHONPATH=str(tmp_path))
+    assert failed.returncode != 0
+    assert "apt install python3-venv" in failed.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_continuous_integration_can_start_its_script() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_commit_hooks_download_nothing() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    assert {repo["repo"] for repo in config["repos"]} == {"local"}
+    assert {hook["language"] for hook in hooks} == {"system"}

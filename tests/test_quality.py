@@ -1,0 +1,349 @@
+"""The checks on a mart with planted faults, and the report on what they found."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+
+from mart_helpers.checks import derive_checks, run_checks, stop_on_failures
+from mart_helpers.errors import CheckFailed, StateError
+from mart_helpers.publishing import open_published
+from mart_helpers.reporting import count_rows, write_quality_report
+from mart_helpers.session import Session
+
+STAR = """
+create schema contract;
+create table contract.dim_product (product_id varchar primary key, product_name varchar);
+create table contract.fact_sales (
+    sale_id varchar primary key,
+    product_id varchar not null references contract.dim_product (product_id),
+    quantity bigint not null,
+    discount decimal(9, 6) not null default 0 check (discount between 0 and 1)
+);
+create table dim_product (product_key integer, product_id varchar, product_name varchar);
+create table fact_sales (
+    sale_id varchar, product_key integer, quantity bigint, discount decimal(9, 6)
+);
+create table build_log (build_id integer, built_at timestamp);
+insert into dim_product values (-1, null, 'Unknown'), (1, 'P1', 'Tea'), (2, 'P2', null);
+insert into fact_sales values ('S1', 1, 5, 0), ('S2', 2, -1, 0.25), ('S3', -1, 1, 1);
+insert into build_log values (1, '2024-01-01 10:00:00'), (2, '2024-02-01 10:30:00');
+"""
+
+MakeMart = Callable[..., Session]
+
+
+@pytest.fixture
+def make_mart(tmp_path: Path) -> Iterator[MakeMart]:
+    """Makes a mart of the sound star above with its derived checks, after further statements."""
+    sessions = []
+
+    def make(statements: str = "") -> Session:
+        database = tmp_path / f"{len(sessions)}.duckdb"
+        builder = Session(duckdb.connect(str(database)), database, {})
+        builder.connection.execute(STAR)
+        derive_checks(builder)
+        builder.connection.execute(statements or "select 1")
+        builder.close()
+        sessions.append(Session(open_published(database), database, {}))
+        return sessions[-1]
+
+    yield make
+    for session in sessions:
+        session.close()
+
+
+def custom_check(name: str, comment: str, query: str) -> str:
+    """Statements that add a check, as a user would."""
+    return f"create view checks.{name} as {query}; comment on view checks.{name} is '{comment}';"
+
+
+WARNS = custom_check(
+    "few_returns", "warn: returns are rare", "select sale_id from fact_sales where quantity < 0"
+)
+BREAKS = (
+    "create table scratch (n integer);"
+    + custom_check("needs_scratch", "warn: scratch has no rows", "select n from scratch")
+    + "drop table scratch;"
+)
+
+
+def not_passed(session: Session) -> list[tuple]:
+    """Name, severity, status and bad rows of the checks that did not pass."""
+    results = run_checks(session)
+    columns = ["check_name", "severity", "status", "bad_rows"]
+    return list(results.loc[results["status"] != "pass", columns].itertuples(index=False, name=None))
+
+
+# --- the checks ---
+
+
+def test_a_sound_mart_passes_every_check(make_mart: MakeMart) -> None:
+    mart = make_mart()
+    results = run_checks(mart)
+    assert set(results["status"]) == {"pass"}
+    assert results["check_name"].to_list() == [
+        "dim_product_has_rows",
+        "dim_product_product_id_is_not_null",
+        "dim_product_product_id_is_unique",
+        "dim_product_product_key_is_not_null",
+        "dim_product_product_key_is_unique",
+        "fact_sales_discount_is_not_null",
+        "fact_sales_has_rows",
+        "fact_sales_product_key_is_in_dim_product",
+        "fact_sales_quantity_is_not_null",
+        "fact_sales_rule_1_on_discount",
+        "fact_sales_sale_id_is_not_null",
+        "fact_sales_sale_id_is_unique",
+    ]
+    stop_on_failures(mart, results, "warn")
+
+
+@pytest.mark.parametrize(
+    ("planted", "check", "bad_rows"),
+    [
+        (
+            "insert into fact_sales values ('S4', 99, 1, 0), ('S5', null, 1, 0)",
+            "fact_sales_product_key_is_in_dim_product",
+            2,
+        ),
+        (
+            "insert into fact_sales values ('S1', 1, 1, 0), ('S1', 1, 1, 0), ('S2', 1, 1, 0)",
+            "fact_sales_sale_id_is_unique",
+            2,
+        ),
+        (
+            "insert into dim_product values (1, 'P3', 'Second with key 1')",
+            "dim_product_product_key_is_unique",
+            1,
+        ),
+        (
+            "insert into dim_product values (3, 'P1', 'Second P1')",
+            "dim_product_product_id_is_unique",
+            1,
+        ),
+        (
+            "insert into fact_sales values (null, 1, 1, 0), (null, 1, 1, 0)",
+            "fact_sales_sale_id_is_not_null",
+            2,
+        ),
+        (
+            "insert into dim_product values (null, 'P3', 'No key')",
+            "dim_product_product_key_is_not_null",
+            1,
+        ),
+        (
+            "insert into dim_product values (3, null, 'No id')",
+            "dim_product_product_id_is_not_null",
+            1,
+        ),
+        (
+            "insert into fact_sales values ('S4', 1, null, 0)",
+            "fact_sales_quantity_is_not_null",
+            1,
+        ),
+        (
+            "insert into fact_sales values ('S4', 1, 1, 1.5), ('S5', 1, 1, -0.1)",
+            "fact_sales_rule_1_on_discount",
+            2,
+        ),
+        ("delete from fact_sales", "fact_sales_has_rows", 1),
+    ],
+)
+def test_a_planted_fault_fails_its_check_and_no_other(
+    make_mart: MakeMart, planted: str, check: str, bad_rows: int
+) -> None:
+    assert not_passed(make_mart(planted)) == [(check, "error", "fail", bad_rows)]
+
+
+def test_a_check_of_ones_own_is_run_like_the_others(make_mart: MakeMart) -> None:
+    assert not_passed(make_mart(WARNS)) == [("few_returns", "warn", "fail", 1)]
+
+
+def test_a_check_that_cannot_run_is_broken_and_never_a_pass(make_mart: MakeMart) -> None:
+    mart = make_mart(BREAKS)
+    results = run_checks(mart)
+    assert results.loc[0, ["check_name", "status"]].to_list() == ["needs_scratch", "broken"]
+    with pytest.raises(CheckFailed, match=r"needs_scratch .*cannot run.*scratch"):
+        stop_on_failures(mart, results, "warn")
+
+
+@pytest.mark.parametrize(
+    ("faults", "fail_on", "stops"),
+    [
+        (WARNS, "error", False),
+        (WARNS, "warn", True),
+        (WARNS, "never", False),
+        ("delete from fact_sales", "error", True),
+        ("delete from fact_sales", "warn", True),
+        ("delete from fact_sales", "never", False),
+    ],
+)
+def test_fail_on_says_from_which_severity_on_a_run_stops(
+    make_mart: MakeMart, faults: str, fail_on: str, stops: bool
+) -> None:
+    mart = make_mart(faults)
+    results = run_checks(mart)
+    if not stops:
+        stop_on_failures(mart, results, fail_on)
+        return
+    with pytest.raises(CheckFailed, match=r"^1 of 1[23] checks failed"):
+        stop_on_failures(mart, results, fail_on)
+
+
+def test_the_failure_names_check_count_and_rows(make_mart: MakeMart) -> None:
+    mart = make_mart("insert into fact_sales values ('S4', 4711, 1, 0)")
+    with pytest.raises(CheckFailed, match=r"(?s)is_in_dim_product .*: 1 bad rows .*S4 .*4711"):
+        stop_on_failures(mart, run_checks(mart), "error")
+
+
+# --- the report ---
+
+INPUTS = pd.DataFrame({"table_name": ["fact_sales"], "rows_read": [4], "adds_up": [True]})
+NOTHING = pd.DataFrame({"table_name": [], "reason": [], "bad_values": []})
+
+
+def write(
+    mart: Session, data_dir: Path, inputs: pd.DataFrame = INPUTS, quarantined: pd.DataFrame = NOTHING
+) -> dict:
+    """The report as it stands in the JSON file."""
+    answer = write_quality_report(
+        mart, run_checks(mart), count_rows(mart), inputs, quarantined, str(data_dir)
+    )
+    text = (data_dir / "quality" / "quality_report.json").read_text(encoding="utf-8")
+    assert json.loads(text) == answer
+    return answer
+
+
+def csv_rows(data_dir: Path) -> list[dict[str, str]]:
+    """Rows of the CSV report."""
+    path = data_dir / "quality" / "quality_report.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_of_every_table_are_counted(make_mart: MakeMart) -> None:
+    counts = count_rows(make_mart('create table "Dim odd" as from range(7)'))
+    assert list(counts.itertuples(index=False, name=None)) == [
+        ("Dim odd", 7),
+        ("build_log", 2),
+        ("dim_product", 3),
+        ("fact_sales", 3),
+    ]
+
+
+def test_the_json_report_has_all_that_version_1_promises(make_mart: MakeMart, tmp_path: Path) -> None:
+    quarantined = pd.DataFrame(
+        {
+            "table_name": ["fact_sales"],
+            "reason": ['sale_id "é" is\nbad'],
+            "bad_values": [2],
+            "first_lines": [[3, 17]],
+        }
+    )
+    report = write(make_mart(WARNS), tmp_path, quarantined=quarantined)
+    assert report["checks"][0] == {
+        "check_name": "few_returns",
+        "severity": "warn",
+        "status": "fail",
+        "bad_rows": 1,
+        "sentence": "returns are rare",
+    }
+    assert len(report.pop("checks")) == 13
+    assert report == {
+        "format_version": 1,
+        "build_id": 2,
+        "built_at": "2024-02-01T10:30:00",
+        "status": "warn",
+        "counts": {"checks": 13, "pass": 12, "fail": 1, "broken": 0},
+        "row_counts": [
+            {"table_name": "build_log", "rows": 2},
+            {"table_name": "dim_product", "rows": 3},
+            {"table_name": "fact_sales", "rows": 3},
+        ],
+        "inputs": [{"table_name": "fact_sales", "rows_read": 4, "adds_up": True}],
+        "quarantine": [
+            {
+                "table_name": "fact_sales",
+                "reason": 'sale_id "é" is\nbad',
+                "bad_values": 2,
+                "first_lines": [3, 17],
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("statements", "status"),
+    [
+        ("", "pass"),
+        (WARNS, "warn"),
+        (BREAKS, "warn"),
+        ("delete from fact_sales", "fail"),
+        (WARNS + "delete from fact_sales where quantity > 0; delete from dim_product", "fail"),
+        (BREAKS.replace("warn:", "error:"), "fail"),
+        ("drop schema checks cascade", "fail"),
+    ],
+)
+def test_the_status_is_that_of_the_worst_check_and_fail_without_checks(
+    make_mart: MakeMart, tmp_path: Path, statements: str, status: str
+) -> None:
+    assert write(make_mart(statements), tmp_path)["status"] == status
+
+
+def test_a_broken_check_has_no_count_in_the_report(make_mart: MakeMart, tmp_path: Path) -> None:
+    report = write(make_mart(BREAKS), tmp_path)
+    assert report["counts"] == {"checks": 13, "pass": 12, "fail": 0, "broken": 1}
+    assert report["checks"][0]["bad_rows"] is None
+    assert "scratch" in report["checks"][0]["sentence"]
+    assert csv_rows(tmp_path)[0]["bad_rows"] == ""
+
+
+def test_the_csv_report_has_one_row_a_check(make_mart: MakeMart, tmp_path: Path) -> None:
+    odd = custom_check("odd", 'warn: a "quoted", sentence', "from fact_sales where discount = 1")
+    report = write(make_mart(odd), tmp_path)
+    rows = csv_rows(tmp_path)
+    assert rows[0] == {
+        "check_name": "odd",
+        "severity": "warn",
+        "status": "fail",
+        "bad_rows": "1",
+        "sentence": 'a "quoted", sentence',
+    }
+    as_text = [{name: str(value) for name, value in each.items()} for each in report["checks"]]
+    assert rows == as_text
+
+
+def test_whole_numbers_stay_whole_where_one_is_missing(make_mart: MakeMart, tmp_path: Path) -> None:
+    inputs = pd.DataFrame({"rows_read": [4, None], "file": ["a.csv", None]})
+    report = write(make_mart(), tmp_path, inputs=inputs)
+    assert report["inputs"] == [{"rows_read": 4, "file": "a.csv"}, {"rows_read": None, "file": None}]
+    text = (tmp_path / "quality" / "quality_report.json").read_text()
+    assert '"rows_read": 4,' in text
+
+
+def test_a_mart_without_any_build_is_reported_too(make_mart: MakeMart, tmp_path: Path) -> None:
+    report = write(make_mart("delete from build_log"), tmp_path)
+    assert (report["build_id"], report["built_at"]) == (None, None)
+
+
+def test_the_same_mart_gives_the_same_report_to_the_byte(make_mart: MakeMart, tmp_path: Path) -> None:
+    mart = make_mart(WARNS)
+    contents = []
+    for name in ("first", "second"):
+        write(mart, tmp_path / name)
+        folder = tmp_path / name / "quality"
+        contents.append([(each, (folder / each).read_bytes()) for each in sorted(os.listdir(folder))])
+    assert contents[0] == contents[1]
+    assert [name for name, _ in contents[0]] == ["quality_report.csv", "quality_report.json"]
+
+
+def test_a_report_that_cannot_be_written_says_where(make_mart: MakeMart, tmp_path: Path) -> None:
+    (tmp_path / "quality").write_text("in the way")
+    with pytest.raises(StateError, match="quality cannot be written to"):
+        write(make_mart(), tmp_path)
