@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import subprocess
@@ -89,3 +90,8 @@ def query(database: Path, sql: str) -> list[tuple]:
     """The rows of one query on a mart file, opened read-only."""
     with duckdb.connect(str(database), read_only=True) as connection:
         return connection.execute(sql).fetchall()
+
+
+def pytest_unconfigure() -> None:
+    """Let Hypothesis's gc hook go, else DuckDB reports leaks of its classes behind pytest's last line."""
+    gc.callbacks.clear()
