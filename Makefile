@@ -15,12 +15,14 @@ INSTALL_PROJECT := $(PIP_INSTALL) --no-deps --editable .
 # On all cores, and without the packages' own tests: pip does neither, and takes a quarter longer.
 # A file that cannot be compiled is one that nobody imports.
 BYTECODE := $(VENV_PYTHON) -m compileall -q -j 0 -x /tests/ .venv/lib >/dev/null 2>&1 || true
+# Matplotlib looks for fonts once, which is slow and may write a line into a notebook.
+FONTS := $(VENV_PYTHON) -c 'import matplotlib.font_manager' 2>/dev/null
 COMPILE := $(UV) pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lab lint lock generate reset clean
+.PHONY: help run test lab lint lock golden generate reset clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +39,9 @@ lab: $(DEV_READY)  ## Open the notebooks in JupyterLab; LAB_ARGS is passed on.
 lint: $(DEV_READY)  ## Check style and formatting of Python files and notebooks.
 	@$(VENV_PYTHON) -m ruff check
 	@$(VENV_PYTHON) -m ruff format --check
+
+golden: $(DEV_READY)  ## Run the notebooks on the sample and save them with their outputs.
+	@$(VENV_PYTHON) tests/golden.py
 
 generate: $(RUN_READY)  ## Write synthetic inputs: SALES=10000 lines to OUT=data/sample.
 	@$(VENV_PYTHON) -m mart generate --sales "$(SALES)" --out "$(OUT)"
@@ -58,6 +63,7 @@ $(RUN_READY): requirements.lock pyproject.toml | $(VENV_PYTHON)
 	@$(INSTALL) requirements.lock
 	@$(INSTALL_PROJECT)
 	@$(BYTECODE)
+	@$(FONTS)
 	@touch $@
 
 # The tests' packages include those of a run, at the same versions: no second install for `make run`.
@@ -66,6 +72,7 @@ $(DEV_READY): requirements-dev.lock requirements.lock pyproject.toml | $(VENV_PY
 	@$(INSTALL) requirements-dev.lock
 	@$(INSTALL_PROJECT)
 	@$(BYTECODE)
+	@$(FONTS)
 	@touch $(RUN_READY) $@
 
 # Missing, or left behind by a Python that is gone: start afresh.

@@ -45,7 +45,8 @@ def run_checks(session: Session) -> pd.DataFrame:
     bad_rows, sentence.
     """
     views = session.connection.execute(
-        "select view_name, comment from duckdb_views() where schema_name = 'checks'"
+        "select view_name, comment from duckdb_views() "
+        "where database_name = current_database() and schema_name = 'checks'"
     ).fetchall()
     results = pd.DataFrame(
         [_run(session.connection, name, comment or "") for name, comment in views],

@@ -67,7 +67,9 @@ class Table:
 def declared_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """Names of the declared inputs, in the order of their declaration."""
     rows = connection.execute(
-        "select table_name from duckdb_tables() where schema_name = ? order by table_oid", [SCHEMA]
+        "select table_name from duckdb_tables() "
+        "where database_name = current_database() and schema_name = ? order by table_oid",
+        [SCHEMA],
     )
     return [name for (name,) in rows.fetchall()]
 
@@ -109,7 +111,7 @@ def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[Column,
         """
         select column_name, data_type, not is_nullable, column_default
         from duckdb_columns()
-        where schema_name = ? and table_name = ?
+        where database_name = current_database() and schema_name = ? and table_name = ?
         order by column_index
         """,
         [SCHEMA, table],
@@ -127,7 +129,7 @@ def _constraints(connection: duckdb.DuckDBPyConnection, table: str) -> list[tupl
             referenced_table,
             referenced_column_names,
         from duckdb_constraints()
-        where schema_name = ? and table_name = ?
+        where database_name = current_database() and schema_name = ? and table_name = ?
         order by constraint_index
         """,
         [SCHEMA, table],

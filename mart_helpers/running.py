@@ -1,5 +1,6 @@
 """Runs a notebook from start to end with papermill, and keeps what was executed."""
 
+import asyncio
 import json
 import logging
 import os
@@ -116,23 +117,18 @@ def run_folders(runs_dir: Path) -> list[Path]:
 
 
 class _OwnKernel(AsyncKernelManager):
-    """Starts kernels with the running interpreter, whatever is registered as `python3`."""
+    """Starts a kernel with the running interpreter, whatever is registered as `python3`."""
 
     connected: KernelClient | None = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._own_spec = _kernel_spec()
+
     @property
     def kernel_spec(self) -> KernelSpec:
-        """An ipykernel of this interpreter that finds this package and this home."""
-        package = str(Path(__file__).absolute().parents[1])
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {
-            "MART_HOME": str(home().absolute()),
-            "PYTHONPATH": os.pathsep.join(paths),
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a warning about frozen modules
-        }
-        # the values are templates, in which `$$` is a dollar sign
-        escaped = {name: value.replace("$", "$$") for name, value in environment.items()}
-        return KernelSpec(**get_kernel_dict(), env=escaped)
+        """How the kernel is started, in place of what Jupyter's folders say."""
+        return self._own_spec
 
     def client(self, **options: object) -> KernelClient:
         """A client of this kernel, kept so that it can be closed."""
@@ -145,12 +141,32 @@ class _OwnKernel(AsyncKernelManager):
         return "auto" if zmq.has("curve") else "disabled"
 
 
-def _end(kernel: _OwnKernel) -> None:
+def _kernel_spec() -> KernelSpec:
+    """An ipykernel of this interpreter that finds this package and this home."""
+    package = str(Path(__file__).absolute().parents[1])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        "MART_HOME": str(home().absolute()),
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a warning about frozen modules
+    }
+    # the values are templates, in which `$$` is a dollar sign
+    escaped = {name: value.replace("$", "$$") for name, value in environment.items()}
+    return KernelSpec(**get_kernel_dict(), env=escaped)
+
+
+@run_sync
+async def _end(kernel: _OwnKernel) -> None:
     """End the kernel at once, also one that is just starting; a polite goodbye only costs time."""
+    # an interrupt leaves tasks behind that would complain that the kernel is gone
+    unfinished = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in unfinished:
+        task.cancel()
+    await asyncio.gather(*unfinished, return_exceptions=True)
     if kernel.connected:
         kernel.connected.stop_channels()
     if kernel.has_kernel:
-        run_sync(kernel.shutdown_kernel)(now=True)
+        await kernel.shutdown_kernel(now=True)
 
 
 class _Watch:

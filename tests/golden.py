@@ -1,8 +1,10 @@
 """Execute the notebooks on the sample and save them with their outputs, free of noise.
 
-`make golden` saves into notebooks/; the tests save elsewhere and compare.
+`make golden` saves into notebooks/; the tests save elsewhere and compare. The pictures of the README
+are taken from the notebooks' outputs.
 """
 
+import base64
 import os
 import sys
 import tempfile
@@ -14,6 +16,8 @@ from nbclient import NotebookClient
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ORDER = ("01_build", "02_explore", "03_export", "04_quality")
+# The outputs that are the README's pictures, by what they say they are.
+PICTURES = {"<chart: Star schema>": "star.png", "<chart: Revenue per month>": "monthly_revenue.png"}
 
 
 def execute(names: tuple[str, ...], target: Path) -> list[Path]:
@@ -36,6 +40,20 @@ def _executed(name: str, target: Path) -> Path:
     return saved
 
 
+def save_pictures(notebook: Path, folder: Path) -> list[Path]:
+    """Write those outputs of `notebook` that the README shows into `folder`."""
+    saved = []
+    folder.mkdir(exist_ok=True)
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            name = PICTURES.get(output.get("data", {}).get("text/plain"))
+            if name:
+                saved.append(folder / name)
+                saved[-1].write_bytes(base64.b64decode(output["data"]["image/png"]))
+    return saved
+
+
 if __name__ == "__main__":
     for path in execute(tuple(sys.argv[1:]) or ORDER, CHECKOUT / "notebooks"):
-        print(f"saved {path.relative_to(CHECKOUT)}")
+        for saved in (path, *save_pictures(path, CHECKOUT / "notebooks" / "pictures")):
+            print(f"saved {saved.relative_to(CHECKOUT)}")
