@@ -128,7 +128,7 @@ def _export_file(
 ) -> ExportedFile:
     path = str(part).replace("'", "''")
     try:
-        with _one_thread(connection):
+        with _single_threaded(connection):
             # `part` is a temporary file already
             rows = connection.execute(
                 f"copy (from {relation}) to '{path}' ({kind.options}, use_tmp_file false)"
@@ -144,17 +144,25 @@ def _export_file(
 
 
 @contextmanager
-def _one_thread(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """One thread in the block: more of them hold a gigabyte of rows back to keep their order.
+def _single_threaded(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """One thread in the block, and none that writes in the background.
 
-    Measured with 10 million sales as JSON: 0.2 GB and 7 s with one thread, 1.2 GB and 10 s with two.
+    Several threads hold rows back to keep their order: 10 million sales as JSON took 0.2 GB and 7.5 s
+    with one, 1.1 GB and 9 s with two. Writers in the background let about every hundredth `copy` that
+    fails hang for ever (DuckDB 2.0.0).
     """
-    threads = connection.execute("select current_setting('threads')").fetchone()[0]
-    connection.execute("set threads = 1")
+    settings = "select current_setting('threads'), current_setting('async_threads')"
+    threads, async_threads = connection.execute(settings).fetchone()
+    _set_threads(connection, 1, 0)
     try:
         yield
     finally:
-        connection.execute(f"set threads = {threads}")
+        _set_threads(connection, threads, async_threads)
+
+
+def _set_threads(connection: duckdb.DuckDBPyConnection, threads: int, async_threads: int) -> None:
+    connection.execute(f"set threads = {threads}")
+    connection.execute(f"set async_threads = {async_threads}")
 
 
 def _named_in(manifest: Path) -> set[str]:

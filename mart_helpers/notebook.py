@@ -40,6 +40,7 @@ def _prepared_shell() -> InteractiveShell:
     pd.set_option("display.float_format", "{:,.2f}".format)
     pd.set_option("display.max_columns", 30)
     pd.set_option("display.max_rows", 60)
+    pd.set_option("display.max_colwidth", 100)
     pd.set_option("display.width", 120)
     return shell
 

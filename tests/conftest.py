@@ -61,7 +61,7 @@ def candidate(tmp_path: Path) -> Session:
     session = Session(create_candidate(database), database, {})
     for cell in sql_of("01_build", "create schema contract", "create table contract."):
         session.connection.execute(cell)
-    for cell in sql_of("01_build", "create table build_log"):
+    for cell in sql_of("01_build", "create table build_", "create table quarantine"):
         session.connection.execute(cell)
     session.connection.execute("set variable build_id = 1")
     yield session
