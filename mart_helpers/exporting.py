@@ -64,8 +64,9 @@ def export_tables(
 
     Beside them, `manifest.json`: `format_version` 1, `build_id`, `start_date` and `end_date` as they
     were asked for (null: open), and `files`, each with file, table, rows, bytes and sha256. Files
-    that the manifest before named and this one does not are removed; others are left alone. A
-    folder is replaced when all of it is written. The folder of a format not asked for stays as it is.
+    that the manifest before named and this one does not are removed; others are left alone. In a
+    folder, no file is replaced before all are written, and the manifest comes last. The folder of a
+    format not asked for stays as it is.
 
     The answer has one row a file: file (relative to `data_dir`), rows, bytes, sha256. Raises
     UsageError for an unknown format, StateError where a table cannot be read or written.

@@ -1,24 +1,24 @@
-"""Loading a declared table: good rows into `staging`, bad rows into `quarantine`, every row counted."""
+"""Loading a declared table: good rows into `staging`, bad rows into `quarantine`, each row counted."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import duckdb
+
 from mart_helpers.contract import Table, read_contract
 from mart_helpers.errors import InputError
 from mart_helpers.project import resolve
-from mart_helpers.quarantining import Reject, quarantine_bad_rows
-from mart_helpers.records import REJECTED_AT, FileCount, count_records
+from mart_helpers.quarantining import Quarantined, Reading, Reject, quarantine_bad_rows
+from mart_helpers.records import REJECTED_AT, FileCount
 from mart_helpers.session import Session
-from mart_helpers.sources import Source, find_source
+from mart_helpers.sources import SeedRows, Source, find_sources
 from mart_helpers.staging import create_staging, fill_staging
-
-_SEED = "seed rows"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one input; `rows_read` is always `rows_loaded` plus `rows_quarantined`."""
+    """What became of one file; `rows_read` is always `rows_loaded` plus `rows_quarantined`."""
 
     table_name: str
     file: str
@@ -31,7 +31,7 @@ class Outcome:
 
 
 class Loader:
-    """Loads declared tables, from the CSV files of `inputs_dir` or from seed rows.
+    """Loads declared tables, from the extracts in `inputs_dir` or from seed rows.
 
     A file of which more than the share `max_rejected_share` (0 to 1) is bad, or that has no good row,
     is refused.
@@ -43,24 +43,31 @@ class Loader:
         self._max_rejected_share = max_rejected_share
 
     def load(self, table_name: str, *, from_seed: bool) -> None:
-        """Fill `staging.<table_name>` from `seed.<table_name>`, or from its file.
+        """Fill `staging.<table_name>` from `seed.<table_name>`, or from its file or folder of files.
 
-        Adds the bad rows to `quarantine` and one row to `build_inputs`; doing it again replaces them.
-        Raises InputError for a file that cannot be taken, StateError for a table that is not declared.
+        Adds the bad rows to `quarantine` and a row for each file to `build_inputs`; doing it again
+        replaces them. Raises InputError for a file that cannot be taken, StateError for a table that
+        is not declared.
         """
         table = read_contract(self._connection, table_name)
-        self._forget(table_name)
+        self._forget(table)
+        seed = SeedRows(self._connection, table.name)
+        sources = [seed] if from_seed else find_sources(self._inputs_dir, table)
         create_staging(self._connection, table)
-        outcome = self._load_seed(table) if from_seed else self._load_file(table)
-        self._refuse_too_bad(outcome)
+        read = [self._read(table, source) for source in sources]
+        bad = quarantine_bad_rows(self._connection, table, [reading for reading, _ in read])
+        for (reading, count), quarantined in zip(read, bad, strict=True):
+            _refuse_miscount(reading, count, quarantined)
+            outcome = _outcome(table, reading.source, count, quarantined)
+            self._refuse_too_bad(outcome)
+            self._record(outcome)
         self._connection.execute(f"alter table staging.{table.name} drop column problems")
-        self._record(outcome)
 
-    def _forget(self, table_name: str) -> None:
-        self._connection.execute("delete from quarantine where table_name = ?", [table_name])
+    def _forget(self, table: Table) -> None:
+        self._connection.execute("delete from quarantine where table_name = ?", [table.name])
         self._connection.execute(
             "delete from build_inputs where table_name = ? and build_id = getvariable('build_id')",
-            [table_name],
+            [table.name],
         )
 
     def _record(self, outcome: Outcome) -> None:
@@ -71,46 +78,38 @@ class Loader:
             values,
         )
 
-    def _load_seed(self, table: Table) -> Outcome:
-        fields = self._connection.table(f"seed.{table.name}").columns
-        texts = ", ".join(f"{name}::varchar as {name}" for name in fields)
-        fill_staging(self._connection, table, f"select {texts} from seed.{table.name}", tuple(fields))
-        rows_read = self._staged(table)
-        bad = quarantine_bad_rows(self._connection, table, _SEED, None, []).rows
-        return Outcome(table.name, _SEED, 0, "", rows_read, rows_read - bad, bad, "")
-
-    def _load_file(self, table: Table) -> Outcome:
-        source = find_source(self._inputs_dir, table)
+    def _read(self, table: Table, source: Source) -> tuple[Reading, FileCount]:
+        """Read a source into staging while another look at it counts its rows."""
+        first_row = self._staged(table)
         with ThreadPoolExecutor(1) as beside:
-            counting = beside.submit(count_records, source.path, source.delimiter.encode())
-            rejects = self._read(table, source)
+            counting = beside.submit(source.count)
+            failure = self._fill(table, source)
             count = counting.result()
-        _refuse_open_quote(source, count)
-        staged = self._staged(table)
-        bad = quarantine_bad_rows(self._connection, table, source.name, source, rejects)
-        _refuse_miscount(source, count, staged + bad.rejected)
-        return Outcome(
-            table_name=table.name,
-            file=source.name,
-            bytes=count.bytes,
-            sha256=count.sha256,
-            rows_read=count.records,
-            rows_loaded=count.records - bad.rows,
-            rows_quarantined=bad.rows,
-            ignored_columns=", ".join(source.ignored),
-        )
+        _refuse_damaged(source, count, failure)
+        rows = self._staged(table) - first_row
+        return Reading(source, first_row, rows, self._rejects()), count
 
-    def _read(self, table: Table, source: Source) -> list[Reject]:
+    def _fill(self, table: Table, source: Source) -> duckdb.Error | None:
         for name in ("reject_errors", "reject_scans"):
             self._connection.execute(f"drop table if exists {name}")
-        fill_staging(self._connection, table, f"from {_read_csv_sql(source)}", source.fields)
+        try:
+            fill_staging(self._connection, table, source.rows_sql, source.fields)
+        except duckdb.Error as error:
+            return error
+        return None
+
+    def _rejects(self) -> list[Reject]:
+        if not self._connection.execute(_HAS_REJECTS).fetchone():
+            return []
         return [Reject(*row) for row in self._connection.execute(_REJECTS).fetchall()]
 
     def _staged(self, table: Table) -> int:
         return len(self._connection.table(f"staging.{table.name}"))
 
     def _refuse_too_bad(self, outcome: Outcome) -> None:
-        if not outcome.rows_loaded:
+        if not outcome.rows_read:
+            problem = "it has a header and no rows"
+        elif not outcome.rows_loaded:
             problem = f"none of its {outcome.rows_read:,} rows is good"
         elif outcome.rows_quarantined > self._max_rejected_share * outcome.rows_read:
             problem = (
@@ -120,14 +119,63 @@ class Loader:
         else:
             return
         raise InputError(
-            f"{outcome.file}: {problem}.\n{self._commonest_reasons(outcome.table_name)}"
+            f"{outcome.file}: {problem}.\n{self._commonest_reasons(outcome)}"
             "Mend the file, or make a new extract."
         )
 
-    def _commonest_reasons(self, table_name: str) -> str:
-        rows = self._connection.execute(_COMMONEST_REASONS, [table_name]).fetchall()
-        return "".join(f"  {count:,} × such as line {line}: {reason}\n" for count, line, reason in rows)
+    def _commonest_reasons(self, outcome: Outcome) -> str:
+        rows = self._connection.execute(_COMMONEST_REASONS, [outcome.table_name, outcome.file])
+        return "".join(
+            f"  {count:,} × such as line {line}: {reason}\n" for count, line, reason in rows.fetchall()
+        )
 
+
+def _outcome(table: Table, source: Source, count: FileCount, bad: Quarantined) -> Outcome:
+    return Outcome(
+        table_name=table.name,
+        file=source.name,
+        bytes=count.bytes,
+        sha256=count.sha256,
+        rows_read=count.records,
+        rows_loaded=count.records - bad.rows,
+        rows_quarantined=bad.rows,
+        ignored_columns=", ".join(source.ignored),
+    )
+
+
+def _refuse_damaged(source: Source, count: FileCount, failure: duckdb.Error | None) -> None:
+    if count.open_quote_line is not None:
+        raise InputError(
+            f"{source.name}: a quote that opens on line {count.open_quote_line} is never closed, so the "
+            "rest of the file cannot be told apart. Close it, or make a new extract."
+        )
+    if count.nul_line is not None:
+        raise InputError(
+            f"{source.name}: line {count.nul_line} holds a NUL byte, which no text has. The file is "
+            "damaged, or UTF-16: make a new extract, as UTF-8."
+        )
+    if failure is not None and "state machine" in str(failure):
+        raise InputError(
+            f"{source.name}: its line ends are mixed (LF, CRLF or CR alone), so rows cannot be told "
+            "apart for certain. Convert them to one kind, for example with dos2unix."
+        ) from failure
+    if failure is not None:
+        raise InputError(
+            f"{source.name}: cannot be read. Make a new extract. DuckDB says: {failure}"
+        ) from failure
+
+
+def _refuse_miscount(reading: Reading, count: FileCount, bad: Quarantined) -> None:
+    seen = reading.rows + bad.rejected
+    if seen != count.records:
+        raise InputError(
+            f"{reading.source.name}: the file holds {count.records:,} rows, but {seen:,} were read. Its "
+            "quotes or line ends are damaged, or a line is longer than 30 MB, or it changed while it "
+            "was read: make a new extract."
+        )
+
+
+_HAS_REJECTS = "select 1 from duckdb_tables() where table_name = 'reject_errors'"
 
 _REJECTS = f"""
 select
@@ -137,6 +185,7 @@ select
         when 'TOO MANY COLUMNS' then 'the row has more fields than the header'
         when 'UNQUOTED VALUE' then 'text stands outside the quotes of its field'
         when 'INVALID ENCODING' then 'the row is not UTF-8 text'
+        when 'LINE SIZE OVER MAXIMUM' then 'the row is longer than 2 MB'
         else error_message
     end as reason,
 from reject_errors
@@ -149,34 +198,8 @@ select
     min(line) as first_line,
     arg_min(reason, line) as first_reason,
 from quarantine
-where table_name = ?
+where table_name = ? and file = ?
 group by column_name, regexp_replace(reason, '".*"', '')
 order by rows desc, first_line
 limit 5
 """
-
-
-def _read_csv_sql(source: Source) -> str:
-    path = str(source.path).replace("'", "''")
-    columns = ", ".join(f"'{field}': 'varchar'" for field in source.fields)
-    return (
-        f"read_csv('{path}', columns = {{{columns}}}, delim = '{source.delimiter}', "
-        "auto_detect = false, header = true, quote = '\"', escape = '\"', "
-        "store_rejects = true, rejects_limit = 0)"
-    )
-
-
-def _refuse_open_quote(source: Source, count: FileCount) -> None:
-    if count.open_quote_line is not None:
-        raise InputError(
-            f"{source.name}: a quote that opens on line {count.open_quote_line} is never closed, so the "
-            "rest of the file cannot be told apart. Close it, or make a new extract."
-        )
-
-
-def _refuse_miscount(source: Source, count: FileCount, rows_seen: int) -> None:
-    if rows_seen != count.records:
-        raise InputError(
-            f"{source.name}: the file holds {count.records:,} rows, but {rows_seen:,} were read. "
-            "Its quotes or line ends are damaged: make a new extract."
-        )

@@ -1,5 +1,6 @@
 """Taking the bad rows out of a staging table and into `quarantine`, each with its place in the file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -7,7 +8,7 @@ import pandas as pd
 
 from mart_helpers.contract import Reference, Table
 from mart_helpers.errors import StateError
-from mart_helpers.records import Located, locate
+from mart_helpers.records import Located
 from mart_helpers.sources import Source
 
 
@@ -20,69 +21,51 @@ class Reject:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What came of reading one source: `rows` in staging from the row id `first_row` on, and faults."""
+
+    source: Source
+    first_row: int
+    rows: int
+    rejects: Sequence[Reject]
+
+
+@dataclass(frozen=True)
 class Quarantined:
-    """How many records went to quarantine, and how many of them the reader had `rejected`."""
+    """How many records of a source went to quarantine; `rejected` of them never were in staging."""
 
     rows: int
     rejected: int
 
 
 def quarantine_bad_rows(
-    connection: duckdb.DuckDBPyConnection,
-    table: Table,
-    file: str,
-    source: Source | None,
-    rejects: list[Reject],
-) -> Quarantined:
-    """Move the bad rows of `staging.<table>` and the rejected records to `quarantine`.
+    connection: duckdb.DuckDBPyConnection, table: Table, readings: list[Reading]
+) -> list[Quarantined]:
+    """Move the bad rows of `staging.<table>` and the rejected records to `quarantine`; count them.
 
     Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier
-    good row. `source` is None for seed rows, whose place is their row number.
+    good row. What the bad rows hold, as far as it could be read, stays in
+    `staging.<table>_quarantined`. The answer has an entry for each reading.
     """
     _collect_problems(connection, table)
+    connection.execute(
+        f"create or replace table staging.{table.name}_quarantined as "
+        f"select * exclude (problems) from staging.{table.name} "
+        "where rowid in (select row_id from problems)"
+    )
     bad_rows = _row_ids(connection, "row_id")
-    if not bad_rows and not rejects:
-        return Quarantined(0, 0)
-    rows = sorted({*bad_rows, *_row_ids(connection, "first_row_id")})
-    places, rejected = _locate(connection, table, source, rows, rejects)
-    connection.register("places", places)
-    connection.register("rejected", rejected)
-    connection.execute(_INSERT, {"table_name": table.name, "file": file})
-    connection.unregister("places")
-    connection.unregister("rejected")
+    if not bad_rows and not any(reading.rejects for reading in readings):
+        return [Quarantined(0, 0) for _ in readings]
+    wanted = sorted({*bad_rows, *_row_ids(connection, "first_row_id")})
+    found = [_places(reading, wanted) for reading in readings]
+    places = pd.concat([rows for rows, _ in found], ignore_index=True)
+    rejected = pd.concat([records for _, records in found], ignore_index=True)
+    _insert(connection, table, places, rejected)
     connection.execute(f"delete from staging.{table.name} where rowid in (select row_id from problems)")
-    return Quarantined(len(bad_rows) + len(rejected), len(rejected))
-
-
-_NOTHING_REJECTED = pd.DataFrame({"line": [], "raw_row": [], "reason": []})
-
-_INSERT = """
-insert into quarantine by name
-with entries as (
-    select
-        bad.line,
-        problems.position,
-        problems.column_name,
-        problems.value,
-        problems.reason || coalesce(' of line ' || first.line, '') as reason,
-        bad.raw_row,
-    from problems
-    inner join places as bad on problems.row_id = bad.row_id
-    left join places as first on problems.first_row_id = first.row_id
-    union all
-    select line, -1, null, null, reason, raw_row from rejected
-)
-select
-    $table_name as table_name,
-    $file as file,
-    line,
-    column_name,
-    value,
-    reason,
-    raw_row,
-from entries
-order by line, position
-"""
+    return [
+        Quarantined(int(rows["row_id"].isin(bad_rows).sum()) + len(records), len(records))
+        for rows, records in found
+    ]
 
 
 def _collect_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
@@ -153,25 +136,62 @@ def _row_ids(connection: duckdb.DuckDBPyConnection, column: str) -> list[int]:
     return [row_id for (row_id,) in rows.fetchall()]
 
 
-def _locate(
+def _places(reading: Reading, wanted: list[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Where those of the `wanted` rows stand that are of this reading, and the rejected records."""
+    here = [row for row in wanted if 0 <= row - reading.first_row < reading.rows]
+    placed, unread = reading.source.locate(
+        [row - reading.first_row for row in here], [reject.offset for reject in reading.rejects]
+    )
+    rows = _frame(reading, placed, row_id=here)
+    records = _frame(reading, unread, reason=[reject.reason for reject in reading.rejects])
+    return rows, records.drop_duplicates("line")
+
+
+def _frame(reading: Reading, places: list[Located], **columns: list) -> pd.DataFrame:
+    lines, raws = [place.line for place in places], [place.raw for place in places]
+    return pd.DataFrame({"file": reading.source.name, "line": lines, "raw_row": raws, **columns})
+
+
+def _insert(
     connection: duckdb.DuckDBPyConnection,
     table: Table,
-    source: Source | None,
-    rows: list[int],
-    rejects: list[Reject],
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The places of the staged `rows` and of the `rejects`: line and raw text."""
-    if source is None:
-        lines = [row + 1 for row in rows]
-        return pd.DataFrame({"row_id": rows, "line": lines, "raw_row": None}), _NOTHING_REJECTED
-    placed, unread = locate(
-        source.path, source.delimiter.encode(), rows, [reject.offset for reject in rejects]
-    )
-    reasons = _frame(unread).assign(reason=[reject.reason for reject in rejects])
-    return _frame(placed).assign(row_id=rows), reasons.drop_duplicates("line")
+    places: pd.DataFrame,
+    rejected: pd.DataFrame,
+) -> None:
+    connection.register("places", places)
+    connection.register("rejected", rejected)
+    connection.execute(_INSERT, {"table_name": table.name})
+    connection.unregister("places")
+    connection.unregister("rejected")
 
 
-def _frame(places: list[Located]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"line": [place.line for place in places], "raw_row": [place.raw for place in places]}
-    )
+_INSERT = """
+insert into quarantine by name
+with entries as (
+    select
+        bad.file,
+        bad.line,
+        problems.position,
+        problems.column_name,
+        problems.value,
+        problems.reason
+            || coalesce(' of line ' || first.line, '')
+            || case when first.file <> bad.file then ' in ' || first.file else '' end as reason,
+        bad.raw_row,
+    from problems
+    inner join places as bad on problems.row_id = bad.row_id
+    left join places as first on problems.first_row_id = first.row_id
+    union all
+    select file, line, -1, null, null, reason, raw_row from rejected
+)
+select
+    $table_name as table_name,
+    file,
+    line,
+    column_name,
+    value,
+    reason,
+    raw_row,
+from entries
+order by file, line, position
+"""

@@ -45,13 +45,15 @@ class FileCount:
 
     `bytes` and `sha256` are of the file on disk, so of a gzip file as it is compressed. `records`
     leaves out the header. `open_quote_line` is the physical line, from 1, of a quote that nothing
-    closes; its record runs to the end of the file and counts as one.
+    closes; its record runs to the end of the file and counts as one. `nul_line` is the first line
+    with a NUL byte.
     """
 
     bytes: int
     sha256: str
     records: int
     open_quote_line: int | None
+    nul_line: int | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ def count_records(path: Path, delimiter: bytes = b",", *, block_bytes: int = _BL
     with _opened(path) as (stream, disk):
         scan = _Scan(delimiter, keep=2)
         records = sum(len(part.ends) for part in scan.parts(stream, block_bytes))
-    return FileCount(disk.bytes, disk.sha256.hexdigest(), max(records - 1, 0), scan.open_quote_line)
+    return FileCount(
+        disk.bytes, disk.sha256.hexdigest(), max(records - 1, 0), scan.open_quote_line, scan.nul_line
+    )
 
 
 def locate(
@@ -222,6 +226,7 @@ class _Scan:
 
     def __init__(self, delimiter: bytes, keep: int) -> None:
         self.open_quote_line: int | None = None
+        self.nul_line: int | None = None
         self._quotes = _Quotes(delimiter)
         self._keep = keep
         self._offset = 0
@@ -289,6 +294,8 @@ class _Scan:
 
     def _step_behind(self, part: _Part, ends: np.ndarray) -> None:
         """Carry over what the next block has to know."""
+        if self.nul_line is None and (nul := part.data.find(0)) >= 0:
+            self.nul_line = 1 + self._lines + part.data.count(_NEWLINE, 0, nul)
         if self._quotes.opened is not None:
             opened = part.offset + self._quotes.opened
             self.open_quote_line = 1 + self._lines + int(np.searchsorted(part.newlines, opened))

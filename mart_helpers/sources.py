@@ -1,104 +1,298 @@
-"""The file behind a declared table: found, and its header row understood."""
+"""The files behind a declared table: found, recognised, and their header understood.
+
+A source gives its rows as text and in order (`rows_sql`), and looks at itself a second time without the
+reader that loads it: how many rows it holds (`count`), and where some of them stand (`locate`).
+"""
 
 import csv
 import gzip
+import hashlib
 import io
+import os
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+import duckdb
 
 from mart_helpers.contract import Table
 from mart_helpers.errors import InputError
 from mart_helpers.project import shown
+from mart_helpers.records import FileCount, Located, count_records, locate
 
+_ENDINGS = (".csv", ".csv.gz", ".parquet")
 _DELIMITERS = (",", ";", "\t", "|")
-_ENDINGS = (".csv", ".csv.gz")
 _HEADER_BYTES = 1 << 20
+_GZIP = b"\x1f\x8b"
+_MAGIC = {
+    b"\xff\xfe": "UTF-16 text. Save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text. Save it as UTF-8",
+    b"PK\x03\x04": "a zip archive or an Excel workbook. Unpack it, or save the sheet as CSV (UTF-8)",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook. Save the sheet as CSV (UTF-8)",
+    b"PAR1": "a Parquet file. Name it .parquet",
+    b"%PDF": "a PDF document. Ask the source for CSV",
+    b"<": "HTML or XML, often an error page in place of the extract. Fetch the extract again",
+    b"{": "JSON. Ask the source for CSV",
+    b"[": "JSON. Ask the source for CSV",
+    b"version https://git-lfs": "a Git LFS pointer in place of the file. Run git lfs pull",
+}
+
+
+class Source(Protocol):
+    """Where the rows of a table come from.
+
+    `name` is how people are told of it. `fields` are its columns in order: the contract's names where
+    they match after trimming and lower-casing, placeholders for those that are `ignored`.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def rows_sql(self) -> str:
+        """A query for all rows in their order; it has the `fields`, as text."""
+
+    def count(self) -> FileCount:
+        """How many rows there are, counted without the reader that loads them."""
+
+    def locate(
+        self, rows: Sequence[int], rejected_at: Sequence[int]
+    ) -> tuple[list[Located], list[Located]]:
+        """The places of `rows` (ordinals from 0 of the rows read), and of records not read."""
+
+
+def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
+    """The source of `table` in `inputs_dir`: one file, or the files of one folder by their names.
+
+    Raises InputError where there is none or more than one, where something is no readable file of its
+    kind, or where a header does not fit the contract.
+    """
+    paths = [inputs_dir / f"{table.name}{ending}" for ending in ("", *_ENDINGS)]
+    found = [path for path in paths if os.path.lexists(path)]
+    if not found:
+        raise InputError(
+            f"{shown(inputs_dir)} holds no {table.name}.csv (nor .csv.gz, .parquet, or a folder "
+            f"{table.name}). Put the extract there, or name its folder with inputs_dir."
+        )
+    _refuse_two(table.name, found)
+    if found[0].name == table.name:
+        return [_understood(path, f"{table.name}/{path.name}", table) for path in _drops(found[0])]
+    return [_understood(found[0], found[0].name, table)]
 
 
 @dataclass(frozen=True)
-class Source:
-    """One input file: where it is, its delimiter, and the name of each of its fields.
+class SeedRows:
+    """The rows of `seed.<table>`, which a cell of the notebook has made."""
 
-    `fields` are normalised: the contract's names where they match after trimming and lower-casing,
-    and placeholders for the `ignored` ones.
-    """
+    connection: duckdb.DuckDBPyConnection
+    table: str
+    name: str = "seed rows"
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(self.connection.table(f"seed.{self.table}").columns)
+
+    @property
+    def rows_sql(self) -> str:
+        return f"select {_as_text(self.fields, self.fields)} from seed.{self.table}"
+
+    def count(self) -> FileCount:
+        rows = self.connection.cursor().execute(f"select count(*) from seed.{self.table}")
+        return FileCount(0, "", rows.fetchone()[0], None, None)
+
+    def locate(
+        self, rows: Sequence[int], rejected_at: Sequence[int]
+    ) -> tuple[list[Located], list[Located]]:
+        raws = self.connection.execute(f"select t::varchar from seed.{self.table} as t").fetchall()
+        return [Located(row + 1, row + 1, raws[row][0]) for row in rows], []
+
+
+@dataclass(frozen=True)
+class CsvFile:
+    """A CSV file, plain or gzipped; `blank_lines` stand before its header."""
 
     path: Path
     name: str
     delimiter: str
     fields: tuple[str, ...]
     ignored: tuple[str, ...]
+    blank_lines: int
 
-
-def find_source(inputs_dir: Path, table: Table) -> Source:
-    """The one file in `inputs_dir` that holds `table`.
-
-    Raises InputError where there is none or more than one, or where its header does not fit.
-    """
-    paths = [inputs_dir / f"{table.name}{ending}" for ending in _ENDINGS]
-    found = [path for path in paths if path.exists()]
-    if not found:
-        raise InputError(
-            f"{shown(inputs_dir)} holds no {table.name}.csv (or {table.name}.csv.gz). "
-            f"Put the extract there, or name its folder with inputs_dir."
+    @property
+    def rows_sql(self) -> str:
+        columns = ", ".join(f"'{field}': 'varchar'" for field in self.fields)
+        return (
+            f"from read_csv({_quoted(self.path)}, columns = {{{columns}}}, auto_detect = false, "
+            f"delim = '{self.delimiter}', quote = '\"', escape = '\"', header = true, "
+            f"skip = {self.blank_lines}, store_rejects = true, rejects_limit = 0)"
         )
+
+    def count(self) -> FileCount:
+        return count_records(self.path, self.delimiter.encode())
+
+    def locate(
+        self, rows: Sequence[int], rejected_at: Sequence[int]
+    ) -> tuple[list[Located], list[Located]]:
+        return locate(self.path, self.delimiter.encode(), rows, rejected_at)
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    """A Parquet file; its `columns` are named as in the file. The line of a row is its number."""
+
+    path: Path
+    name: str
+    columns: tuple[str, ...]
+    fields: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def rows_sql(self) -> str:
+        return f"select {_as_text(self.columns, self.fields)} from read_parquet({_quoted(self.path)})"
+
+    def count(self) -> FileCount:
+        with self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        rows = _parquet(f"select num_rows from parquet_file_metadata({_quoted(self.path)})")
+        return FileCount(self.path.stat().st_size, digest, rows[0][0], None, None)
+
+    def locate(
+        self, rows: Sequence[int], rejected_at: Sequence[int]
+    ) -> tuple[list[Located], list[Located]]:
+        raws = _parquet(
+            f"select file_row_number, columns(* exclude file_row_number)::varchar "
+            f"from read_parquet({_quoted(self.path)}, file_row_number = true) "
+            "where list_contains($rows, file_row_number) order by file_row_number",
+            {"rows": [int(row) for row in rows]},
+        )
+        texts = {number: ",".join("" if v is None else v for v in values) for number, *values in raws}
+        return [Located(row + 1, row + 1, texts[row]) for row in rows], []
+
+
+def _refuse_two(what: str, found: list[Path]) -> None:
     if len(found) > 1:
         raise InputError(
-            f"{shown(inputs_dir)} holds two sources for {table.name}: "
+            f"{shown(found[0].parent)} holds two sources for {what}: "
             f"{' and '.join(path.name for path in found)}. Leave the one that counts."
         )
-    return _understand(found[0], table)
 
 
-def _understand(path: Path, table: Table) -> Source:
-    header = _header_line(path)
-    delimiter = max(_DELIMITERS, key=lambda mark: len(_known(header, mark, table)))
-    names = _normalised(header, delimiter)
-    known = [name for name in names if name in table.column_names]
-    _refuse_repeated(path, known)
-    _refuse_missing(path, table, names)
-    return Source(
-        path=path,
-        name=path.name,
-        delimiter=delimiter,
-        fields=tuple(
-            name if name in known else f"_ignored_{position}" for position, name in enumerate(names)
-        ),
-        ignored=tuple(name for name in names if name not in known),
-    )
+def _drops(folder: Path) -> list[Path]:
+    """The files of a folder of drops by name; hidden ones and those with a leading `_` are not ours."""
+    if not folder.is_dir():
+        raise InputError(f"{shown(folder)} is no folder. Give the file its ending, such as .csv.")
+    drops = sorted(path for path in folder.iterdir() if path.name[0] not in "._")
+    for path in drops:
+        stem = path.name.removesuffix(_ending(path))
+        if not _ending(path):
+            raise InputError(
+                f"{shown(path)} is neither .csv, .csv.gz nor .parquet. Move it out of the folder."
+            )
+        _refuse_two(stem, [other for other in drops if other.name.removesuffix(_ending(other)) == stem])
+    if not drops:
+        raise InputError(f"{shown(folder)} is empty. Put the extracts there.")
+    return drops
 
 
-def _header_line(path: Path) -> str:
-    opener = gzip.open if path.suffix == ".gz" else open
+def _ending(path: Path) -> str:
+    return next((ending for ending in reversed(_ENDINGS) if path.name.endswith(ending)), "")
+
+
+def _understood(path: Path, name: str, table: Table) -> Source:
+    _refuse_what_is_no_file(path, name)
+    if path.suffix == ".parquet":
+        columns = _parquet_columns(path, name)
+        return ParquetFile(path, name, columns, *_matched(name, columns, table))
+    lines = _head(path, name).split("\n")
+    blank_lines = next((n for n, line in enumerate(lines) if line.strip()), None)
+    if blank_lines is None:
+        raise InputError(f"{name}: is empty. It needs a header row and rows below it.")
+    header = lines[blank_lines]
+    delimiter = max(_DELIMITERS, key=lambda mark: len(set(_names(header, mark)) & {*table.column_names}))
+    fields, ignored = _matched(name, _names(header, delimiter), table)
+    return CsvFile(path, name, delimiter, fields, ignored, blank_lines)
+
+
+def _refuse_what_is_no_file(path: Path, name: str) -> None:
     try:
-        with opener(path, "rb") as file:
-            head = file.read(_HEADER_BYTES).decode("utf-8-sig", errors="replace")
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: is a link to a file that is not there. Mend the link.") from error
     except OSError as error:
-        raise InputError(f"{path.name}: cannot be read ({error}). Make a new extract.") from error
-    for line in head.splitlines():
-        if line.strip():
-            return line
-    raise InputError(f"{path.name}: is empty. It needs a header row and rows below it.")
+        raise InputError(f"{name}: cannot be read ({error.strerror}).") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise InputError(f"{name}: is {kind}, where a file should be. Put the extract there.")
 
 
-def _normalised(header: str, delimiter: str) -> list[str]:
-    names = next(csv.reader(io.StringIO(header), delimiter=delimiter), [])
-    return [name.strip().lower() for name in names]
+def _head(path: Path, name: str) -> str:
+    """The first megabyte of a CSV file as text."""
+    is_gzip = path.suffix == ".gz"
+    try:
+        with path.open("rb") as raw:
+            _refuse_wrong_packing(name, is_gzip, raw.read(2))
+        with (gzip.open if is_gzip else open)(path, "rb") as file:
+            head = file.read(_HEADER_BYTES)
+    except PermissionError as error:
+        raise InputError(f"{name}: may not be read. Give yourself the right to read it.") from error
+    except (OSError, EOFError) as error:
+        raise InputError(f"{name}: cannot be read ({error}). Make a new extract.") from error
+    _refuse_other_kinds(name, head)
+    header_end = head.find(b"\n", len(head) - len(head.lstrip()))
+    _refuse_other_encodings(name, head if header_end < 0 else head[:header_end])
+    return head.decode("utf-8-sig", errors="replace")
 
 
-def _known(header: str, delimiter: str, table: Table) -> set[str]:
-    return set(_normalised(header, delimiter)) & set(table.column_names)
+def _refuse_wrong_packing(name: str, is_gzip: bool, start: bytes) -> None:
+    if (start == _GZIP) != is_gzip and (start or not is_gzip):
+        found, ending = ("gzip bytes", ".csv.gz") if not is_gzip else ("no gzip bytes", ".csv")
+        raise InputError(f"{name}: holds {found}. If that is right, name it {ending}.")
 
 
-def _refuse_repeated(path: Path, known: list[str]) -> None:
+def _refuse_other_kinds(name: str, head: bytes) -> None:
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic) or start.startswith(magic.lower()):
+            raise InputError(f"{name}: is {kind}.")
+
+
+def _refuse_other_encodings(name: str, header: bytes) -> None:
+    if b"\0" in header:
+        raise InputError(f"{name}: holds NUL bytes, as UTF-16 text does. Save it as UTF-8.")
+    try:
+        header.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name}: its header is not UTF-8 text (byte {error.object[error.start]:#04x}), more "
+            "likely Windows-1252 or Latin-1. Save it as UTF-8."
+        ) from error
+
+
+def _names(header: str, delimiter: str) -> list[str]:
+    return next(csv.reader(io.StringIO(header), delimiter=delimiter), [])
+
+
+def _matched(
+    source: str, columns: Sequence[str], table: Table
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Fields and ignored columns of a source whose header has `columns`."""
+    names = [name.strip().lower() for name in columns]
+    known = [name for name in names if name in table.column_names]
     for name in known:
         if known.count(name) > 1:
             raise InputError(
-                f'{path.name}: column "{name}" stands twice in the header. Remove or rename one of them.'
+                f'{source}: column "{name}" stands twice in the header. Remove or rename one of them.'
             )
+    _refuse_missing(source, names, table)
+    fields = [name if name in known else f"_ignored_{n}" for n, name in enumerate(names)]
+    return tuple(fields), tuple(name for name in names if name not in known)
 
 
-def _refuse_missing(path: Path, table: Table, names: list[str]) -> None:
+def _refuse_missing(source: str, names: list[str], table: Table) -> None:
     missing = [
         f'"{column.name}"'
         for column in table.columns
@@ -106,6 +300,29 @@ def _refuse_missing(path: Path, table: Table, names: list[str]) -> None:
     ]
     if missing:
         raise InputError(
-            f"{path.name}: missing column {', '.join(missing)} (found: {', '.join(names)}). "
+            f"{source}: missing column {', '.join(missing)} (found: {', '.join(names)[:500]}). "
             f"Add what is missing, or rename it in the file."
         )
+
+
+def _parquet_columns(path: Path, name: str) -> tuple[str, ...]:
+    try:
+        rows = _parquet(f"describe from read_parquet({_quoted(path)})")
+    except duckdb.Error as error:
+        raise InputError(f"{name}: is no whole Parquet file ({error}). Make a new extract.") from error
+    return tuple(row[0] for row in rows)
+
+
+def _parquet(sql: str, values: dict[str, object] | None = None) -> list[tuple]:
+    """Rows of a query on a Parquet file, in a session of its own."""
+    with duckdb.connect() as connection:
+        return connection.execute(sql, values).fetchall()
+
+
+def _as_text(columns: Sequence[str], fields: Sequence[str]) -> str:
+    pairs = zip(columns, fields, strict=True)
+    return ", ".join(f'"{column}"::varchar as {field}' for column, field in pairs)
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

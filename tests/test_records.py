@@ -132,7 +132,7 @@ def test_bytes_and_hash_are_those_of_the_file_on_disk(written):
         path = written(b"a,b\n1,2\n", name)
         on_disk = path.read_bytes()
         sha256 = hashlib.sha256(on_disk).hexdigest()
-        assert count_records(path) == FileCount(len(on_disk), sha256, 1, None)
+        assert count_records(path) == FileCount(len(on_disk), sha256, 1, None, None)
 
 
 def test_gzip_is_known_by_its_bytes_and_reads_like_the_plain_file(written):
