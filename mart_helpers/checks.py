@@ -42,7 +42,7 @@ def run_checks(session: Session) -> pd.DataFrame:
     """Count the bad rows of every check: one row a check, failed ones first.
 
     Columns: check_name, severity, status (pass, fail, or broken where the view itself fails),
-    bad_rows, sentence.
+    bad_rows (missing where broken), sentence.
     """
     views = session.connection.execute(
         "select view_name, comment from duckdb_views() "
@@ -52,6 +52,7 @@ def run_checks(session: Session) -> pd.DataFrame:
         [_run(session.connection, name, comment or "") for name, comment in views],
         columns=["check_name", "severity", "status", "bad_rows", "sentence"],
     )
+    results["bad_rows"] = results["bad_rows"].astype("Int64")
     return results.sort_values(["status", "severity", "check_name"], ignore_index=True)
 
 
@@ -62,6 +63,10 @@ def stop_on_failures(session: Session, check_results: pd.DataFrame, fail_on: str
     """
     if fail_on == "never":
         return
+    if check_results.empty:
+        raise CheckFailed(
+            "There are no checks, so nothing vouches for the mart. Build it with 01_build."
+        )
     counted = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     failed = check_results[(check_results["status"] != "pass") & check_results["severity"].isin(counted)]
     if len(failed):
@@ -76,7 +81,7 @@ def _run(connection: duckdb.DuckDBPyConnection, name: str, comment: str) -> tupl
     try:
         bad_rows = connection.execute(f'select count(*) from checks."{name}"').fetchone()[0]
     except duckdb.Error as error:
-        return name, severity, "broken", 0, str(error).splitlines()[0]
+        return name, severity, "broken", None, str(error).splitlines()[0]
     return name, severity, "fail" if bad_rows else "pass", bad_rows, sentence.strip()
 
 
@@ -85,7 +90,7 @@ def _failure(connection: duckdb.DuckDBPyConnection, row: tuple) -> str:
         return f"{row.check_name} ({row.severity}) cannot run: {row.sentence}"
     sample = connection.execute(f'from checks."{row.check_name}" limit {_SAMPLE_ROWS}').df()
     return (
-        f"{row.check_name} ({row.severity}): {row.bad_rows:,} bad rows where {row.sentence}\n"
+        f"{row.check_name} ({row.severity}): {row.bad_rows:,} bad. Expected: {row.sentence}\n"
         f"{sample.to_string(index=False, max_colwidth=40)}\n"
         f"  all of them: select * from checks.{row.check_name}"
     )

@@ -39,12 +39,18 @@ Values = dict[str, object]
 
 @dataclass(frozen=True)
 class Command:
-    """What a word after `python -m mart` does: it runs notebooks in this order, or one function."""
+    """What a word after `python -m mart` does: it runs notebooks in this order, or one function.
+
+    `words` follow the command without an option before them. `shared` are parameters of 01_build that
+    mean the same here.
+    """
 
     help: str
     notebooks: tuple[str, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     run: Callable[[Values], None] | None = None
+    words: tuple[Parameter, ...] = ()
+    shared: tuple[str, ...] = ()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,8 +77,8 @@ def _run_command(words: list[str]) -> None:
         return
     name, command = words[0], COMMANDS[words[0]]
     declared = {each: notebook_parameters(notebook_path(each)) for each in command.notebooks}
-    parameters = _union([*declared.values(), command.parameters, COMMON])
-    given = _given(name, command.help, parameters, words[1:])
+    parameters = _union([*declared.values(), command.parameters, _shared(command), COMMON])
+    given = _given(name, command, parameters, words[1:])
     values = {each.name: each.default for each in parameters} | given
     if command.run:
         command.run(values)
@@ -127,14 +133,23 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message.removeprefix('argument ')}. See `{self.prog} --help`.")
 
 
-def _given(name: str, description: str, parameters: list[Parameter], words: list[str]) -> Values:
+def _shared(command: Command) -> list[Parameter]:
+    """The parameters of 01_build that the command shares."""
+    if not command.shared:
+        return []
+    return [each for each in notebook_parameters(notebook_path("01_build")) if each.name in command.shared]
+
+
+def _given(name: str, command: Command, parameters: list[Parameter], words: list[str]) -> Values:
     """The values that `words` give, checked, paths made absolute. Raises UsageError."""
     parser = _Parser(
         prog=f"{PROGRAM} {name}",
-        description=description,
+        description=command.help,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
+    for each in command.words:
+        parser.add_argument(each.name, metavar=each.name.upper(), help=each.help)
     for each in parameters:
         _add_option(parser, each)
     given, unknown = parser.parse_known_args(words)
@@ -142,7 +157,7 @@ def _given(name: str, description: str, parameters: list[Parameter], words: list
         word = unknown[0].partition("=")[0]
         near = did_you_mean(word, [_option(each.name) for each in parameters])
         raise UsageError(f"{name}: unknown option {word}.{near} See `{parser.prog} --help`.")
-    values = checked(parameters, vars(given), spell=_option)
+    values = checked([*command.words, *parameters], vars(given), spell=_option)
     return {name: _absolute(name, value) for name, value in values.items()}
 
 
@@ -282,6 +297,13 @@ def _generate(values: Values) -> None:
     _print_aligned([(shown(path), size_text(path)) for path in paths])
 
 
+def _trace(values: Values) -> None:
+    from mart_helpers.tracing import trace
+
+    inputs_dir = resolve(values["inputs_dir"])
+    print(trace(resolve(values["database"]), values["table"], values["key"], inputs_dir))
+
+
 COMMON = (
     Parameter("database", str, "data/mini_data_mart.duckdb", "the mart, one DuckDB file"),
     Parameter("data_dir", str, "data", "folder of exports, reports and executed notebooks"),
@@ -296,6 +318,15 @@ COMMANDS = {
         ("01_build", "04_quality", "02_explore", "03_export"),
     ),
     "inspect": Command("show the tables and columns of the mart", run=_inspect),
+    "trace": Command(
+        "show where a row of the mart comes from",
+        run=_trace,
+        words=(
+            Parameter("table", str, REQUIRED, "a declared input, such as fact_sales"),
+            Parameter("key", str, REQUIRED, "the row's natural key, such as S000123"),
+        ),
+        shared=("inputs_dir",),
+    ),
     "reset": Command(
         "remove the mart and everything else that runs have written",
         parameters=(Parameter("dry_run", bool, False, "only list what would be removed"),),

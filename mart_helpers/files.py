@@ -37,11 +37,11 @@ def whole_files(targets: Sequence[Path]) -> Iterator[list[Path]]:
             parts = [stack.enter_context(_part(target)) for target in targets]
             yield parts
             for part in parts:
-                _sync(part)
+                sync(part)
             for part, target in zip(parts, targets, strict=True):
                 os.replace(part, target)
             for folder in {target.parent for target in targets}:
-                _sync(folder)
+                sync(folder)
     except OSError as error:
         raise StateError(
             f"{shown(targets[0].parent)} cannot be written to: {error.strerror or error}. "
@@ -73,7 +73,7 @@ def _remove_abandoned(target: Path) -> None:
             part.unlink()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until the file or the folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

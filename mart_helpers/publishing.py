@@ -6,11 +6,13 @@ keep the file they opened, and a build that fails leaves it as it was.
 
 import os
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 
 from mart_helpers.errors import StateError
+from mart_helpers.files import sync
 from mart_helpers.project import shown
 from mart_helpers.session import Session
 
@@ -31,8 +33,9 @@ def create_candidate(database: Path) -> duckdb.DuckDBPyConnection:
     """A connection to a new, empty candidate for `database`.
 
     Attached to it: `staging` and `seed` (in memory), and `published`, the present mart to read from, or
-    an empty database where there is none. Raises StateError where another build holds the candidate,
-    the folder cannot be written, or `database` is no DuckDB file.
+    an empty database where there is none. The SQL variable `build_started` is the time now, in UTC.
+    Raises StateError where another build holds the candidate, the folder cannot be written, or
+    `database` is no DuckDB file.
     """
     candidate = candidate_path(database)
     try:
@@ -44,7 +47,8 @@ def create_candidate(database: Path) -> duckdb.DuckDBPyConnection:
     for scratch in ("staging", "seed", "before"):
         connection.execute(f"attach ':memory:' as {scratch}")
     _attach_published(connection, database)
-    connection.execute("set variable build_started = get_current_timestamp()")
+    now = datetime.now(UTC).replace(tzinfo=None)
+    connection.execute("set variable build_started = $now::timestamp", {"now": now})
     return connection
 
 
@@ -104,11 +108,11 @@ def publish(session: Session) -> None:
     session.connection.execute("checkpoint")
     session.close()
     try:
-        _sync(candidate)
+        sync(candidate)
         if database.exists():
             _keep_previous(database)
         os.replace(candidate, database)
-        _sync(database.parent)
+        sync(database.parent)
     except OSError as error:
         raise StateError(f"{shown(database)} cannot be replaced: {error}") from error
     session.connection = open_published(database)
@@ -154,6 +158,11 @@ def _attach_published(connection: duckdb.DuckDBPyConnection, database: Path) -> 
 
 
 def _unreadable(database: Path, error: duckdb.Error) -> StateError:
+    if "lock" in str(error):
+        return StateError(
+            f"{shown(database)} is open for writing in another program. Close it there, or open it "
+            f"read-only. DuckDB says: {error}"
+        )
     return StateError(
         f"{shown(database)} cannot be opened as a mart. Move it away and run 01_build, or name another "
         f"file with database. DuckDB says: {error}"
@@ -173,11 +182,3 @@ def _keep_previous(database: Path) -> None:
     previous = previous_path(database)
     previous.unlink(missing_ok=True)
     os.link(database, previous)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -259,7 +260,9 @@ def test_an_interrupt_ends_the_kernel_too(home):
         f"{SET_UP}\nimport os, time\nwrite('log', os.getpid())\ntime.sleep(60)",
     )
     command = [sys.executable, "-m", "mart", "explore"]
-    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # where the tests themselves run in the background, a shell has made them deaf to interrupts
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
     log = home / "log/values.txt"
     while not (log.exists() and log.read_text()):
         assert run.poll() is None

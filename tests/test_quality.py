@@ -198,7 +198,7 @@ def test_fail_on_says_from_which_severity_on_a_run_stops(
 
 def test_the_failure_names_check_count_and_rows(make_mart: MakeMart) -> None:
     mart = make_mart("insert into fact_sales values ('S4', 4711, 1, 0)")
-    with pytest.raises(CheckFailed, match=r"(?s)is_in_dim_product .*: 1 bad rows .*S4 .*4711"):
+    with pytest.raises(CheckFailed, match=r"(?s)is_in_dim_product .*: 1 bad. .*S4 .*4711"):
         stop_on_failures(mart, run_checks(mart), "error")
 
 

@@ -1,0 +1,410 @@
+"""Where a row of the mart comes from: its lines in the inputs, and what of it was set aside.
+
+The mart remembers no lines, so they are found again: a source is read once for the key column alone.
+"""
+
+import csv
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import duckdb
+
+from mart_helpers.contract import Table, declared_tables, read_contract
+from mart_helpers.errors import InputError, StateError, UsageError
+from mart_helpers.inspecting import aligned
+from mart_helpers.parameters import did_you_mean
+from mart_helpers.project import shown
+from mart_helpers.publishing import open_published
+from mart_helpers.records import REJECTED_AT, Located
+from mart_helpers.sources import CsvFile, SeedRows, Source, find_sources
+from mart_helpers.values import cast_sql
+
+_BLANKS = " \t\r\n"
+_MOST = 20  # of each kind are shown; the others are counted
+_LONGEST_TEXT = 10_000
+_LONGEST_KEY_TO_MEND = 60
+_EMPTY = "(empty)"
+
+Row = dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The key looked for, among those of a declared table."""
+
+    table: Table
+    key: str
+
+    @property
+    def words(self) -> str:
+        return f'{self.table.key} "{_plain(self.key)}"'
+
+    def matches_sql(self, text: str) -> str:
+        """SQL for whether the text expression `text` is the key `$key`, read as its declared type."""
+        (kind,) = (column.type for column in self.table.columns if column.name == self.table.key)
+        if kind == "VARCHAR":
+            return f"{text} = $key"
+        return f"({text} = $key or {cast_sql(text, kind)} = {cast_sql('$key::varchar', kind)})"
+
+
+@dataclass(frozen=True)
+class _Input:
+    """An input file as the latest build read it."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Build:
+    """The latest build, and what it read for the table."""
+
+    number: int
+    inputs: tuple[_Input, ...]
+
+    @property
+    def is_from_seed(self) -> bool:
+        return [each.file for each in self.inputs] == [SeedRows.name]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Texts to show, of `total` that there are."""
+
+    texts: Sequence[str]
+    total: int
+
+
+def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
+    """Where the row of `table_name` with the natural key `key` comes from, as plain text.
+
+    Four parts: the row in the mart with the dimension rows it points to; its lines in the sources that
+    are in `inputs_dir` now; its entries in `quarantine`; and whether those files are still as the latest
+    build read them. Of each at most 20 are shown, the others are counted. Raises UsageError for a table
+    that is not declared and an empty key, StateError where the key is nowhere or there is no mart.
+    """
+    with open_published(database) as connection:
+        try:
+            return _traced(connection, database, _wanted(connection, database, table_name, key), inputs_dir)
+        except duckdb.Error as error:
+            raise StateError(
+                f"{shown(database)}: cannot be traced in; `python -m mart build` makes it anew. "
+                f"DuckDB says: {error}"
+            ) from error
+
+
+def _wanted(
+    connection: duckdb.DuckDBPyConnection, database: Path, table_name: str, key: str
+) -> _Wanted:
+    declared = declared_tables(connection)
+    if not declared:
+        raise StateError(
+            f"{shown(database)}: declares no inputs, so 01_build did not make it. "
+            "Give --database the mart."
+        )
+    if table_name not in declared:
+        raise UsageError(
+            f'TABLE: found "{table_name}", which is no declared input.'
+            f"{did_you_mean(table_name, declared)} Expected one of {', '.join(declared)}."
+        )
+    table = read_contract(connection, table_name)
+    key = key.strip(_BLANKS)
+    if not key:
+        raise UsageError(f'KEY: found "", expected a {table.key} of {table_name}.')
+    return _Wanted(table, key)
+
+
+def _traced(
+    connection: duckdb.DuckDBPyConnection, database: Path, wanted: _Wanted, inputs_dir: Path
+) -> str:
+    build = _latest_build(connection, wanted.table)
+    mart = f"{shown(database)}, build {build.number}"
+    sources, trouble = _sources(inputs_dir, wanted.table, build)
+    rows = _in_mart(connection, wanted)
+    lines, trouble = _in_inputs(sources, wanted, inputs_dir, trouble)
+    entries = _in_quarantine(connection, wanted, sources)
+    if not rows.total + lines.total + entries.total:
+        _refuse_unknown_key(connection, wanted, mart, _names_of(build, sources, inputs_dir), trouble)
+    from_seed = f"build {build.number} took this table from the seed rows in the cells of 01_build"
+    parts = [
+        _part(f"mart: {mart}", rows, "no row has this key"),
+        _part("inputs", lines, from_seed if build.is_from_seed else trouble or "no row has this key"),
+        _part("quarantine", entries, "nothing was set aside"),
+    ]
+    if not build.is_from_seed:
+        states = "\n".join(f"  {state}" for state in _file_states(build, sources, inputs_dir))
+        parts.append(f"since build {build.number}\n{states}")
+    return "\n\n".join([f"{wanted.table.name}, {wanted.words}", *parts])
+
+
+def _part(title: str, found: _Found, otherwise: str) -> str:
+    texts = list(found.texts) or [f"  {otherwise}"]
+    if found.total > len(found.texts):
+        texts.append(f"  and {found.total - len(found.texts):,} more")
+    return "\n".join([title, *texts])
+
+
+def _latest_build(connection: duckdb.DuckDBPyConnection, table: Table) -> _Build:
+    (number,) = connection.execute("select coalesce(max(build_id), 0) from build_inputs").fetchone()
+    inputs = connection.execute(
+        "select file, bytes, sha256 from build_inputs "
+        "where build_id = ? and table_name = ? order by file",
+        [number, table.name],
+    )
+    return _Build(number, tuple(_Input(*row) for row in inputs.fetchall()))
+
+
+def _sources(inputs_dir: Path, table: Table, build: _Build) -> tuple[list[Source], str]:
+    """The sources there are now, or why they cannot be taken; none where the build used seed rows."""
+    if build.is_from_seed:
+        return [], ""
+    try:
+        return find_sources(inputs_dir, table), ""
+    except InputError as error:
+        return [], str(error)
+
+
+def _in_mart(connection: duckdb.DuckDBPyConnection, wanted: _Wanted) -> _Found:
+    """The rows of the mart with the key, each with the dimension rows that it points to."""
+    name, key = wanted.table.name, wanted.table.key
+    if key not in _columns(connection, name):
+        return _Found([], 0)
+    where = wanted.matches_sql(f'"{key}"::varchar')
+    rows = _rows(connection, name, where, {"key": wanted.key})
+    count = f'select count(*) from main."{name}" where {where}'
+    (total,) = connection.execute(count, {"key": wanted.key}).fetchone()
+    return _Found([_with_dimensions(connection, name, row) for row in rows], total)
+
+
+def _with_dimensions(connection: duckdb.DuckDBPyConnection, table: str, row: Row) -> str:
+    """A row's values, and below them those of each `dim_<thing>` that a `<thing>_key` points to."""
+    texts = [_listed(row.items(), "  ")]
+    for column, value in row.items():
+        dimension = f"dim_{column.removesuffix('_key')}"
+        if not column.endswith("_key") or dimension == table:
+            continue
+        if column in _columns(connection, dimension):
+            where = f'"{column}"::varchar = $value'
+            for member in _rows(connection, dimension, where, {"value": value}):
+                del member[column]
+                texts.append(f"  {dimension}, {column} {value}\n{_listed(member.items(), '    ')}")
+    return "\n".join(texts)
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
+    """Names of the columns of a table of the star; none where there is no such table."""
+    rows = connection.execute(
+        "select column_name from duckdb_columns() where database_name = current_database() "
+        "and schema_name = 'main' and table_name = ? order by column_index",
+        [table],
+    )
+    return [name for (name,) in rows.fetchall()]
+
+
+def _rows(
+    connection: duckdb.DuckDBPyConnection, table: str, where: str, values: dict[str, str | None]
+) -> list[Row]:
+    names = _columns(connection, table)
+    texts = ", ".join(f'"{name}"::varchar' for name in names)
+    sql = f'select {texts} from main."{table}" where {where} order by all limit {_MOST}'
+    return [dict(zip(names, row, strict=True)) for row in connection.execute(sql, values).fetchall()]
+
+
+def _in_inputs(
+    sources: list[Source], wanted: _Wanted, inputs_dir: Path, trouble: str
+) -> tuple[_Found, str]:
+    """The records with the key in all sources, and what kept a source from being read, if anything."""
+    texts: list[str] = []
+    total = 0
+    for source in sources:
+        try:
+            places, count = _places(source, wanted)
+        except (InputError, duckdb.Error) as error:
+            trouble = f"{shown(inputs_dir / source.name)} cannot be read: {_plain(str(error))}"
+            continue
+        total += count
+        file = shown(inputs_dir / source.name)
+        texts += [f"  {_place(file, place.line)}\n    {_plain(place.raw)}" for place in places]
+    return _Found(texts[:_MOST], total), trouble
+
+
+def _places(source: Source, wanted: _Wanted) -> tuple[list[Located], int]:
+    """The first records of a source that have the key, in its order, and how many have it.
+
+    Records that the reader refuses count too: their fields are told apart as well as may be.
+    """
+    with duckdb.connect() as session:
+        total, ordinals = session.execute(_ordinals_sql(source, wanted), {"key": wanted.key}).fetchone()
+        rejected_at = _rejected_at(session)
+    if not total and not rejected_at:
+        return [], 0
+    rows, refused = source.locate(ordinals or [], rejected_at)
+    named = {place.number: place for place in refused if _has_key(place.raw, wanted, source)}
+    places = sorted([*rows, *named.values()], key=lambda place: place.number)
+    return places[:_MOST], total + len(named)
+
+
+def _ordinals_sql(source: Source, wanted: _Wanted) -> str:
+    # trimmed as staging trims ids; of a key that millions of rows repeat only the first are kept
+    return f"""
+        with keys as (
+            select row_number() over () - 1 as ordinal, trim({wanted.table.key}, E' \\t\\r\\n') as key_text
+            from ({source.rows_sql})
+        )
+        select count(*), min(ordinal, {_MOST}) from keys where {wanted.matches_sql("key_text")}
+    """
+
+
+def _rejected_at(session: duckdb.DuckDBPyConnection) -> list[int]:
+    """Offsets of the records that the read refused; without them rows cannot be counted off."""
+    has_rejects = "select 1 from duckdb_tables() where table_name = 'reject_errors'"
+    if not session.execute(has_rejects).fetchone():
+        return []
+    offsets = session.execute(f"select distinct {REJECTED_AT} as place from reject_errors order by place")
+    return [offset for (offset,) in offsets.fetchall()]
+
+
+def _in_quarantine(
+    connection: duckdb.DuckDBPyConnection, wanted: _Wanted, sources: list[Source]
+) -> _Found:
+    """The entries of records with the key, in the order of the files, which is that of the table."""
+    source_of = {source.name: source for source in sources}
+    entries = connection.execute(
+        """
+        select column_name is not distinct from $column and value = $key, file, line, column_name,
+            value, reason, raw_row
+        from quarantine
+        where table_name = $table and (
+            (column_name = $column and value = $key)
+            or contains(replace(raw_row, '""', '"'), $key)
+        )
+        """,
+        {"table": wanted.table.name, "column": wanted.table.key, "key": wanted.key},
+    )
+    texts: list[str] = []
+    total = 0
+    for is_key, file, line, *values, raw in iter(entries.fetchone, None):
+        if is_key or _has_key(raw, wanted, source_of.get(file)):
+            total += 1
+            if total <= _MOST:
+                named = zip(("column", "value", "reason", "row"), (*values, raw), strict=True)
+                texts.append(f"  {_place(file, line)}\n{_listed(named, '    ')}")
+    return _Found(texts, total)
+
+
+def _has_key(raw: str, wanted: _Wanted, source: Source | None) -> bool:
+    """Whether a raw record has the key in its key field.
+
+    Where the file is not there to say which field that is, or the record has another number of fields
+    than its header, any field will do.
+    """
+    name = wanted.table.key
+    if raw.startswith("{'"):  # a seed row
+        return bool(re.search(rf"'{name}': '?{re.escape(wanted.key)}'?[,}}]", raw))
+    delimiter = source.delimiter if isinstance(source, CsvFile) else ","
+    try:
+        reader = csv.reader(io.StringIO(raw, newline=""), delimiter=delimiter, skipinitialspace=True)
+        texts = [text.strip(_BLANKS) for text in next(reader, [])]
+    except csv.Error:
+        return False
+    if source and len(texts) == len(source.fields):
+        return texts[source.fields.index(name)] == wanted.key
+    return wanted.key in texts
+
+
+def _file_states(build: _Build, sources: list[Source], inputs_dir: Path) -> Iterable[str]:
+    """A sentence for each file that the latest build read, and for each that was not there yet."""
+    for each in build.inputs:
+        path = inputs_dir / each.file
+        if not path.is_file():
+            advice = "build again, or give --inputs-dir the folder that it was built from"
+            yield f"{shown(path)} is gone since build {build.number}: {advice}."
+        elif _is_as_it_was(path, each):
+            yield f"{shown(path)} is as build {build.number} read it."
+        else:
+            yield f"{shown(path)} has changed since build {build.number}: rebuild to be sure."
+    known = {each.file for each in build.inputs}
+    for source in sources:
+        if source.name not in known:
+            path = inputs_dir / source.name
+            yield f"{shown(path)} is new since build {build.number}: rebuild to take it in."
+
+
+def _is_as_it_was(path: Path, before: _Input) -> bool:
+    """Whether the file has the size and the hash of the one before; False where it may not be read."""
+    try:
+        if path.stat().st_size != before.bytes:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == before.sha256
+    except OSError:
+        return False
+
+
+def _names_of(build: _Build, sources: list[Source], inputs_dir: Path) -> str:
+    if build.is_from_seed:
+        return "the seed rows of 01_build"
+    names = [shown(inputs_dir / source.name) for source in islice(sources, 3)]
+    more = [f"{len(sources) - 3:,} more"] if len(sources) > 3 else []
+    return ", ".join(names + more) or shown(inputs_dir)
+
+
+def _refuse_unknown_key(
+    connection: duckdb.DuckDBPyConnection, wanted: _Wanted, mart: str, inputs: str, trouble: str
+) -> None:
+    near = _near_keys(connection, wanted)
+    advice = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise StateError(
+        f"{wanted.table.name}: {wanted.words} is neither in the mart ({mart}), nor in {inputs}, nor in "
+        f"quarantine.{advice} Give a {wanted.table.key} as the source writes it."
+        f"{f' The inputs could not be searched: {trouble}' if trouble else ''}"
+    )
+
+
+def _near_keys(connection: duckdb.DuckDBPyConnection, wanted: _Wanted) -> list[str]:
+    """At most three keys of the mart that differ by a slip of typing, or end as the wanted one does."""
+    name, key = wanted.table.name, wanted.table.key
+    if key not in _columns(connection, name) or len(wanted.key) > _LONGEST_KEY_TO_MEND:
+        return []
+    rows = connection.execute(
+        f"""
+        with keys as (
+            select
+                "{key}"::varchar as key_text,
+                damerau_levenshtein(lower(left("{key}"::varchar, $longest)), lower($key)) as slips
+            from main."{name}"
+        )
+        select key_text from keys
+        where slips <= $most_slips or ends_with(lower(key_text), lower($key))
+        order by slips, key_text
+        limit 3
+        """,
+        {
+            "key": wanted.key,
+            "longest": 2 * _LONGEST_KEY_TO_MEND,
+            "most_slips": min(2, max(1, len(wanted.key) // 3)),
+        },
+    )
+    return [_plain(text) for (text,) in rows.fetchall()]
+
+
+def _listed(pairs: Iterable[tuple[str, str | None]], indent: str) -> str:
+    rows = [(name, _EMPTY if value is None else _plain(value)) for name, value in pairs]
+    return aligned(rows, indent)
+
+
+def _place(file: str, line: int) -> str:
+    kind = "row" if file == SeedRows.name or file.endswith(".parquet") else "line"
+    return f"{file}, {kind} {line}"
+
+
+def _plain(text: str) -> str:
+    """`text` on one line, with escapes for what a terminal would obey and not show."""
+    cut = text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
