@@ -137,7 +137,9 @@ def _shared(command: Command) -> list[Parameter]:
     """The parameters of 01_build that the command shares."""
     if not command.shared:
         return []
-    return [each for each in notebook_parameters(notebook_path("01_build")) if each.name in command.shared]
+    return [
+        each for each in notebook_parameters(notebook_path("01_build")) if each.name in command.shared
+    ]
 
 
 def _given(name: str, command: Command, parameters: list[Parameter], words: list[str]) -> Values:

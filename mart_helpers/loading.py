@@ -12,7 +12,7 @@ from mart_helpers.project import resolve
 from mart_helpers.quarantining import Quarantined, Reading, Reject, quarantine_bad_rows
 from mart_helpers.records import REJECTED_AT, FileCount
 from mart_helpers.session import Session
-from mart_helpers.sources import SeedRows, Source, find_sources
+from mart_helpers.sources import SeedRows, Source, find_sources, one_line, read_rows
 from mart_helpers.staging import create_staging, fill_staging
 
 
@@ -82,18 +82,28 @@ class Loader:
         """Read a source into staging while another look at it counts its rows."""
         first_row = self._staged(table)
         with ThreadPoolExecutor(1) as beside:
-            counting = beside.submit(source.count)
+            counting = beside.submit(self._count, source)
             failure = self._fill(table, source)
             count = counting.result()
         _refuse_damaged(source, count, failure)
         rows = self._staged(table) - first_row
         return Reading(source, first_row, rows, self._rejects()), count
 
+    def _count(self, source: Source) -> FileCount:
+        """Count a source; DuckDB, which reads it meanwhile, need not go on with one to be refused."""
+        count = source.count()
+        if count.long_line is not None:
+            self._connection.interrupt()
+        return count
+
     def _fill(self, table: Table, source: Source) -> duckdb.Error | None:
-        for name in ("reject_errors", "reject_scans"):
-            self._connection.execute(f"drop table if exists {name}")
+        def fill(rows_sql: str) -> None:
+            for name in ("reject_errors", "reject_scans"):
+                self._connection.execute(f"drop table if exists {name}")
+            fill_staging(self._connection, table, rows_sql, source.fields)
+
         try:
-            fill_staging(self._connection, table, source.rows_sql, source.fields)
+            read_rows(source, fill)
         except duckdb.Error as error:
             return error
         return None
@@ -126,7 +136,8 @@ class Loader:
     def _commonest_reasons(self, outcome: Outcome) -> str:
         rows = self._connection.execute(_COMMONEST_REASONS, [outcome.table_name, outcome.file])
         return "".join(
-            f"  {count:,} × such as line {line}: {reason}\n" for count, line, reason in rows.fetchall()
+            f"  {count:,} × such as line {line}: {one_line(reason)}\n"
+            for count, line, reason in rows.fetchall()
         )
 
 
@@ -154,6 +165,11 @@ def _refuse_damaged(source: Source, count: FileCount, failure: duckdb.Error | No
             f"{source.name}: line {count.nul_line} holds a NUL byte, which no text has. The file is "
             "damaged, or UTF-16: make a new extract, as UTF-8."
         )
+    if count.long_line is not None:
+        raise InputError(
+            f"{source.name}: the row that begins on line {count.long_line} is longer than 8 MB. Its "
+            "line ends or quotes are damaged: make a new extract."
+        )
     if failure is not None and "state machine" in str(failure):
         raise InputError(
             f"{source.name}: its line ends are mixed (LF, CRLF or CR alone), so rows cannot be told "
@@ -161,7 +177,7 @@ def _refuse_damaged(source: Source, count: FileCount, failure: duckdb.Error | No
         ) from failure
     if failure is not None:
         raise InputError(
-            f"{source.name}: cannot be read. Make a new extract. DuckDB says: {failure}"
+            f"{source.name}: cannot be read ({one_line(str(failure))}). Make a new extract."
         ) from failure
 
 
@@ -170,8 +186,7 @@ def _refuse_miscount(reading: Reading, count: FileCount, bad: Quarantined) -> No
     if seen != count.records:
         raise InputError(
             f"{reading.source.name}: the file holds {count.records:,} rows, but {seen:,} were read. Its "
-            "quotes or line ends are damaged, or a line is longer than 30 MB, or it changed while it "
-            "was read: make a new extract."
+            "quotes or line ends are damaged, or it changed while it was read: make a new extract."
         )
 
 
@@ -181,7 +196,6 @@ _REJECTS = f"""
 select
     {REJECTED_AT} as offset_in_file,
     case error_type
-        when 'MISSING COLUMNS' then 'the row has fewer fields than the header'
         when 'TOO MANY COLUMNS' then 'the row has more fields than the header'
         when 'UNQUOTED VALUE' then 'text stands outside the quotes of its field'
         when 'INVALID ENCODING' then 'the row is not UTF-8 text'
@@ -199,7 +213,7 @@ select
     arg_min(reason, line) as first_reason,
 from quarantine
 where table_name = ? and file = ?
-group by column_name, regexp_replace(reason, '".*"', '')
+group by column_name, regexp_replace(reason, '(?s)".*"', '')
 order by rows desc, first_line
 limit 5
 """

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import duckdb
 
-from mart_helpers.errors import StateError
+from mart_helpers.errors import StateError, UsageError
 from mart_helpers.files import sync
 from mart_helpers.project import shown
 from mart_helpers.session import Session
 
+_SCRATCH = ("staging", "seed", "before")
+_ATTACHED = ("before", "staging", "seed", "published")
 _HISTORY = ("build_log", "build_inputs")
 
 
@@ -38,13 +40,18 @@ def create_candidate(database: Path) -> duckdb.DuckDBPyConnection:
     `database` is no DuckDB file.
     """
     candidate = candidate_path(database)
+    if database.name.partition(".")[0] in _ATTACHED:
+        raise UsageError(
+            f"database: {database.name} bears a name that the build needs itself. Choose another "
+            f"than {', '.join(_ATTACHED)}."
+        )
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         _discard(candidate)
         connection = _connect(candidate)
     except (OSError, duckdb.Error) as error:
         raise StateError(f"{shown(candidate)} cannot be written: {error}") from error
-    for scratch in ("staging", "seed", "before"):
+    for scratch in _SCRATCH:
         connection.execute(f"attach ':memory:' as {scratch}")
     _attach_published(connection, database)
     now = datetime.now(UTC).replace(tzinfo=None)
@@ -103,7 +110,7 @@ def publish(session: Session) -> None:
     the published mart as it was.
     """
     database, candidate = session.database, candidate_path(session.database)
-    for attached in ("before", "staging", "seed", "published"):
+    for attached in _ATTACHED:
         session.connection.execute(f"detach {attached}")
     session.connection.execute("checkpoint")
     session.close()

@@ -80,7 +80,15 @@ def _collect_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> No
     )
     for reference in table.references:
         connection.execute(_orphans_sql(connection, table, reference))
+    connection.execute(_ONLY_THE_ROW)
     connection.execute(_repeats_sql(table))
+
+
+# Of a row with the wrong number of fields, nobody knows which value belongs where.
+_ONLY_THE_ROW = """
+delete from problems
+where position >= 0 and row_id in (select row_id from problems where position = -1)
+"""
 
 
 def _orphans_sql(connection: duckdb.DuckDBPyConnection, table: Table, reference: Reference) -> str:
@@ -142,13 +150,15 @@ def _places(reading: Reading, wanted: list[int]) -> tuple[pd.DataFrame, pd.DataF
     placed, unread = reading.source.locate(
         [row - reading.first_row for row in here], [reject.offset for reject in reading.rejects]
     )
-    rows = _frame(reading, placed, row_id=here)
+    rows = _frame(reading, placed, row_id=pd.Series(here, dtype="int64"))
     records = _frame(reading, unread, reason=[reject.reason for reject in reading.rejects])
     return rows, records.drop_duplicates("line")
 
 
-def _frame(reading: Reading, places: list[Located], **columns: list) -> pd.DataFrame:
-    lines, raws = [place.line for place in places], [place.raw for place in places]
+def _frame(reading: Reading, places: list[Located], **columns: Sequence) -> pd.DataFrame:
+    # Without its type, an empty list would turn the lines of all files into floating point numbers.
+    lines = pd.Series([place.line for place in places], dtype="int64")
+    raws = [place.raw for place in places]
     return pd.DataFrame({"file": reading.source.name, "line": lines, "raw_row": raws, **columns})
 
 

@@ -34,6 +34,7 @@ REJECTED_AT = """case error_type when 'LINE SIZE OVER MAXIMUM' then line_byte_po
     else byte_position - 1 end"""
 
 _BLOCK_BYTES = 1 << 20
+_LONGEST_BYTES = 8 << 20
 _BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
 _QUOTE, _NEWLINE, _BLANK, _RETURN = b'"\n \r'
@@ -46,7 +47,9 @@ class FileCount:
     `bytes` and `sha256` are of the file on disk, so of a gzip file as it is compressed. `records`
     leaves out the header. `open_quote_line` is the physical line, from 1, of a quote that nothing
     closes; its record runs to the end of the file and counts as one. `nul_line` is the first line
-    with a NUL byte.
+    with a NUL byte. `long_line` is where a record begins that is longer than 8 MB, which DuckDB
+    may leave out in silence, or take forever to read; one that is longer by less than a block may
+    not be seen.
     """
 
     bytes: int
@@ -54,6 +57,7 @@ class FileCount:
     records: int
     open_quote_line: int | None
     nul_line: int | None
+    long_line: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,12 @@ def count_records(path: Path, delimiter: bytes = b",", *, block_bytes: int = _BL
         scan = _Scan(delimiter, keep=2)
         records = sum(len(part.ends) for part in scan.parts(stream, block_bytes))
     return FileCount(
-        disk.bytes, disk.sha256.hexdigest(), max(records - 1, 0), scan.open_quote_line, scan.nul_line
+        disk.bytes,
+        disk.sha256.hexdigest(),
+        max(records - 1, 0),
+        scan.open_quote_line,
+        scan.nul_line,
+        scan.long_line,
     )
 
 
@@ -227,6 +236,7 @@ class _Scan:
     def __init__(self, delimiter: bytes, keep: int) -> None:
         self.open_quote_line: int | None = None
         self.nul_line: int | None = None
+        self.long_line: int | None = None
         self._quotes = _Quotes(delimiter)
         self._keep = keep
         self._offset = 0
@@ -296,6 +306,8 @@ class _Scan:
         """Carry over what the next block has to know."""
         if self.nul_line is None and (nul := part.data.find(0)) >= 0:
             self.nul_line = 1 + self._lines + part.data.count(_NEWLINE, 0, nul)
+        if self.long_line is None and part.offset - self._start > _LONGEST_BYTES:
+            self.long_line = self._head_line
         if self._quotes.opened is not None:
             opened = part.offset + self._quotes.opened
             self.open_quote_line = 1 + self._lines + int(np.searchsorted(part.newlines, opened))

@@ -10,10 +10,10 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import duckdb
 
@@ -22,6 +22,11 @@ from mart_helpers.errors import InputError
 from mart_helpers.project import shown
 from mart_helpers.records import FileCount, Located, count_records, locate
 
+T = TypeVar("T")
+
+_NO_FAULT = "null::varchar as row_fault"
+_IGNORED = "_ignored_"
+_NO_FIELD = "\x01no field\x01"
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _DELIMITERS = (",", ";", "\t", "|")
 _HEADER_BYTES = 1 << 20
@@ -53,7 +58,10 @@ class Source(Protocol):
 
     @property
     def rows_sql(self) -> str:
-        """A query for all rows in their order; it has the `fields`, as text."""
+        """A query for all rows in their order: the `fields`, as text, and `row_fault`.
+
+        That is null, or says why the row as a whole is none.
+        """
 
     def count(self) -> FileCount:
         """How many rows there are, counted without the reader that loads them."""
@@ -98,7 +106,7 @@ class SeedRows:
 
     @property
     def rows_sql(self) -> str:
-        return f"select {_as_text(self.fields, self.fields)} from seed.{self.table}"
+        return f"select {_as_text(self.fields, self.fields)}, {_NO_FAULT} from seed.{self.table}"
 
     def count(self) -> FileCount:
         rows = self.connection.cursor().execute(f"select count(*) from seed.{self.table}")
@@ -113,7 +121,12 @@ class SeedRows:
 
 @dataclass(frozen=True)
 class CsvFile:
-    """A CSV file, plain or gzipped; `blank_lines` stand before its header."""
+    """A CSV file, plain or gzipped; `blank_lines` stand before its header.
+
+    DuckDB takes a row with an empty field too many for a whole one. So it reads a field more than the
+    header has, and fills fields that are not there with a text that no file holds: what the last
+    fields hold tells whether the row had as many as the header.
+    """
 
     path: Path
     name: str
@@ -121,15 +134,26 @@ class CsvFile:
     fields: tuple[str, ...]
     ignored: tuple[str, ...]
     blank_lines: int
+    is_parallel: bool = True
 
     @property
     def rows_sql(self) -> str:
-        columns = ", ".join(f"'{field}': 'varchar'" for field in self.fields)
+        columns = ", ".join(f"'{field}': 'varchar'" for field in (*self.fields, "_surplus"))
+        # all that is ignored is looked at too: bytes that are no UTF-8 are an error there as well
+        is_short = " or ".join(f"{field} is null" for field in (*self._placeholders, self.fields[-1]))
         return (
+            f"select {', '.join(self.fields)}, "
+            f"case when {is_short} then 'the row has fewer fields than the header' "
+            "when _surplus is not null then 'the row has more fields than the header' end as row_fault "
             f"from read_csv({_quoted(self.path)}, columns = {{{columns}}}, auto_detect = false, "
             f"delim = '{self.delimiter}', quote = '\"', escape = '\"', header = true, "
-            f"skip = {self.blank_lines}, store_rejects = true, rejects_limit = 0)"
+            f"skip = {self.blank_lines}, nullstr = '{_NO_FIELD}', null_padding = true, "
+            f"parallel = {self.is_parallel}, store_rejects = true, rejects_limit = 0)"
         )
+
+    @property
+    def _placeholders(self) -> list[str]:
+        return [field for field in self.fields if field.startswith(_IGNORED)]
 
     def count(self) -> FileCount:
         return count_records(self.path, self.delimiter.encode())
@@ -152,7 +176,8 @@ class ParquetFile:
 
     @property
     def rows_sql(self) -> str:
-        return f"select {_as_text(self.columns, self.fields)} from read_parquet({_quoted(self.path)})"
+        texts = _as_text(self.columns, self.fields)
+        return f"select {texts}, {_NO_FAULT} from read_parquet({_quoted(self.path)})"
 
     def count(self) -> FileCount:
         with self.path.open("rb") as file:
@@ -171,6 +196,20 @@ class ParquetFile:
         )
         texts = {number: ",".join("" if v is None else v for v in values) for number, *values in raws}
         return [Located(row + 1, row + 1, texts[row]) for row in rows], []
+
+
+def read_rows(source: Source, run: Callable[[str], T]) -> T:
+    """What `run` makes of the rows of `source`, as a query.
+
+    It is called a second time, for one thread, where fields hold line ends: DuckDB can then not tell
+    on several threads how many fields a row has.
+    """
+    try:
+        return run(source.rows_sql)
+    except duckdb.Error as error:
+        if "null_padding" not in str(error):
+            raise
+        return run(replace(source, is_parallel=False).rows_sql)
 
 
 def _refuse_two(what: str, found: list[Path]) -> None:
@@ -207,11 +246,9 @@ def _understood(path: Path, name: str, table: Table) -> Source:
     if path.suffix == ".parquet":
         columns = _parquet_columns(path, name)
         return ParquetFile(path, name, columns, *_matched(name, columns, table))
-    lines = _head(path, name).split("\n")
-    blank_lines = next((n for n, line in enumerate(lines) if line.strip()), None)
-    if blank_lines is None:
-        raise InputError(f"{name}: is empty. It needs a header row and rows below it.")
-    header = lines[blank_lines]
+    head = _head(path, name)
+    header = head.lstrip("\r\n")
+    blank_lines = head[: len(head) - len(header)].count("\n")
     delimiter = max(_DELIMITERS, key=lambda mark: len(set(_names(header, mark)) & {*table.column_names}))
     fields, ignored = _matched(name, _names(header, delimiter), table)
     return CsvFile(path, name, delimiter, fields, ignored, blank_lines)
@@ -223,7 +260,9 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
     except FileNotFoundError as error:
         raise InputError(f"{name}: is a link to a file that is not there. Mend the link.") from error
     except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror}).") from error
+        raise InputError(
+            f"{name}: cannot be read ({error.strerror}). Mend its path or its rights."
+        ) from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
         raise InputError(f"{name}: is {kind}, where a file should be. Put the extract there.")
@@ -244,7 +283,19 @@ def _head(path: Path, name: str) -> str:
     _refuse_other_kinds(name, head)
     header_end = head.find(b"\n", len(head) - len(head.lstrip()))
     _refuse_other_encodings(name, head if header_end < 0 else head[:header_end])
-    return head.decode("utf-8-sig", errors="replace")
+    text = head.decode("utf-8-sig", errors="replace")
+    if not text.strip():
+        raise InputError(f"{name}: is empty. It needs a header row and rows below it.")
+    _refuse_lone_returns(name, text.lstrip("\r\n").partition("\n")[0])
+    return text
+
+
+def _refuse_lone_returns(name: str, header: str) -> None:
+    if "\r" in header.rstrip("\r"):
+        raise InputError(
+            f"{name}: its lines end with CR alone, or CR stands in the header. Convert its line ends to "
+            "LF, for example with mac2unix."
+        )
 
 
 def _refuse_wrong_packing(name: str, is_gzip: bool, start: bytes) -> None:
@@ -262,7 +313,9 @@ def _refuse_other_kinds(name: str, head: bytes) -> None:
 
 def _refuse_other_encodings(name: str, header: bytes) -> None:
     if b"\0" in header:
-        raise InputError(f"{name}: holds NUL bytes, as UTF-16 text does. Save it as UTF-8.")
+        raise InputError(
+            f"{name}: its header holds NUL bytes: it is UTF-16, or no text. Save it as CSV (UTF-8)."
+        )
     try:
         header.decode()
     except UnicodeDecodeError as error:
@@ -272,8 +325,12 @@ def _refuse_other_encodings(name: str, header: bytes) -> None:
         ) from error
 
 
-def _names(header: str, delimiter: str) -> list[str]:
-    return next(csv.reader(io.StringIO(header), delimiter=delimiter), [])
+def _names(text: str, delimiter: str) -> list[str]:
+    """The names in the header with which `text` begins."""
+    try:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+    except csv.Error:  # a field beyond the module's limit: shown as what was found
+        return [text]
 
 
 def _matched(
@@ -288,7 +345,7 @@ def _matched(
                 f'{source}: column "{name}" stands twice in the header. Remove or rename one of them.'
             )
     _refuse_missing(source, names, table)
-    fields = [name if name in known else f"_ignored_{n}" for n, name in enumerate(names)]
+    fields = [name if name in known else f"{_IGNORED}{n}" for n, name in enumerate(names)]
     return tuple(fields), tuple(name for name in names if name not in known)
 
 
@@ -300,7 +357,7 @@ def _refuse_missing(source: str, names: list[str], table: Table) -> None:
     ]
     if missing:
         raise InputError(
-            f"{source}: missing column {', '.join(missing)} (found: {', '.join(names)[:500]}). "
+            f"{source}: missing column {', '.join(missing)} (found: {one_line(', '.join(names))}). "
             f"Add what is missing, or rename it in the file."
         )
 
@@ -309,7 +366,7 @@ def _parquet_columns(path: Path, name: str) -> tuple[str, ...]:
     try:
         rows = _parquet(f"describe from read_parquet({_quoted(path)})")
     except duckdb.Error as error:
-        raise InputError(f"{name}: is no whole Parquet file ({error}). Make a new extract.") from error
+        raise InputError(f"{name}: is no whole Parquet file. Make a new extract.") from error
     return tuple(row[0] for row in rows)
 
 
@@ -317,6 +374,12 @@ def _parquet(sql: str, values: dict[str, object] | None = None) -> list[tuple]:
     """Rows of a query on a Parquet file, in a session of its own."""
     with duckdb.connect() as connection:
         return connection.execute(sql, values).fetchall()
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """`text` as a message may quote it: on one line, printable, its middle left out where it is long."""
+    plain = "".join(character if character.isprintable() else " " for character in text)
+    return plain if len(plain) <= limit else f"{plain[: limit - 60]} … {plain[-57:]}"
 
 
 def _as_text(columns: Sequence[str], fields: Sequence[str]) -> str:

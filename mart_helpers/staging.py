@@ -25,7 +25,10 @@ def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
 def fill_staging(
     connection: duckdb.DuckDBPyConnection, table: Table, text_rows: str, fields: tuple[str, ...]
 ) -> None:
-    """Add the rows of the query `text_rows`, whose columns `fields` are all text, in their order."""
+    """Add the rows of the query `text_rows`, in their order.
+
+    Its columns are `fields`, all text, and `row_fault`: what is wrong with a row as a whole, or null.
+    """
     given = [column for column in table.columns if column.name in fields]
     texts = [f"{_text_sql(table, column)} as text_{column.name}" for column in given]
     typed = [f"{cast_sql(f'text_{column.name}', column.type)} as {column.name}" for column in given] + [
@@ -40,7 +43,7 @@ def fill_staging(
     connection.execute(
         f"""
         insert into staging.{table.name}
-        with texts as (select {", ".join(texts)} from ({text_rows})),
+        with texts as (select {", ".join(texts)}, row_fault from ({text_rows})),
         typed as (select *, {", ".join(typed)} from texts)
         select {", ".join(values)}, {_problems_sql(table, given)} from typed
         """
@@ -65,7 +68,11 @@ def _problems_sql(table: Table, given: list[Column]) -> str:
     ]
     any_fault = " or ".join(f"({condition})" for condition, _ in problems)
     listed = ", ".join(f"case when {condition} then {problem} end" for condition, problem in problems)
-    return f"case when {any_fault} then list_filter([{listed}], lambda p: p is not null) end"
+    whole_row = "{position: -1, column_name: null, value: null, reason: row_fault}"
+    return (
+        f"case when row_fault is not null then [{whole_row}] "
+        f"when {any_fault} then list_filter([{listed}], lambda p: p is not null) end"
+    )
 
 
 def _faults(table: Table, given: list[Column]) -> list[tuple[str, str, str]]:

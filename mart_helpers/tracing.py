@@ -21,10 +21,12 @@ from mart_helpers.parameters import did_you_mean
 from mart_helpers.project import shown
 from mart_helpers.publishing import open_published
 from mart_helpers.records import REJECTED_AT, Located
-from mart_helpers.sources import CsvFile, SeedRows, Source, find_sources
+from mart_helpers.sources import CsvFile, SeedRows, Source, find_sources, read_rows
 from mart_helpers.values import cast_sql
 
-_BLANKS = " \t\r\n"
+_BLANKS = (
+    " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+)
 _MOST = 20  # of each kind are shown; the others are counted
 _LONGEST_TEXT = 10_000
 _LONGEST_KEY_TO_MEND = 60
@@ -91,7 +93,8 @@ def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
     """
     with open_published(database) as connection:
         try:
-            return _traced(connection, database, _wanted(connection, database, table_name, key), inputs_dir)
+            wanted = _wanted(connection, database, table_name, key)
+            return _traced(connection, database, wanted, inputs_dir)
         except duckdb.Error as error:
             raise StateError(
                 f"{shown(database)}: cannot be traced in; `python -m mart build` makes it anew. "
@@ -99,9 +102,7 @@ def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
             ) from error
 
 
-def _wanted(
-    connection: duckdb.DuckDBPyConnection, database: Path, table_name: str, key: str
-) -> _Wanted:
+def _wanted(connection: duckdb.DuckDBPyConnection, database: Path, table_name: str, key: str) -> _Wanted:
     declared = declared_tables(connection)
     if not declared:
         raise StateError(
@@ -127,20 +128,19 @@ def _traced(
     mart = f"{shown(database)}, build {build.number}"
     sources, trouble = _sources(inputs_dir, wanted.table, build)
     rows = _in_mart(connection, wanted)
-    lines, trouble = _in_inputs(sources, wanted, inputs_dir, trouble)
+    lines, unread = _in_inputs(sources, wanted, inputs_dir)
+    trouble = trouble or unread
     entries = _in_quarantine(connection, wanted, sources)
     if not rows.total + lines.total + entries.total:
         _refuse_unknown_key(connection, wanted, mart, _names_of(build, sources, inputs_dir), trouble)
-    from_seed = f"build {build.number} took this table from the seed rows in the cells of 01_build"
     parts = [
+        f"{wanted.table.name}, {wanted.words}",
         _part(f"mart: {mart}", rows, "no row has this key"),
-        _part("inputs", lines, from_seed if build.is_from_seed else trouble or "no row has this key"),
+        _inputs_part(build, lines, trouble),
         _part("quarantine", entries, "nothing was set aside"),
+        *_states_part(build, sources, inputs_dir),
     ]
-    if not build.is_from_seed:
-        states = "\n".join(f"  {state}" for state in _file_states(build, sources, inputs_dir))
-        parts.append(f"since build {build.number}\n{states}")
-    return "\n\n".join([f"{wanted.table.name}, {wanted.words}", *parts])
+    return "\n\n".join(parts)
 
 
 def _part(title: str, found: _Found, otherwise: str) -> str:
@@ -148,6 +148,23 @@ def _part(title: str, found: _Found, otherwise: str) -> str:
     if found.total > len(found.texts):
         texts.append(f"  and {found.total - len(found.texts):,} more")
     return "\n".join([title, *texts])
+
+
+def _inputs_part(build: _Build, lines: _Found, trouble: str) -> str:
+    if build.is_from_seed:
+        return f"inputs\n  none: build {build.number} took this table from the seed rows of 01_build"
+    if trouble and not lines.total:
+        return f"inputs\n  {trouble}"
+    found = _part("inputs", lines, "no row has this key")
+    return f"{found}\n  {trouble}" if trouble else found
+
+
+def _states_part(build: _Build, sources: list[Source], inputs_dir: Path) -> list[str]:
+    """What became of the files since the build; seed rows have none."""
+    if build.is_from_seed:
+        return []
+    states = [f"  {state}" for state in _file_states(build, sources, inputs_dir)]
+    return ["\n".join([f"since build {build.number}", *states])]
 
 
 def _latest_build(connection: duckdb.DuckDBPyConnection, table: Table) -> _Build:
@@ -216,12 +233,10 @@ def _rows(
     return [dict(zip(names, row, strict=True)) for row in connection.execute(sql, values).fetchall()]
 
 
-def _in_inputs(
-    sources: list[Source], wanted: _Wanted, inputs_dir: Path, trouble: str
-) -> tuple[_Found, str]:
+def _in_inputs(sources: list[Source], wanted: _Wanted, inputs_dir: Path) -> tuple[_Found, str]:
     """The records with the key in all sources, and what kept a source from being read, if anything."""
     texts: list[str] = []
-    total = 0
+    total, trouble = 0, ""
     for source in sources:
         try:
             places, count = _places(source, wanted)
@@ -240,7 +255,11 @@ def _places(source: Source, wanted: _Wanted) -> tuple[list[Located], int]:
     Records that the reader refuses count too: their fields are told apart as well as may be.
     """
     with duckdb.connect() as session:
-        total, ordinals = session.execute(_ordinals_sql(source, wanted), {"key": wanted.key}).fetchone()
+        # all is fetched, though it is one row: until a read has ended, DuckDB shows no rejects of it
+        ((total, ordinals),) = read_rows(
+            source,
+            lambda rows: session.execute(_ordinals_sql(rows, wanted), {"key": wanted.key}).fetchall(),
+        )
         rejected_at = _rejected_at(session)
     if not total and not rejected_at:
         return [], 0
@@ -250,12 +269,12 @@ def _places(source: Source, wanted: _Wanted) -> tuple[list[Located], int]:
     return places[:_MOST], total + len(named)
 
 
-def _ordinals_sql(source: Source, wanted: _Wanted) -> str:
+def _ordinals_sql(rows_sql: str, wanted: _Wanted) -> str:
     # trimmed as staging trims ids; of a key that millions of rows repeat only the first are kept
     return f"""
         with keys as (
-            select row_number() over () - 1 as ordinal, trim({wanted.table.key}, E' \\t\\r\\n') as key_text
-            from ({source.rows_sql})
+            select row_number() over () - 1 as ordinal, trim({wanted.table.key}) as key_text
+            from ({rows_sql})
         )
         select count(*), min(ordinal, {_MOST}) from keys where {wanted.matches_sql("key_text")}
     """
@@ -266,8 +285,8 @@ def _rejected_at(session: duckdb.DuckDBPyConnection) -> list[int]:
     has_rejects = "select 1 from duckdb_tables() where table_name = 'reject_errors'"
     if not session.execute(has_rejects).fetchone():
         return []
-    offsets = session.execute(f"select distinct {REJECTED_AT} as place from reject_errors order by place")
-    return [offset for (offset,) in offsets.fetchall()]
+    rows = session.execute(f"select distinct {REJECTED_AT} as place from reject_errors order by place")
+    return [offset for (offset,) in rows.fetchall()]
 
 
 def _in_quarantine(
@@ -321,14 +340,7 @@ def _has_key(raw: str, wanted: _Wanted, source: Source | None) -> bool:
 def _file_states(build: _Build, sources: list[Source], inputs_dir: Path) -> Iterable[str]:
     """A sentence for each file that the latest build read, and for each that was not there yet."""
     for each in build.inputs:
-        path = inputs_dir / each.file
-        if not path.is_file():
-            advice = "build again, or give --inputs-dir the folder that it was built from"
-            yield f"{shown(path)} is gone since build {build.number}: {advice}."
-        elif _is_as_it_was(path, each):
-            yield f"{shown(path)} is as build {build.number} read it."
-        else:
-            yield f"{shown(path)} has changed since build {build.number}: rebuild to be sure."
+        yield _file_state(inputs_dir / each.file, each, build.number)
     known = {each.file for each in build.inputs}
     for source in sources:
         if source.name not in known:
@@ -336,15 +348,24 @@ def _file_states(build: _Build, sources: list[Source], inputs_dir: Path) -> Iter
             yield f"{shown(path)} is new since build {build.number}: rebuild to take it in."
 
 
-def _is_as_it_was(path: Path, before: _Input) -> bool:
-    """Whether the file has the size and the hash of the one before; False where it may not be read."""
+def _file_state(path: Path, before: _Input, build: int) -> str:
+    if not path.is_file():
+        advice = "rebuild, or give --inputs-dir the folder that it was built from"
+        return f"{shown(path)} is gone since build {build}: {advice}."
     try:
-        if path.stat().st_size != before.bytes:
-            return False
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == before.sha256
-    except OSError:
+        is_same = _is_same(path, before)
+    except OSError as error:
+        return f"{shown(path)} cannot be read ({error.strerror}), and may have changed."
+    if is_same:
+        return f"{shown(path)} is as build {build} read it."
+    return f"{shown(path)} has changed since build {build}: rebuild to be sure."
+
+
+def _is_same(path: Path, before: _Input) -> bool:
+    if path.stat().st_size != before.bytes:
         return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == before.sha256
 
 
 def _names_of(build: _Build, sources: list[Source], inputs_dir: Path) -> str:

@@ -120,6 +120,13 @@ def test_the_help_of_a_command_shows_its_notebooks_parameters(home):
     assert "--top-n INT (default: 10)" in explore
 
 
+def test_the_help_of_trace_names_its_words_and_the_inputs_of_the_build(home):
+    text = " ".join(mart("trace", "--help").stdout.split())
+    assert "TABLE KEY" in text
+    assert "--inputs-dir PATH folder with the CSV extracts (default: inputs)" in text
+    assert "--stage" not in text
+
+
 def test_the_version_is_that_of_the_project():
     assert re.fullmatch(r"mart \d+\.\d+\.\d+\n", mart("--version").stdout)
 
@@ -158,6 +165,8 @@ def test_the_version_is_that_of_the_project():
             '--sales: found "1e3", expected a whole num',
         ),
         (["inspect", "--top-n", "3"], "inspect: unknown option --top-n."),
+        (["trace", "fact_sales"], "the following arguments are required: KEY."),
+        (["trace", "fact_sales", "S1", "--stage", "1"], "trace: unknown option --stage."),
     ],
 )
 def test_a_wrong_call_says_so_before_anything_runs(home, words, message):

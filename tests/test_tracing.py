@@ -1,0 +1,309 @@
+import gzip
+import os
+import re
+import shutil
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import SALES_HEADER, mart_command
+
+# the contract does not know `note`: text with newlines can stand before the key
+SALES = [
+    f"note,{SALES_HEADER}",
+    "plain,S1,2024-01-01,C001,P01,2,18.50,0.1",
+    '"two\nlines",S2,2024-01-02,,P02,1,16.90,0',
+    '"a\nb\n\n""c"", d",  S3 ,2024-01-03,C002,P03,3,14.50,0',
+    "repeats,S1,2024-01-04,C002,P02,1,16.90,0",
+    "orphan,S4,2024-01-05,C999,P01,1,18.50,0",
+    "S7,S5,2024-02-30,C001,P01,one,18.50,0",
+    "too many,S6,2024-01-05,C001,P01,1,18.50,0,9,9",
+    "S5,S7,2024-01-06,C001,P01,1,18.50,0",
+    '"S""8 said","S""8",2024-01-06,C001,P01,1,18.50,0',
+    "\x1b[31mred,S9,2024-01-06,C001,P01,1,18.50,0",
+    *(f"filler,M{n},2024-01-07,C001,P01,1,18.50,0" for n in range(30)),
+    *("again,M0,2024-01-08,C001,P01,1,18.50,0" for _ in range(25)),
+    'orphan,"S""10",2024-01-05,C998,P01,1,18.50,0',
+]
+LATE_CUSTOMERS = [
+    "signup_date;customer_id;customer_name;segment;city;country",
+    "2024-01-01;L1;Late One;;;",
+    "2024-13-01;L2;Late Two;;;",
+    "2024-01-02;C001;Once more;;;",
+]
+
+
+def write_inputs(folder: Path) -> None:
+    """Dirty sales, products in Parquet, and customers in two drops of which one is gzipped."""
+    (folder / "fact_sales.csv").write_text("\n".join(SALES) + "\n")
+    products = duckdb.read_csv(str(folder / "dim_product.csv"))
+    products.write_parquet(str(folder / "dim_product.parquet"))
+    (folder / "dim_product.csv").unlink()
+    drops = folder / "dim_customer"
+    drops.mkdir()
+    (folder / "dim_customer.csv").rename(drops / "2023.csv")
+    late = "\n".join(LATE_CUSTOMERS).encode()
+    (drops / "2024.csv.gz").write_bytes(gzip.compress(late, mtime=0))
+
+
+@pytest.fixture(scope="module")
+def project(shared_home: Path) -> Path:
+    """A project with a mart of stage 3 from those inputs, and one of seed rows, `learned.duckdb`."""
+    write_inputs(shared_home / "inputs")
+    notebook = shared_home / "notebooks" / "01_build.ipynb"
+    notebook.write_text(
+        notebook.read_text().replace("'S000927', '2024-01-02'", "'S000927', '2024-13-02'")
+    )
+    for options in (["--stage", "3"], ["--stage", "1", "--database", "data/learned.duckdb"]):
+        done = mart_command("build", "--max-rejected-share", "1", *options, cwd=shared_home)
+        assert done.returncode == 0, done.stderr
+    return shared_home
+
+
+@pytest.fixture
+def later(project: Path, tmp_path: Path) -> Path:
+    """A copy of the inputs, to change after the build."""
+    return shutil.copytree(project / "inputs", tmp_path / "later")
+
+
+def trace(project: Path, *words: str | Path) -> str:
+    done = mart_command("trace", *words, cwd=project)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def refusal(project: Path, status: int, *words: str | Path) -> str:
+    done = mart_command("trace", *words, cwd=project)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.count("\n") == 1
+    return done.stderr.removeprefix("mart: ").strip()
+
+
+def part(text: str, title: str) -> list[str]:
+    """The lines of one part, without indentation and alignment."""
+    (found,) = (each for each in text.strip().split("\n\n") if each.startswith(title))
+    return [re.sub(r"  +", " ", line.strip()) for line in found.splitlines()[1:]]
+
+
+def test_a_row_is_shown_with_its_dimensions_its_line_and_its_file(project):
+    text = trace(project, "fact_sales", "M1")
+    assert text.startswith(
+        'fact_sales, sale_id "M1"\n\n'
+        "mart: data/mini_data_mart.duckdb, build 1\n"
+        "  sale_id          M1\n"
+        "  date_key         20240107\n"
+    )
+    mart = part(text, "mart")
+    members = [mart.index(f"dim_{name}") for name in (
+        "date, date_key 20240107", "customer, customer_key 1", "product, product_key 1"
+    )]  # fmt: skip
+    assert members == sorted(members)
+    assert {"date 2024-01-07", "customer_id C001", "product_name House Espresso 1 kg"} < set(mart)
+    assert text.endswith(
+        "\n\ninputs\n"
+        "  inputs/fact_sales.csv, line 17\n"
+        "    filler,M1,2024-01-07,C001,P01,1,18.50,0\n\n"
+        "quarantine\n"
+        "  nothing was set aside\n\n"
+        "since build 1\n"
+        "  inputs/fact_sales.csv is as build 1 read it.\n"
+    )
+
+
+def test_a_sale_without_customer_points_to_the_unknown_member(project):
+    mart = part(trace(project, "fact_sales", "S2"), "mart")
+    member = mart.index("dim_customer, customer_key -1")
+    assert mart[member + 1 : member + 3] == ["customer_id (empty)", "customer_name Unknown"]
+
+
+def test_a_dimension_row_points_to_no_other(project):
+    mart = part(trace(project, "dim_customer", "L1"), "mart")
+    assert mart == [
+        "customer_key 25",
+        "customer_id L1",
+        "customer_name Late One",
+        "segment (empty)",
+        "city (empty)",
+        "country (empty)",
+        "signup_date 2024-01-01",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "line", "raw"),
+    [
+        ("S2", 3, r'"two\nlines",S2,2024-01-02,,P02,1,16.90,0'),
+        ("S3", 5, r'"a\nb\n\n""c"", d",  S3 ,2024-01-03,C002,P03,3,14.50,0'),
+        ("\u00a0 S3 ", 5, r'"a\nb\n\n""c"", d",  S3 ,2024-01-03,C002,P03,3,14.50,0'),
+        ("S6", 12, "too many,S6,2024-01-05,C001,P01,1,18.50,0,9,9"),
+        ("S7", 13, "S5,S7,2024-01-06,C001,P01,1,18.50,0"),
+        ('S"8', 14, '"S""8 said","S""8",2024-01-06,C001,P01,1,18.50,0'),
+        ("S9", 15, r"\x1b[31mred,S9,2024-01-06,C001,P01,1,18.50,0"),
+    ],
+)
+def test_a_line_is_found_behind_newlines_refused_records_and_quotes(project, key, line, raw):
+    inputs = part(trace(project, "fact_sales", key), "inputs")
+    assert inputs == [f"inputs/fact_sales.csv, line {line}", re.sub(r"  +", " ", raw)]
+
+
+def test_a_repeated_key_shows_the_row_that_stays_and_the_one_set_aside(project):
+    text = trace(project, "fact_sales", "S1")
+    assert "discount 0.100000" in part(text, "mart")
+    repeated = "repeats,S1,2024-01-04,C002,P02,1,16.90,0"
+    assert part(text, "inputs") == [
+        "inputs/fact_sales.csv, line 2",
+        "plain,S1,2024-01-01,C001,P01,2,18.50,0.1",
+        "inputs/fact_sales.csv, line 9",
+        repeated,
+    ]
+    assert part(text, "quarantine") == [
+        "fact_sales.csv, line 9",
+        "column sale_id",
+        "value S1",
+        'reason sale_id "S1" repeats that of line 2',
+        f"row {repeated}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "problems"),
+    [
+        ("S4", ["customer_id C999 customer_id"]),
+        ("S5", ["sale_date 2024-02-30 sale_date", "quantity one quantity"]),
+        ("S6", ["(empty) (empty) the"]),
+    ],
+)
+def test_a_row_that_was_set_aside_is_in_no_mart_but_shown_with_its_reasons(project, key, problems):
+    text = trace(project, "fact_sales", key)
+    assert part(text, "mart") == ["no row has this key"]
+    words = [line.partition(" ")[2] for line in part(text, "quarantine")]
+    assert [
+        f"{column} {value} {reason.split()[0]}"
+        for column, value, reason in zip(words[1::5], words[2::5], words[3::5], strict=True)
+    ] == problems
+
+
+def test_a_key_with_a_quote_is_found_in_quarantine(project):
+    assert "value C998" in part(trace(project, "fact_sales", 'S"10'), "quarantine")
+
+
+def test_a_row_is_not_taken_for_another_that_mentions_its_key(project):
+    assert part(trace(project, "fact_sales", "S7"), "quarantine") == ["nothing was set aside"]
+
+
+def test_of_a_key_that_many_rows_repeat_the_first_are_shown_and_all_are_counted(project):
+    text = trace(project, "fact_sales", "M0")
+    inputs, quarantine = part(text, "inputs"), part(text, "quarantine")
+    assert inputs[0::2][:20] == [f"inputs/fact_sales.csv, line {n}" for n in (16, *range(46, 65))]
+    assert (len(inputs), inputs[-1]) == (41, "and 6 more")
+    assert (len(quarantine), quarantine[-1]) == (101, "and 5 more")
+
+
+def test_every_file_of_a_folder_is_searched_gzipped_ones_too(project):
+    text = trace(project, "dim_customer", "C001")
+    late = "2024-01-02;C001;Once more;;;"
+    inputs = part(text, "inputs")
+    assert inputs[0] == "inputs/dim_customer/2023.csv, line 2"
+    assert inputs[2:] == ["inputs/dim_customer/2024.csv.gz, line 4", late]
+    assert part(text, "quarantine")[0] == "dim_customer/2024.csv.gz, line 4"
+    assert [line.split()[0] for line in part(text, "since build 1")] == [
+        "inputs/dim_customer/2023.csv",
+        "inputs/dim_customer/2024.csv.gz",
+    ]
+
+
+def test_a_parquet_file_has_rows(project):
+    assert part(trace(project, "dim_product", "P03"), "inputs") == [
+        "inputs/dim_product.parquet, row 3",
+        "P03,Highland Single Origin 500 g,Coffee,7.4,14.5",
+    ]
+
+
+def test_a_mart_of_seed_rows_says_so_whatever_the_folder_holds(project):
+    seed = ["--database", "data/learned.duckdb"]
+    text = trace(project, "fact_sales", "S000923", *seed)
+    assert part(text, "mart")[0] == "sale_id S000923"
+    assert part(text, "inputs") == ["none: build 1 took this table from the seed rows of 01_build"]
+    assert part(text, "quarantine") == ["nothing was set aside"]
+    assert "since build" not in text
+    assert "nor in the seed rows of 01_build" in refusal(project, 1, "fact_sales", "S1", *seed)
+
+
+def test_a_seed_row_that_was_set_aside_is_shown_by_its_number(project):
+    text = trace(project, "fact_sales", "S000927", "--database", "data/learned.duckdb")
+    assert part(text, "mart") == ["no row has this key"]
+    assert part(text, "quarantine")[:3] == [
+        "seed rows, row 2",
+        "column sale_date",
+        "value 2024-13-02",
+    ]
+
+
+def test_a_file_that_changed_since_the_build_is_named_and_searched_as_it_is(project, later):
+    file = later / "fact_sales.csv"
+    file.write_text(file.read_text().replace("filler,M1,", "\n\nFiller,M1,"))
+    text = trace(project, "fact_sales", "M1", "--inputs-dir", later)
+    assert part(text, "inputs")[0] == f"{file}, line 19"
+    changed = [f"{file} has changed since build 1: rebuild to be sure."]
+    assert part(text, "since build 1") == changed
+    same_size = SALES[11].replace("M0", "M1")
+    file.write_text("\n".join([*SALES[:11], same_size, *SALES[12:]]) + "\n")
+    assert file.stat().st_size == (project / "inputs" / "fact_sales.csv").stat().st_size
+    assert part(trace(project, "fact_sales", "S1", "--inputs-dir", later), "since build 1") == changed
+
+
+def test_files_that_are_gone_or_new_since_the_build_are_named(project, later):
+    drops = later / "dim_customer"
+    (drops / "2023.csv").rename(drops / "2025.csv")
+    assert part(trace(project, "dim_customer", "C001", "--inputs-dir", later), "since build 1") == [
+        f"{drops}/2023.csv is gone since build 1: rebuild, or give --inputs-dir the folder that it was "
+        "built from.",
+        f"{drops}/2024.csv.gz is as build 1 read it.",
+        f"{drops}/2025.csv is new since build 1: rebuild to take it in.",
+    ]
+
+
+def test_without_its_file_a_row_is_still_found_in_mart_and_quarantine(project, later):
+    (later / "fact_sales.csv").unlink()
+    text = trace(project, "fact_sales", "S4", "--inputs-dir", later)
+    assert part(text, "inputs")[0].startswith(f"{later} holds no fact_sales.csv")
+    assert part(text, "quarantine")[0] == "fact_sales.csv, line 10"
+    assert "is gone since build 1" in part(text, "since build 1")[0]
+    message = refusal(project, 1, "fact_sales", "none", "--inputs-dir", later)
+    assert f"The inputs could not be searched: {later} holds no" in message
+
+
+def test_a_file_that_can_no_longer_be_read_hides_no_other(project, later):
+    drops = later / "dim_customer"
+    gzipped = drops / "2024.csv.gz"
+    whole = gzip.compress(os.urandom(1_000_000).hex().encode(), mtime=0)
+    text = "\n".join(LATE_CUSTOMERS).encode() + b"\n"
+    gzipped.write_bytes(gzip.compress(text, mtime=0) + whole[:-20_000])
+    inputs = part(trace(project, "dim_customer", "C001", "--inputs-dir", later), "inputs")
+    assert inputs[0] == f"{drops}/2023.csv, line 2"
+    assert inputs[2].startswith(f"{gzipped} cannot be read: ")
+
+
+def test_a_key_that_is_nowhere_is_refused_with_keys_like_it(project):
+    assert refusal(project, 1, "fact_sales", "m29x") == (
+        'fact_sales: sale_id "m29x" is neither in the mart (data/mini_data_mart.duckdb, build 1), '
+        "nor in inputs/fact_sales.csv, nor in quarantine. Did you mean M29? "
+        "Give a sale_id as the source writes it."
+    )
+    assert "Did you mean" not in refusal(project, 1, "fact_sales", "nothing like it")
+    assert "Did you mean P03?" in refusal(project, 1, "dim_product", "03")
+
+
+def test_a_wrong_call_names_what_is_declared(project):
+    declared = "Expected one of dim_customer, dim_product, fact_sales."
+    assert refusal(project, 2, "fact_sale", "S1") == (
+        'TABLE: found "fact_sale", which is no declared input. Did you mean fact_sales? ' + declared
+    )
+    assert declared in refusal(project, 2, "dim_date", "20240101")
+    assert refusal(project, 2, "fact_sales", " ").startswith('KEY: found "", expected a sale_id')
+
+
+def test_a_database_that_is_no_mart_is_refused(project, tmp_path):
+    duckdb.connect(str(tmp_path / "other.duckdb")).close()
+    message = refusal(project, 1, "fact_sales", "S1", "--database", tmp_path / "other.duckdb")
+    assert message.endswith("declares no inputs, so 01_build did not make it. Give --database the mart.")
