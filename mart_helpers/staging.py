@@ -7,7 +7,7 @@ its bad rows are taken out a last column `problems`: null for a good row, else a
 
 import duckdb
 
-from mart_helpers.contract import Column, Table
+from mart_helpers.contract import Column, Rule, Table
 from mart_helpers.values import cast_sql, form_of
 
 _PROBLEMS_TYPE = "struct(position integer, column_name varchar, value varchar, reason varchar)[]"
@@ -51,10 +51,9 @@ def fill_staging(
 
 
 def _text_sql(table: Table, column: Column) -> str:
-    is_verbatim = column.type == "VARCHAR" and not _is_id(table, column)
-    # of blanks alone: naming other white space would double the time of the whole load
-    trimmed = column.name if is_verbatim else f"trim({column.name})"
-    return f"nullif({trimmed}, '')"
+    # of blanks alone: to name other white space would double the time of the whole load
+    text = f"trim({column.name})" if _is_id(table, column) else column.name
+    return f"nullif({text}, '')"
 
 
 def _is_id(table: Table, column: Column) -> bool:
@@ -62,35 +61,57 @@ def _is_id(table: Table, column: Column) -> bool:
 
 
 def _problems_sql(table: Table, given: list[Column]) -> str:
-    problems = [
-        (condition, _problem_sql(table, name, reason))
-        for name, condition, reason in _faults(table, given)
-    ]
-    any_fault = " or ".join(f"({condition})" for condition, _ in problems)
-    listed = ", ".join(f"case when {condition} then {problem} end" for condition, problem in problems)
+    """SQL for the list of problems; rows on which nothing is conspicuous are not looked at closely."""
     whole_row = "{position: -1, column_name: null, value: null, reason: row_fault}"
+    conspicuous = [_looks_wrong(column) for column in given if _may_be_wrong(column)]
+    conspicuous += [_is_broken(rule) for rule in _rules(table, given)]
+    listed = ", ".join(
+        f"case when {condition} then {_problem_sql(table, name, reason)} end"
+        for name, condition, reason in _faults(table, given)
+    )
     return (
         f"case when row_fault is not null then [{whole_row}] "
-        f"when {any_fault} then list_filter([{listed}], lambda p: p is not null) end"
+        f"when {' or '.join(conspicuous) or 'false'} "
+        f"then nullif(list_filter([{listed}], lambda p: p is not null), []) end"
     )
+
+
+def _may_be_wrong(column: Column) -> bool:
+    return column.type != "VARCHAR" or _must_be_there(column)
+
+
+def _must_be_there(column: Column) -> bool:
+    return column.is_required and column.default is None
+
+
+def _looks_wrong(column: Column) -> str:
+    if _must_be_there(column):
+        return f"{column.name} is null"
+    return f"({column.name} is null and text_{column.name} is not null)"
+
+
+def _rules(table: Table, given: list[Column]) -> list[Rule]:
+    names = {column.name for column in given}
+    return [rule for rule in table.rules if names.issuperset(rule.columns)]
+
+
+def _is_broken(rule: Rule) -> str:
+    return f"not coalesce({rule.expression}, true)"
 
 
 def _faults(table: Table, given: list[Column]) -> list[tuple[str, str, str]]:
     """Column, SQL condition and SQL reason of all that can be wrong within one row."""
     faults = []
     for column in given:
-        name, text = column.name, f"text_{column.name}"
-        if column.is_required and not column.default:
-            faults.append((name, f"{text} is null", f"'{name} is missing'"))
+        name, text = column.name, f"trim(text_{column.name})"
+        if _must_be_there(column):
+            faults.append((name, f"coalesce({text}, '') = ''", f"'{name} is missing'"))
         if column.type != "VARCHAR":
             words = f" is not {form_of(column.type).words}"
-            faults.append((name, f"{text} is not null and {name} is null", _quoting(name, words)))
-    given_names = {column.name for column in given}
-    for rule in table.rules:
-        if given_names >= set(rule.columns):
-            words = f" breaks the rule {rule.words}".replace("'", "''")
-            name = rule.columns[0]
-            faults.append((name, f"not coalesce({rule.expression}, true)", _quoting(name, words)))
+            faults.append((name, f"{name} is null and {text} <> ''", _quoting(name, words)))
+    for rule in _rules(table, given):
+        words = f" breaks the rule {rule.words}".replace("'", "''")
+        faults.append((rule.columns[0], _is_broken(rule), _quoting(rule.columns[0], words)))
     return faults
 
 

@@ -39,10 +39,31 @@ def form_of(type_name: str) -> Form:
 
 
 def cast_sql(text: str, type_name: str) -> str:
-    """SQL that turns the text expression `text` into a value of `type_name`, or null."""
+    """SQL that turns the text expression `text` into a value of `type_name`, or null.
+
+    Blanks around a value do not count.
+    """
     if type_name == "VARCHAR":
         return text
-    value = f"left({text}, 10)" if type_name == "DATE" else text
-    cast = f"try_cast({value} as {type_name})"
     pattern = form_of(type_name).pattern
-    return f"case when regexp_full_match({text}, '{pattern}') then {cast} end" if pattern else cast
+    if pattern is None:
+        return f"try_cast({text} as {type_name})"
+    trimmed = f"trim({text})"
+    value = f"left({trimmed}, 10)" if type_name == "DATE" else trimmed
+    return (
+        f"case when {_is_plain(text, type_name)} then try_cast({text} as {type_name}) "
+        f"when regexp_full_match({trimmed}, '{pattern}') then try_cast({value} as {type_name}) end"
+    )
+
+
+def _is_plain(text: str, type_name: str) -> str:
+    """The quick look, cheaper than a pattern: is the text what its value would be written as?
+
+    A decimal is written with all its decimals, of which the text may leave out zeros at the end.
+    """
+    written = f"try_cast({text} as {type_name})::varchar"
+    if type_name == "DATE":  # `infinity` is written as it is, too
+        return f"length({text}) = 10 and {written} = {text}"
+    if type_name.startswith("DECIMAL"):
+        return f"starts_with({written}, {text})"
+    return f"{written} = {text}"
