@@ -14,7 +14,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # Packages that conda-forge calls by another name; its plain `matplotlib` would bring Qt along.
-CONDA_NAMES = {"python-duckdb": "duckdb", "matplotlib-base": "matplotlib"}
+CONDA_NAMES = {
+    "python-duckdb": "duckdb",
+    "matplotlib-base": "matplotlib",
+    "playwright-python": "playwright",
+}
 LOCK_LINE = re.compile(
     r"""\#.*                                      # header
     | \s+\#\ .*                                   # who asks for it
