@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,15 @@ def test_each_dimension_has_the_unknown_member(marts, thing):
 def test_dim_date_has_every_day_of_the_years_with_sales(marts):
     days = query(marts[3], "select min(date)::varchar, max(date)::varchar, count(date) from dim_date")
     assert days == [("2023-01-01", "2024-12-31", 731)]
+
+
+def test_papermill_runs_a_notebook_from_any_folder(home, tmp_path):
+    build(home, "--stage", "1")
+    notebook = home / "notebooks" / "02_explore.ipynb"
+    run = [sys.executable, "-m", "papermill", notebook, "out.ipynb", "-p", "start_date", "2024-02-01"]
+    result = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "2024-01" not in (tmp_path / "out.ipynb").read_text().partition("monthly_revenue")[2]
 
 
 def test_a_refused_build_leaves_the_published_mart_as_it_was(home):
