@@ -124,6 +124,14 @@ def test_a_value_that_is_plain_is_loaded_as_it_is(candidate, inputs, column, val
     assert staged(candidate, f"{column}::varchar") == [loaded]
 
 
+def test_blanks_alone_are_an_empty_value(candidate, inputs):
+    (inputs / "dim_customer.csv").write_text(CUSTOMERS.replace("C2,Two,,,,", "C2,Two,,,,   "))
+    load_sales(candidate, inputs, sales("S1,2024-01-01,   ,P1,1,2.00,  "))
+    assert staged(candidate, "customer_id, discount::varchar") == [(None, "0.000000")]
+    signup = candidate.connection.execute("select signup_date from staging.dim_customer order by all")
+    assert signup.fetchall()[-1] == (None,)
+
+
 def test_ids_that_look_like_numbers_or_differ_in_case_stay_apart(candidate, inputs):
     ids = ["7", "007", "7.0", "a", "A", "1e3", "1000"]
     load_sales(candidate, inputs, sales(*(f"{name},{GOOD_SALE}" for name in ids)))
