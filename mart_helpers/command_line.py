@@ -61,6 +61,13 @@ def main(argv: list[str] | None = None) -> int:
     except MartError as error:
         print(f"mart: {error}", file=sys.stderr)
         return error.exit_status
+    except ModuleNotFoundError as error:
+        print(
+            f"mart: {error}. This Python lacks the project's packages: run `make run` once, then "
+            "`source .venv/bin/activate`.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("mart: interrupted.", file=sys.stderr)
         return 130
@@ -87,7 +94,7 @@ def _run_command(words: list[str]) -> None:
         notebook: {each.name: given[each.name] for each in known if each.name in given}
         for notebook, known in declared.items()
     }
-    _run_notebooks(name, own, resolve(values["database"]), resolve(values["data_dir"]))
+    _run_notebooks(name, own, values)
 
 
 def _answer_without_command(words: list[str]) -> None:
@@ -210,30 +217,34 @@ def _absolute(name: str, value: object) -> object:
     return os.path.abspath(os.path.expanduser(value))
 
 
-def _run_notebooks(command: str, own: dict[str, Values], database: Path, data_dir: Path) -> None:
-    """Run the notebooks in `own`, each with its values, then say where the results are."""
+def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None:
+    """Run the notebooks in `own`, each with its own values, then say where the results are."""
     folder = None
+    database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
     seconds = {}
-    for notebook, values in own.items():
+    for notebook, given in own.items():
         started = monotonic()
         with _reported(notebook) as on_cell:
             from mart_helpers.running import new_run_folder, run_notebook
 
             folder = folder or new_run_folder(data_dir / "runs", command)
-            run_notebook(notebook, values, folder, on_cell)
+            run_notebook(notebook, given, folder, on_cell)
         seconds[notebook] = f"{monotonic() - started:.1f} s"
-    results = list(_results(list(own), database, data_dir))
+    results = list(_results(list(own), database, data_dir, values.get("formats", "")))
     _print_aligned([*(seconds.items() if len(own) > 1 else ()), *results, ("executed", shown(folder))])
 
 
-def _results(notebooks: list[str], database: Path, data_dir: Path) -> Iterator[tuple[str, str]]:
-    from mart_helpers.inspecting import size_text
-    from mart_helpers.resetting import export_folders
+def _results(
+    notebooks: list[str], database: Path, data_dir: Path, formats: str
+) -> Iterator[tuple[str, str]]:
+    from mart_helpers.exporting import export_folders
+    from mart_helpers.inspecting import last_account, size_text
 
     if "01_build" in notebooks and database.exists():
+        yield "rows", last_account(database)
         yield "mart", f"{shown(database)} ({size_text(database)})"
     if "03_export" in notebooks:
-        yield "exports", ", ".join(map(shown, export_folders(data_dir)))
+        yield "exports", ", ".join(map(shown, export_folders(data_dir, formats)))
     if "04_quality" in notebooks and (data_dir / "quality").exists():
         yield "quality", shown(data_dir / "quality")
 

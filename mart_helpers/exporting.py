@@ -86,6 +86,11 @@ def export_tables(
     return pd.DataFrame(exported, columns=["file", "rows", "bytes", "sha256"])
 
 
+def export_folders(data_dir: Path, formats: str) -> list[Path]:
+    """The folders that an export of these formats writes to."""
+    return [data_dir / FORMATS[name].folder for name in _format_names(formats)]
+
+
 def _format_names(formats: str) -> list[str]:
     names = [name.strip().lower() for name in formats.split(",")]
     for name in names:
@@ -119,7 +124,7 @@ def _export_folder(
         text = json.dumps({**about, "files": files}, indent=2, ensure_ascii=False, sort_keys=True)
         manifest_part.write_text(text + "\n", encoding="utf-8")
         # before the new manifest is in place: what it does not name, no later export would remove
-        for name in _named_in(manifest) - {target.name for target in targets}:
+        for name in named_in(manifest) - {target.name for target in targets}:
             manifest.with_name(name).unlink(missing_ok=True)
     return exported
 
@@ -166,7 +171,7 @@ def _set_threads(connection: duckdb.DuckDBPyConnection, threads: int, async_thre
     connection.execute(f"set async_threads = {async_threads}")
 
 
-def _named_in(manifest: Path) -> set[str]:
+def named_in(manifest: Path) -> set[str]:
     """Files that an earlier export has left in the folder; none where its manifest is not one."""
     try:
         files = json.loads(manifest.read_text(encoding="utf-8"))["files"]

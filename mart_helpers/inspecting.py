@@ -40,6 +40,15 @@ def is_duckdb(path: Path) -> bool:
         return file.read(12)[8:] == b"DUCK"
 
 
+def last_account(database: Path) -> str:
+    """What the last build of the mart did with the rows it read, in a few words."""
+    with duckdb.connect(str(database), read_only=True) as connection:
+        rows = connection.execute(
+            "select rows_read, rows_loaded, rows_quarantined from build_log order by build_id desc"
+        ).fetchone()
+    return "{:,} read, {:,} loaded, {:,} in quarantine".format(*rows)
+
+
 def size_text(path: Path) -> str:
     """Size of a file, or of all files in a folder, such as `1.2 MB` (1 MB = 1,000,000 bytes)."""
     files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]

@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 
 from mart_helpers.contract import Table, read_contract
-from mart_helpers.errors import InputError
+from mart_helpers.errors import InputError, UsageError
 from mart_helpers.project import resolve
 from mart_helpers.quarantining import Quarantined, Reading, Reject, quarantine_bad_rows
 from mart_helpers.records import REJECTED_AT, FileCount
@@ -38,6 +38,10 @@ class Loader:
     """
 
     def __init__(self, session: Session, inputs_dir: str | Path, max_rejected_share: float) -> None:
+        if not 0 <= max_rejected_share <= 1:
+            raise UsageError(
+                f"max_rejected_share: found {max_rejected_share:g}, expected a share from 0 to 1."
+            )
         self._connection = session.connection
         self._inputs_dir = resolve(inputs_dir)
         self._max_rejected_share = max_rejected_share
@@ -118,7 +122,7 @@ class Loader:
 
     def _refuse_too_bad(self, outcome: Outcome) -> None:
         if not outcome.rows_read:
-            problem = "it has a header and no rows"
+            problem = "has a header and no rows"
         elif not outcome.rows_loaded:
             problem = f"none of its {outcome.rows_read:,} rows is good"
         elif outcome.rows_quarantined > self._max_rejected_share * outcome.rows_read:
@@ -198,7 +202,7 @@ select
     case error_type
         when 'TOO MANY COLUMNS' then 'the row has more fields than the header'
         when 'UNQUOTED VALUE' then 'text stands outside the quotes of its field'
-        when 'INVALID ENCODING' then 'the row is not UTF-8 text'
+        when 'INVALID ENCODING' then 'the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)'
         when 'LINE SIZE OVER MAXIMUM' then 'the row is longer than 2 MB'
         else error_message
     end as reason,

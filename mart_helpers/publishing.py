@@ -16,6 +16,7 @@ from mart_helpers.files import sync
 from mart_helpers.project import shown
 from mart_helpers.session import Session
 
+_THIS = "select current_database()"
 _SCRATCH = ("staging", "seed", "before")
 _ATTACHED = ("before", "staging", "seed", "published")
 _HISTORY = ("build_log", "build_inputs")
@@ -69,6 +70,15 @@ def open_published(database: Path) -> duckdb.DuckDBPyConnection:
         return _connect(database, read_only=True)
     except duckdb.Error as error:
         raise _unreadable(database, error) from error
+
+
+def is_mart(database: Path) -> bool:
+    """Whether the file is a DuckDB database with the log of a build in it."""
+    try:
+        with duckdb.connect(str(database), read_only=True) as connection:
+            return _has_table(connection, connection.execute(_THIS).fetchone()[0], "build_log")
+    except duckdb.Error:
+        return False
 
 
 def carry_history(session: Session) -> None:
@@ -162,6 +172,12 @@ def _attach_published(connection: duckdb.DuckDBPyConnection, database: Path) -> 
     except duckdb.Error as error:
         connection.close()
         raise _unreadable(database, error) from error
+    if not _has_table(connection, "published", "build_log"):
+        connection.close()
+        raise StateError(
+            f"{shown(database)} is a DuckDB file, but no mart: it has no build_log. Move it away, or "
+            "name another file with database."
+        )
 
 
 def _unreadable(database: Path, error: duckdb.Error) -> StateError:

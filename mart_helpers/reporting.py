@@ -9,6 +9,7 @@ from mart_helpers.project import resolve
 from mart_helpers.session import Session
 
 REPORT_VERSION = 1
+REPORTS = ("quality_report.csv", "quality_report.json")
 
 
 def count_rows(session: Session) -> pd.DataFrame:
@@ -60,7 +61,7 @@ def write_quality_report(
         "quarantine": _records(quarantined),
     }
     folder = resolve(data_dir) / "quality"
-    targets = [folder / "quality_report.csv", folder / "quality_report.json"]
+    targets = [folder / name for name in REPORTS]
     with whole_files(targets) as (csv_part, json_part):
         checks.to_csv(csv_part, index=False, encoding="utf-8", lineterminator="\n")
         text = json.dumps(report, indent=2, ensure_ascii=False)

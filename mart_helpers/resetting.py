@@ -2,26 +2,29 @@
 
 import re
 import shutil
+from itertools import chain
 from pathlib import Path
 
 from mart_helpers.errors import StateError
-from mart_helpers.inspecting import is_duckdb
+from mart_helpers.exporting import FORMATS, MANIFEST, named_in
 from mart_helpers.project import shown
+from mart_helpers.publishing import is_mart
+from mart_helpers.reporting import REPORTS
 from mart_helpers.running import run_folders
 
 # Beside the mart: DuckDB's log, unpublished builds, the mart before, the lock of a build.
 SIBLING = re.compile(r"\.wal|\.candidate.*|\.previous.*|\.lock")
-EXPORT = re.compile(r"(csv|json|parquet|xlsx)-export", re.IGNORECASE)
 
 
 def generated(database: Path, data_dir: Path) -> list[Path]:
-    """Files of the mart at `database`, and folders of its outputs in `data_dir`.
+    """Files of the mart at `database`, and what its notebooks have written in `data_dir`.
 
-    Raises StateError where `database` is something else than a DuckDB database.
+    A folder is named as a whole where nothing else is in it. Raises StateError where `database` is
+    something else than a mart.
     """
-    if database.exists() and not is_duckdb(database):
+    if database.exists() and not is_mart(database):
         raise StateError(
-            f"{shown(database)}: not a DuckDB database, so nothing was removed. "
+            f"{shown(database)}: not a mart of ours, so nothing was removed. "
             "Give the path of the mart: --database data/mini_data_mart.duckdb"
         )
     beside = [
@@ -31,14 +34,13 @@ def generated(database: Path, data_dir: Path) -> list[Path]:
         and SIBLING.fullmatch(each.name.removeprefix(database.name))
     ]
     mart = [database] if database.is_file() or database.is_symlink() else []
-    quality = [each for each in [data_dir / "quality"] if each.is_dir()]
-    folders = export_folders(data_dir) + quality + _runs(data_dir / "runs")
-    return sorted(mart + beside) + folders
-
-
-def export_folders(data_dir: Path) -> list[Path]:
-    """Folders in `data_dir` that exports have made, ordered by name."""
-    return sorted(each for each in _entries(data_dir) if each.is_dir() and EXPORT.fullmatch(each.name))
+    exports = [data_dir / kind.folder / MANIFEST for kind in FORMATS.values()]
+    written = [
+        *[_ours(each.parent, named_in(each) | {MANIFEST}) for each in exports],
+        _ours(data_dir / "quality", set(REPORTS)),
+        _ours(data_dir / "runs", {each.name for each in run_folders(data_dir / "runs")}),
+    ]
+    return [*sorted(mart + beside), *chain.from_iterable(written)]
 
 
 def remove(path: Path) -> None:
@@ -61,7 +63,8 @@ def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _runs(folder: Path) -> list[Path]:
-    """The folder of executed notebooks; only those runs where it holds other things as well."""
-    ours = run_folders(folder)
-    return [folder] if ours and len(ours) == len(_entries(folder)) else ours
+def _ours(folder: Path, names: set[str]) -> list[Path]:
+    """What of `names` is in the folder; the folder itself where that is all it holds."""
+    entries = _entries(folder) if not folder.is_symlink() else []
+    ours = sorted(each for each in entries if each.name in names)
+    return [folder] if ours and len(ours) == len(entries) else ours

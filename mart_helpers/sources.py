@@ -78,6 +78,10 @@ def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
     Raises InputError where there is none or more than one, where something is no readable file of its
     kind, or where a header does not fit the contract.
     """
+    if not inputs_dir.is_dir():
+        raise InputError(
+            f"{shown(inputs_dir)}: there is no such folder. Name the folder of the extracts."
+        )
     paths = [inputs_dir / f"{table.name}{ending}" for ending in ("", *_ENDINGS)]
     found = [path for path in paths if os.path.lexists(path)]
     if not found:
@@ -285,7 +289,7 @@ def _head(path: Path, name: str) -> str:
     _refuse_other_encodings(name, head if header_end < 0 else head[:header_end])
     text = head.decode("utf-8-sig", errors="replace")
     if not text.strip():
-        raise InputError(f"{name}: is empty. It needs a header row and rows below it.")
+        raise InputError(f"{name} is empty. It needs a header row and rows below it.")
     _refuse_lone_returns(name, text.lstrip("\r\n").partition("\n")[0])
     return text
 

@@ -358,7 +358,10 @@ def _file_state(path: Path, before: _Input, build: int) -> str:
         return f"{shown(path)} cannot be read ({error.strerror}), and may have changed."
     if is_same:
         return f"{shown(path)} is as build {build} read it."
-    return f"{shown(path)} has changed since build {build}: rebuild to be sure."
+    return (
+        f"{shown(path)} is not the file of build {build}: it has changed since, or another "
+        "--inputs-dir was meant."
+    )
 
 
 def _is_same(path: Path, before: _Input) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from conftest import make_home
 from test_running import is_gone, write_notebook
 
 from mart_helpers.command_line import COMMANDS
@@ -36,8 +37,12 @@ MART = """
     comment on table fact_sales is 'one row per sale line';
     comment on column fact_sales.sale_id is 'key of the source';
     insert into fact_sales select range, 1 from range(1234);
-    create table build_log (build_id integer, built_at timestamp, rows_loaded bigint);
-    insert into build_log values (1, '2024-01-01', 7), (2, '2024-05-06 07:08:09.5', 1234);
+    create table build_log (
+        build_id integer, built_at timestamp,
+        rows_read bigint, rows_loaded bigint, rows_quarantined bigint
+    );
+    insert into build_log values
+        (1, '2024-01-01', 7, 7, 0), (2, '2024-05-06 07:08:09.5', 1240, 1234, 6);
 """
 
 
@@ -68,6 +73,12 @@ def home(tmp_path, monkeypatch):
 
 def make_mart() -> str:
     return f"import duckdb\nwith duckdb.connect(resolve(database)) as c:\n    c.execute('''{MART}''')"
+
+
+@pytest.fixture
+def real_home(tmp_path, monkeypatch):
+    """A project with the real notebooks and inputs."""
+    return make_home(tmp_path / "real", monkeypatch)
 
 
 @pytest.fixture
@@ -200,8 +211,9 @@ def test_all_runs_each_notebook_with_its_own_values_and_says_where_the_results_a
         "04_quality  N s",
         "02_explore  N s",
         "03_export   N s",
+        "rows        1,240 read, 1,234 loaded, 6 in quarantine",
         f"mart        {tmp_path}/data/m.duckdb ({size_of(tmp_path / 'data/m.duckdb')})",
-        f"exports     {out}/CSV-export",
+        f"exports     {out}/CSV-export, {out}/JSON-export",
         f"quality     {out}/quality",
         f"executed    {run}",
     ]
@@ -289,13 +301,17 @@ def test_inspect_shows_the_last_build_and_every_table(mart_file):
     assert done.stdout == (
         f"data/mini_data_mart.duckdb ({size_of(mart_file)})\n\n"
         "last build\n"
-        "  build_id     2\n"
-        "  built_at     2024-05-06 07:08:09\n"
-        "  rows_loaded  1,234\n\n"
+        "  build_id          2\n"
+        "  built_at          2024-05-06 07:08:09\n"
+        "  rows_read         1,240\n"
+        "  rows_loaded       1,234\n"
+        "  rows_quarantined  6\n\n"
         "build_log: 2 rows\n"
-        "  build_id     integer\n"
-        "  built_at     timestamp\n"
-        "  rows_loaded  bigint\n\n"
+        "  build_id          integer\n"
+        "  built_at          timestamp\n"
+        "  rows_read         bigint\n"
+        "  rows_loaded       bigint\n"
+        "  rows_quarantined  bigint\n\n"
         "fact_sales: 1,234 rows. one row per sale line\n"
         "  sale_id     varchar        key of the source\n"
         "  net amount  decimal(18,4)\n"
@@ -344,19 +360,22 @@ def test_inspect_stops_quietly_when_its_reader_does(mart_file):
 
 def test_reset_removes_what_was_generated_and_nothing_else(mart_file):
     data = mart_file.parent
+    manifest = '{"files": [{"file": "a.csv"}]}'
     ours = [
         "CSV-export/a.csv",
-        "JSON-export/a.json",
+        "CSV-export/manifest.json",
+        "JSON-export/manifest.json",
         "mini_data_mart.duckdb.candidate",
         "mini_data_mart.duckdb.previous-1",
         "mini_data_mart.duckdb.wal",
-        "quality/report.html",
+        "quality/quality_report.json",
         "runs/20240101T000000Z-all/01_build.ipynb",
     ]
     others = ["notes.txt", "my-export/a.csv", "mini_data_mart.duckdb.wal.md", "other.duckdb"]
+    others += ["JSON-export/mine.json"]
     for name in ours + others:
         (data / name).parent.mkdir(parents=True, exist_ok=True)
-        (data / name).write_text("1234")
+        (data / name).write_text(manifest if name.endswith("manifest.json") else "1234")
     listed = mart("reset", "--dry-run").stdout
     assert all((data / name).exists() for name in ours)
     done = mart("reset")
@@ -366,8 +385,8 @@ def test_reset_removes_what_was_generated_and_nothing_else(mart_file):
         "removed data/mini_data_mart.duckdb.candidate (4 bytes)",
         "removed data/mini_data_mart.duckdb.previous-1 (4 bytes)",
         "removed data/mini_data_mart.duckdb.wal (4 bytes)",
-        "removed data/CSV-export (4 bytes)",
-        "removed data/JSON-export (4 bytes)",
+        "removed data/CSV-export (34 bytes)",
+        "removed data/JSON-export/manifest.json (30 bytes)",
         "removed data/quality (4 bytes)",
         "removed data/runs (4 bytes)",
     ]
@@ -378,17 +397,16 @@ def test_reset_removes_what_was_generated_and_nothing_else(mart_file):
 def test_reset_follows_no_link_and_keeps_runs_that_are_not_ours(home, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "report.html").write_text("mine")
+    (elsewhere / "quality_report.json").write_text("mine")
     runs = home / "data" / "runs"
     for name in ("20240101T000000Z-all", "mine"):
         (runs / name).mkdir(parents=True)
     (home / "data" / "quality").symlink_to(elsewhere)
     done = mart("reset")
     assert [line.split()[1] for line in done.stdout.splitlines()] == [
-        "data/quality",
         "data/runs/20240101T000000Z-all",
     ]
-    assert (elsewhere / "report.html").exists()
+    assert (elsewhere / "quality_report.json").exists()
     assert (runs / "mine").exists()
 
 
@@ -397,8 +415,20 @@ def test_reset_removes_no_file_that_is_no_database(home, tmp_path):
     text.write_text("sale_id\n")
     done = mart("reset", "--database", str(text))
     assert done.returncode == 1
-    assert "not a DuckDB database, so nothing was removed" in done.stderr
+    assert "not a mart of ours, so nothing was removed" in done.stderr
     assert text.exists()
+
+
+@pytest.mark.parametrize("command", ["reset", "build"])
+def test_a_duckdb_file_of_someone_else_is_left_alone(real_home, tmp_path, command):
+    foreign = tmp_path / "foreign.duckdb"
+    with duckdb.connect(foreign) as connection:
+        connection.execute("create table precious (x integer)")
+    before = foreign.read_bytes()
+    done = mart(command, "--database", str(foreign))
+    assert done.returncode == 1
+    assert "no mart" in done.stderr.replace("not a mart", "no mart")
+    assert foreign.read_bytes() == before
 
 
 def test_generate_lists_the_files_it_wrote_below_the_callers_folder(home, tmp_path):

@@ -354,7 +354,7 @@ KINDS = [
     refuses("a byte order mark alone", BOM, "is empty"),
     refuses("white space alone", "  \n\n\t\r\n ", "is empty"),
     refuses("an empty gzip file", b"", "is empty", file="fact_sales.csv.gz"),
-    refuses("a header alone, without a newline", SALES_HEADER, "it has a header and no rows"),
+    refuses("a header alone, without a newline", SALES_HEADER, "has a header and no rows"),
 ]
 
 PLACES = [
@@ -409,13 +409,13 @@ PLACES = [
     ),
     places(
         "an empty file in the folder",
-        "fact_sales/2.csv: is empty",
+        "fact_sales/2.csv is empty",
         sales___1__csv=GOOD,
         sales___2__csv="",
     ),
     places(
         "a month without rows",
-        "fact_sales/2.csv: it has a header and no rows",
+        "fact_sales/2.csv: has a header and no rows",
         sales___1__csv=GOOD,
         sales___2__csv=sales(),
     ),

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from conftest import SALES_HEADER
 
-from mart_helpers.errors import InputError, StateError
+from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.loading import Loader
 from mart_helpers.session import Session
 
@@ -260,8 +260,14 @@ def test_more_bad_rows_than_allowed_refuse_the_file_and_say_which_are_commonest(
     assert '2 × such as line 3: sale_date "soon" is not a date' in str(refusal.value)
 
 
+@pytest.mark.parametrize("share", [-0.1, 10])
+def test_a_share_of_bad_rows_outside_0_to_1_is_refused(candidate, inputs, share):
+    with pytest.raises(UsageError, match="expected a share from 0 to 1"):
+        Loader(candidate, inputs, share)
+
+
 def test_a_file_without_rows_is_refused(candidate, inputs):
-    with pytest.raises(InputError, match="it has a header and no rows"):
+    with pytest.raises(InputError, match="has a header and no rows"):
         load_sales(candidate, inputs, sales())
 
 
