@@ -14,7 +14,8 @@ FAILING = "select * from no_such_table"
 
 # One kernel for all: what each cell is for, and the cell. Statements are `%%sql` cells.
 CELLS = {
-    "make": "create table build_log (a integer); create table t (a integer); insert into t values (1), (2)",
+    "log": "create table build_log (build_id integer)",
+    "make": "create table t (a integer); insert into t values (1), (2)",
     "view and variable": "create temp view big as select * from t where a > 1; set variable x = 40",
     "start": "start transaction",
     "delete": "delete from t",
