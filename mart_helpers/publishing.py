@@ -55,6 +55,8 @@ def create_candidate(database: Path) -> duckdb.DuckDBPyConnection:
     for scratch in _SCRATCH:
         connection.execute(f"attach ':memory:' as {scratch}")
     _attach_published(connection, database)
+    # it takes a quarter of the time in which facts are written, and saves a quarter of their space
+    connection.execute("set disabled_compression_methods = 'dict_fsst'")
     now = datetime.now(UTC).replace(tzinfo=None)
     connection.execute("set variable build_started = $now::timestamp", {"now": now})
     return connection

@@ -8,7 +8,7 @@ its bad rows are taken out a last column `problems`: null for a good row, else a
 import duckdb
 
 from mart_helpers.contract import Column, Rule, Table
-from mart_helpers.values import cast_sql, form_of
+from mart_helpers.values import cast_sql, form_of, id_sql, trimmed_sql
 
 _PROBLEMS_TYPE = "struct(position integer, column_name varchar, value varchar, reason varchar)[]"
 _LONGEST_VALUE = 1000
@@ -51,9 +51,7 @@ def fill_staging(
 
 
 def _text_sql(table: Table, column: Column) -> str:
-    # of blanks alone: to name other white space would double the time of the whole load
-    text = f"trim({column.name})" if _is_id(table, column) else column.name
-    return f"nullif({text}, '')"
+    return id_sql(column.name) if _is_id(table, column) else f"nullif({column.name}, '')"
 
 
 def _is_id(table: Table, column: Column) -> bool:
@@ -103,7 +101,7 @@ def _faults(table: Table, given: list[Column]) -> list[tuple[str, str, str]]:
     """Column, SQL condition and SQL reason of all that can be wrong within one row."""
     faults = []
     for column in given:
-        name, text = column.name, f"trim(text_{column.name})"
+        name, text = column.name, trimmed_sql(f"text_{column.name}")
         if _must_be_there(column):
             faults.append((name, f"coalesce({text}, '') = ''", f"'{name} is missing'"))
         if column.type != "VARCHAR":

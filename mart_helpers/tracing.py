@@ -22,11 +22,8 @@ from mart_helpers.project import shown
 from mart_helpers.publishing import open_published
 from mart_helpers.records import REJECTED_AT, Located
 from mart_helpers.sources import CsvFile, SeedRows, Source, find_sources, read_rows
-from mart_helpers.values import cast_sql
+from mart_helpers.values import cast_sql, id_sql
 
-_BLANKS = (
-    " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
-)
 _MOST = 20  # of each kind are shown; the others are counted
 _LONGEST_TEXT = 10_000
 _LONGEST_KEY_TO_MEND = 60
@@ -115,7 +112,7 @@ def _wanted(connection: duckdb.DuckDBPyConnection, database: Path, table_name: s
             f"{did_you_mean(table_name, declared)} Expected one of {', '.join(declared)}."
         )
     table = read_contract(connection, table_name)
-    key = key.strip(_BLANKS)
+    key = key.strip()
     if not key:
         raise UsageError(f'KEY: found "", expected a {table.key} of {table_name}.')
     return _Wanted(table, key)
@@ -270,10 +267,10 @@ def _places(source: Source, wanted: _Wanted) -> tuple[list[Located], int]:
 
 
 def _ordinals_sql(rows_sql: str, wanted: _Wanted) -> str:
-    # trimmed as staging trims ids; of a key that millions of rows repeat only the first are kept
+    # of a key that millions of rows repeat only the first are kept
     return f"""
         with keys as (
-            select row_number() over () - 1 as ordinal, trim({wanted.table.key}) as key_text
+            select row_number() over () - 1 as ordinal, {id_sql(wanted.table.key)} as key_text
             from ({rows_sql})
         )
         select count(*), min(ordinal, {_MOST}) from keys where {wanted.matches_sql("key_text")}
@@ -329,7 +326,7 @@ def _has_key(raw: str, wanted: _Wanted, source: Source | None) -> bool:
     delimiter = source.delimiter if isinstance(source, CsvFile) else ","
     try:
         reader = csv.reader(io.StringIO(raw, newline=""), delimiter=delimiter, skipinitialspace=True)
-        texts = [text.strip(_BLANKS) for text in next(reader, [])]
+        texts = [text.strip() for text in next(reader, [])]
     except csv.Error:
         return False
     if source and len(texts) == len(source.fields):

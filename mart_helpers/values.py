@@ -8,6 +8,7 @@ it is cast, and text that does not match gives null.
 import re
 from dataclasses import dataclass
 
+_BLANKS = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
 _WHOLE_TYPES = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
 _TIME_OF_DAY = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?"
 
@@ -38,17 +39,31 @@ def form_of(type_name: str) -> Form:
     return Form(None, f"a {type_name.lower()}")
 
 
+def trimmed_sql(text: str) -> str:
+    """SQL for the text expression `text` without the white space around it, as `str.strip` has it."""
+    return f"trim({text}, '{_BLANKS}')"
+
+
+def id_sql(text: str) -> str:
+    """SQL for the id in the text expression `text`: trimmed, null where nothing is left.
+
+    Trimming is slow, so text that begins and ends with a visible character of ASCII is spared it.
+    """
+    is_plain = f"{text} between '!' and '~' and {text}[-1] between '!' and '~'"
+    return f"case when {is_plain} then {text} else nullif({trimmed_sql(text)}, '') end"
+
+
 def cast_sql(text: str, type_name: str) -> str:
     """SQL that turns the text expression `text` into a value of `type_name`, or null.
 
-    Blanks around a value do not count.
+    White space around a value does not count.
     """
     if type_name == "VARCHAR":
         return text
     pattern = form_of(type_name).pattern
     if pattern is None:
         return f"try_cast({text} as {type_name})"
-    trimmed = f"trim({text})"
+    trimmed = trimmed_sql(text)
     value = f"left({trimmed}, 10)" if type_name == "DATE" else trimmed
     return (
         f"case when {_is_plain(text, type_name)} then try_cast({text} as {type_name}) "

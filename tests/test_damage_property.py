@@ -140,8 +140,8 @@ def layouts(draw: st.DrawFn, rows: list[Row]) -> Layout:
 
 
 def staged_as(row: Row, columns: list[str]) -> tuple[str | None, ...]:
-    """What staging holds of a good row: ids trimmed of blanks, empty values null or their default."""
-    values = {column: row[column].strip(" ") if column in IDS else row[column] for column in columns}
+    """What staging holds of a good row: ids trimmed, empty values null or their default."""
+    values = {column: row[column].strip() if column in IDS else row[column] for column in columns}
     return tuple(values[column] or ("0.000000" if column == "discount" else None) for column in columns)
 
 
@@ -188,7 +188,7 @@ def faults(draw: st.DrawFn, table: str, row: Row, layout: Layout) -> Fault:
         return Fault(layout.record([*fields, draw(TEXT)]), [None])
     typed = [column for column in row if column in JUNK and column != KEYS[table]]
     column = KEYS[table] if kind == "no key" else draw(st.sampled_from(typed))
-    value = draw(st.sampled_from(["", "  "] if kind == "no key" else JUNK[column]))
+    value = draw(st.sampled_from(["", " \t", "\n\u3000"] if kind == "no key" else JUNK[column]))
     return Fault(layout.record([row[c] if c != column else value for c in layout.columns]), [column])
 
 

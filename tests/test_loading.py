@@ -132,6 +132,16 @@ def test_blanks_alone_are_an_empty_value(candidate, inputs):
     assert signup.fetchall()[-1] == (None,)
 
 
+@pytest.mark.parametrize("blank", [" ", "\t", "\n", "\r\n", "\v", "\xa0", "\u2003", "\u3000"])
+def test_white_space_around_an_id_does_not_count_and_alone_it_is_none(candidate, inputs, blank):
+    sale = f'"S{{}}",2024-01-01,"{{}}","{blank}P1",1,2.00,0'
+    load_sales(candidate, inputs, sales(sale.format(f"1{blank}", f"{blank}C1{blank}"), sale.format(2, blank)))
+    assert staged(candidate, "sale_id, customer_id, product_id") == [
+        ("S1", "C1", "P1"),
+        ("S2", None, "P1"),
+    ]
+
+
 def test_ids_that_look_like_numbers_or_differ_in_case_stay_apart(candidate, inputs):
     ids = ["7", "007", "7.0", "a", "A", "1e3", "1000"]
     load_sales(candidate, inputs, sales(*(f"{name},{GOOD_SALE}" for name in ids)))
