@@ -286,19 +286,43 @@ def _inspect(values: Values) -> None:
     print(describe_mart(resolve(values["database"])))
 
 
+def _diff(values: Values) -> None:
+    from mart_helpers.comparing import described
+    from mart_helpers.keeping import earlier_mart
+
+    database = resolve(values["database"])
+    print(described(earlier_mart(database, values["before"]), database))
+
+
+def _rollback(values: Values) -> None:
+    from mart_helpers.keeping import kept_builds
+    from mart_helpers.publishing import rollback
+
+    database = resolve(values["database"]).resolve()
+    build = rollback(database, values["build"])
+    kept = ", ".join(map(str, kept_builds(database)))
+    print(f"{shown(database)} is build {build} again. Kept beside it: build {kept or 'none'}.")
+
+
 def _reset(values: Values) -> None:
     from mart_helpers.inspecting import size_text
+    from mart_helpers.publishing import held
     from mart_helpers.resetting import generated, remove
 
-    paths = generated(resolve(values["database"]), resolve(values["data_dir"]))
-    if not paths:
+    database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
+    found = generated(database, data_dir)
+    if not found:
         print("nothing to remove")
-    for path in paths:
-        size = size_text(path)
-        if not values["dry_run"]:
-            remove(path)
-        verb = "would remove" if values["dry_run"] else "removed"
-        print(f"{verb} {shown(path)} ({size})")
+    elif values["dry_run"]:
+        for path in found:
+            print(f"would remove {shown(path)} ({size_text(path)})")
+    else:
+        with held(database) as lock:
+            for path in found:
+                size = size_text(path)
+                remove(path)
+                print(f"removed {shown(path)} ({size})")
+            remove(Path(lock.lock_file))
 
 
 def _generate(values: Values) -> None:
@@ -339,6 +363,20 @@ COMMANDS = {
             Parameter("key", str, REQUIRED, "the row's natural key, such as S000123"),
         ),
         shared=("inputs_dir",),
+    ),
+    "diff": Command(
+        "show what the last build changed, in rows and money",
+        parameters=(
+            Parameter("before", str, "", "what to compare with: a kept build's number, or a mart file"),
+        ),
+        run=_diff,
+    ),
+    "rollback": Command(
+        "publish the mart again that the last build replaced",
+        parameters=(
+            Parameter("build", int, None, "the kept build to take; default: the newest before"),
+        ),
+        run=_rollback,
     ),
     "reset": Command(
         "remove the mart and everything else that runs have written",

@@ -86,9 +86,9 @@ def export_tables(
     return pd.DataFrame(exported, columns=["file", "rows", "bytes", "sha256"])
 
 
-def export_folders(data_dir: Path, formats: str) -> list[Path]:
-    """The folders that an export of these formats writes to."""
-    return [data_dir / FORMATS[name].folder for name in _format_names(formats)]
+def export_folders(data_dir: str | Path, formats: str) -> list[Path]:
+    """The folders that an export of these formats writes to. Raises UsageError for an unknown format."""
+    return [resolve(data_dir) / FORMATS[name].folder for name in _format_names(formats)]
 
 
 def _format_names(formats: str) -> list[str]:

@@ -3,13 +3,19 @@
 What is written goes to a part file beside its target, and takes the target's place by a rename.
 """
 
-import fcntl
 import glob
 import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from filelock import lock_descriptor
+
+try:
+    from fcntl import F_FULLFSYNC, fcntl  # macOS, whose fsync stops at the disk's own cache
+except ImportError:
+    F_FULLFSYNC = None
 
 from mart_helpers.errors import StateError
 from mart_helpers.project import shown
@@ -58,25 +64,30 @@ def _part(target: Path) -> Iterator[Path]:
     descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     try:
         with suppress(OSError):  # some network drives know no locks: nothing is swept there
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock_descriptor(descriptor)
+        if os.name == "nt":  # a file that is locked or open can there neither be written nor renamed
+            os.close(descriptor)
         yield part
     finally:
         part.unlink(missing_ok=True)
-        os.close(descriptor)
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 def _remove_abandoned(target: Path) -> None:
     """Remove the parts of processes that were killed: nobody holds the lock of such a part."""
     for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        with suppress(OSError), part.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            part.unlink()
+        with suppress(OSError), part.open("rb+") as file:
+            if lock_descriptor(file.fileno(), blocking=False):
+                part.unlink()
 
 
 def sync(path: Path) -> None:
     """Wait until the file or the folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        os.fsync(descriptor)
+        os.fsync(descriptor) if F_FULLFSYNC is None else fcntl(descriptor, F_FULLFSYNC)
     finally:
         os.close(descriptor)

@@ -5,44 +5,29 @@ from pathlib import Path
 
 import duckdb
 
-from mart_helpers.errors import StateError
+from mart_helpers.opening import BUILD_LOG, open_published, unreadable
 from mart_helpers.project import shown
 
-OUR_TABLES = {"fact_sales", "build_log"}
 Rows = list[tuple]
 
 
 def describe_mart(database: Path) -> str:
     """File, last build, and each table of the mart with its rows, columns, types and comments.
 
-    Raises StateError where there is no mart, where the file is none, or where another process
-    has it open for writing.
+    Raises StateError where there is no mart to read.
     """
-    if not database.exists():
-        raise StateError(f"no mart at {shown(database)}: run `python -m mart build` first.")
-    if not is_duckdb(database):
-        raise StateError(f"{shown(database)}: not a DuckDB database. Give --database the mart.")
-    try:
-        with duckdb.connect(database, read_only=True) as connection:
-            tables = _tables(connection, database)
+    with open_published(database) as connection:
+        try:
             title = f"{shown(database)} ({size_text(database)})"
-            parts = [title, *_last_build(connection, tables)]
-            return "\n\n".join(parts + [_described(connection, *each) for each in tables.items()])
-    except duckdb.Error as error:
-        raise _unreadable(database, str(error)) from error
-
-
-def is_duckdb(path: Path) -> bool:
-    """Whether the file at `path` starts as DuckDB databases do (https://duckdb.org/docs/internals/storage)."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(12)[8:] == b"DUCK"
+            tables = [_described(connection, *each) for each in _tables(connection)]
+            return "\n\n".join([title, *_last_build(connection), *tables])
+        except duckdb.Error as error:
+            raise unreadable(database, error) from error
 
 
 def last_account(database: Path) -> str:
     """What the last build of the mart did with the rows it read, in a few words."""
-    with duckdb.connect(str(database), read_only=True) as connection:
+    with open_published(database) as connection:
         rows = connection.execute(
             "select rows_read, rows_loaded, rows_quarantined from build_log order by build_id desc"
         ).fetchone()
@@ -70,9 +55,9 @@ def aligned(rows: Rows, indent: str = "  ") -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _tables(connection: duckdb.DuckDBPyConnection, database: Path) -> dict[str, str]:
+def _tables(connection: duckdb.DuckDBPyConnection) -> Rows:
     """Name and comment of each table, ordered by name."""
-    tables = connection.execute(
+    return connection.execute(
         """
         select table_name, coalesce(comment, '')
         from duckdb_tables()
@@ -80,19 +65,11 @@ def _tables(connection: duckdb.DuckDBPyConnection, database: Path) -> dict[str, 
         order by table_name
         """
     ).fetchall()
-    if not OUR_TABLES & {name for name, _ in tables}:
-        raise StateError(
-            f"{shown(database)}: a DuckDB database, but not a mart "
-            f"(it has no table {' or '.join(sorted(OUR_TABLES))}). Give --database the mart."
-        )
-    return dict(tables)
 
 
-def _last_build(connection: duckdb.DuckDBPyConnection, tables: dict[str, str]) -> list[str]:
-    """The newest row of `build_log`, whatever columns it has; nothing where there was no build."""
-    if "build_log" not in tables:
-        return []
-    newest = connection.execute("select * from build_log order by built_at desc limit 1")
+def _last_build(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The newest row of the build log, whatever columns it has; nothing where there was no build."""
+    newest = connection.execute(f"select * from {BUILD_LOG} order by built_at desc limit 1")
     names = [column[0] for column in newest.description]
     row = newest.fetchone()
     if row is None:
@@ -124,10 +101,3 @@ def _text(value: object) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     return f"{value:,}" if type(value) is int else str(value)
 
-
-def _unreadable(database: Path, reason: str) -> StateError:
-    if "lock on file" in reason:
-        advice = "Another process has it open for writing: close that notebook or program."
-    else:
-        advice = "If it is damaged, `python -m mart build` makes it anew."
-    return StateError(f"{shown(database)}: cannot be read. {advice} DuckDB says: {reason}")

@@ -10,9 +10,17 @@ from mart_helpers.contract import Table, read_contract
 from mart_helpers.errors import InputError, UsageError
 from mart_helpers.project import resolve
 from mart_helpers.quarantining import Quarantined, Reading, Reject, quarantine_bad_rows
+from mart_helpers.recognising import one_line, refuse_eight_bit
 from mart_helpers.records import REJECTED_AT, FileCount
 from mart_helpers.session import Session
-from mart_helpers.sources import SeedRows, Source, find_sources, one_line, read_rows
+from mart_helpers.sources import (
+    CsvFile,
+    SeedRows,
+    Source,
+    find_sources,
+    read_rows,
+    refuse_open_quote,
+)
 from mart_helpers.staging import create_staging, fill_staging
 
 
@@ -90,6 +98,8 @@ class Loader:
             failure = self._fill(table, source)
             count = counting.result()
         _refuse_damaged(source, count, failure)
+        if isinstance(source, CsvFile) and self._rows_not_utf8() > 1:
+            refuse_eight_bit(source.path, source.name)
         rows = self._staged(table) - first_row
         return Reading(source, first_row, rows, self._rejects()), count
 
@@ -112,8 +122,17 @@ class Loader:
             return error
         return None
 
+    def _rows_not_utf8(self) -> int:
+        if not self._has_rejects():
+            return 0
+        ((rows,),) = self._connection.execute(_ROWS_NOT_UTF8).fetchall()
+        return rows
+
+    def _has_rejects(self) -> bool:
+        return bool(self._connection.execute(_HAS_REJECTS).fetchall())
+
     def _rejects(self) -> list[Reject]:
-        if not self._connection.execute(_HAS_REJECTS).fetchone():
+        if not self._has_rejects():
             return []
         return [Reject(*row) for row in self._connection.execute(_REJECTS).fetchall()]
 
@@ -159,11 +178,7 @@ def _outcome(table: Table, source: Source, count: FileCount, bad: Quarantined) -
 
 
 def _refuse_damaged(source: Source, count: FileCount, failure: duckdb.Error | None) -> None:
-    if count.open_quote_line is not None:
-        raise InputError(
-            f"{source.name}: a quote that opens on line {count.open_quote_line} is never closed, so the "
-            "rest of the file cannot be told apart. Close it, or make a new extract."
-        )
+    refuse_open_quote(source.name, count.open_quote_line)
     if count.nul_line is not None:
         raise InputError(
             f"{source.name}: line {count.nul_line} holds a NUL byte, which no text has. The file is "
@@ -195,6 +210,8 @@ def _refuse_miscount(reading: Reading, count: FileCount, bad: Quarantined) -> No
 
 
 _HAS_REJECTS = "select 1 from duckdb_tables() where table_name = 'reject_errors'"
+
+_ROWS_NOT_UTF8 = "select count(distinct line) from reject_errors where error_type = 'INVALID ENCODING'"
 
 _REJECTS = f"""
 select

@@ -1,40 +1,65 @@
 """The set-up cell of each notebook: a session for its `%%sql` cells, its parameters checked."""
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
 import pandas as pd
 from IPython.core.getipython import get_ipython
-from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
-from mart_helpers import publishing
+from mart_helpers.errors import UsageError
+from mart_helpers.opening import identity, open_published
 from mart_helpers.parameters import check_cell
-from mart_helpers.project import resolve
+from mart_helpers.project import resolve, shown
+from mart_helpers.publishing import create_candidate
 from mart_helpers.session import Session, attach_sql_magic
+
+_SESSION = "mart"  # what every notebook calls it
+_MISREAD = {"?", "\\"} - {os.sep}  # for DuckDB a path ends or branches here
 
 
 def open_candidate(database: str) -> Session:
     """A session on a new candidate beside the mart `database`, for `01_build`.
 
-    Raises UsageError where the parameters cell holds a wrong value, StateError where the candidate
-    cannot be made.
+    No other build can begin until it is published, or until a cell fails. Raises UsageError where the
+    parameters cell holds a wrong value, StateError where the candidate cannot be made.
     """
     shell = _prepared_shell()
-    path = resolve(database)
-    return _attached(Session(publishing.create_candidate(path), path, shell.user_ns), shell)
+    return _attached(create_candidate(_real(database), shell.user_ns), shell)
 
 
-def open_mart(database: str) -> Session:
+def open_mart(database: str, writes_to: Sequence[str | Path] = ()) -> Session:
     """A read-only session on the published mart `database`.
 
-    Raises UsageError where the parameters cell holds a wrong value, StateError where there is no mart.
+    Its statements reach no files but those below the folders `writes_to`. When the mart has been rebuilt
+    since, the notebook says so, once. Raises UsageError where the parameters cell holds a wrong value,
+    StateError where there is no mart.
     """
     shell = _prepared_shell()
-    path = resolve(database)
-    return _attached(Session(publishing.open_published(path), path, shell.user_ns), shell)
+    path = _real(database)
+    opened = identity(path)
+    connection = open_published(path, [resolve(folder) for folder in writes_to])
+    return _attached(Session(connection, path, shell.user_ns, opened=opened), shell)
+
+
+def _real(database: str) -> Path:
+    """The file itself, so that a link to a mart stays one when the mart is replaced.
+
+    Raises UsageError for a folder, and for a path that DuckDB would take for another.
+    """
+    path = resolve(database).resolve()
+    if path.is_dir():
+        raise UsageError(f"database: {shown(path)} is a folder. Name a file in it.")
+    for character in _MISREAD & set(str(path)):
+        raise UsageError(f"database: DuckDB misreads the {character} in {shown(path)}. Do without it.")
+    return path
 
 
 def _prepared_shell() -> InteractiveShell:
     shell = get_ipython()
     check_cell(shell.user_ns["In"], shell.user_ns)
-    earlier = shell.user_ns.get("mart")
+    earlier = shell.user_ns.get(_SESSION)
     if isinstance(earlier, Session):
         earlier.close()
     pd.set_option("display.float_format", "{:,.2f}".format)
@@ -47,4 +72,20 @@ def _prepared_shell() -> InteractiveShell:
 
 def _attached(session: Session, shell: InteractiveShell) -> Session:
     attach_sql_magic(session, shell)
+    shell.events.register("post_run_cell", _after_cell)
     return session
+
+
+def _after_cell(result: ExecutionResult) -> None:
+    """After a failed cell let other builds begin; tell a reader that the mart is another one now."""
+    session = get_ipython().user_ns.get(_SESSION)
+    if not isinstance(session, Session):
+        return
+    if not result.success:
+        session.release()
+    elif not session.lock and session.opened != identity(session.database):
+        session.opened = identity(session.database)
+        print(
+            "The mart has been rebuilt since this notebook opened it: what you see is of the build "
+            "before. To read the new one, run the set-up cell again, and the cells below it."
+        )

@@ -5,8 +5,10 @@ them. Only the standard library is used, so that `python -m mart --help` answers
 """
 
 import ast
+import errno
 import json
 import math
+import os
 import re
 import tokenize
 from collections.abc import Callable, Iterable
@@ -17,7 +19,7 @@ from io import StringIO
 from pathlib import Path
 
 from mart_helpers.errors import StateError, UsageError
-from mart_helpers.project import home, shown
+from mart_helpers.project import home, resolve, shown
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 EXPECTED = {
@@ -32,15 +34,18 @@ LITERALS = {
     bool: re.compile(r"true|false", re.IGNORECASE),
 }
 ONE_OF = re.compile(r"\bone of ([^:]+)")
+OR_MORE = re.compile(r"\b([0-9]+) or more\b")
 ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 INJECTED = "# Parameters"
+PATHS = ("_dir", "database")  # a parameter of such a name is a path
 
 
 @dataclass(frozen=True)
 class Parameter:
     """One line of a parameters cell.
 
-    `choices` is empty where any value of the type will do, `default` is None where there is none.
+    `choices` is empty where any value of the type will do, from `minimum` on where there is one;
+    `default` is None where there is none.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Parameter:
     default: object
     help: str = ""
     choices: tuple[object, ...] = ()
+    minimum: int | None = None
 
 
 def read_parameters(source: str) -> list[Parameter]:
@@ -102,8 +108,8 @@ def checked(
     """`values` in the types of `parameters`; text, as a command line has it, is parsed.
 
     `spell` turns a name into the user's word for it. Raises UsageError for an unknown name, a value
-    of another type or outside the choices, a `…_date` that is neither empty nor ISO 8601
-    `yyyy-mm-dd`, and a start after its end.
+    of another type, outside the choices or below the minimum, a `…_date` that is neither empty nor
+    ISO 8601 `yyyy-mm-dd`, and a start after its end.
     """
     _refuse_unknown(parameters, values, spell)
     known = {each.name: each for each in parameters}
@@ -142,8 +148,14 @@ def _parameter(source: str, statement: ast.stmt, comment: str) -> Parameter:
     match statement:
         case ast.AnnAssign(target=ast.Name(id=name), annotation=ast.Name(id=kind), value=value):
             if kind in TYPES and _is_literal(value):
-                choices = _choices(comment, TYPES[kind])
-                return Parameter(name, TYPES[kind], ast.literal_eval(value), comment, choices)
+                return Parameter(
+                    name,
+                    TYPES[kind],
+                    ast.literal_eval(value),
+                    comment,
+                    _choices(comment, TYPES[kind]),
+                    _minimum(comment, TYPES[kind]),
+                )
     line = source.splitlines()[statement.lineno - 1].strip()
     raise UsageError(
         f"parameters cell, line {statement.lineno}: found `{line}`, "
@@ -163,6 +175,12 @@ def _choices(comment: str, kind: type) -> tuple[object, ...]:
     words = [word.strip(" .") for word in found.group(1).split(",")] if found else []
     pattern = LITERALS.get(kind, re.compile(r"[\w.+-]+"))
     return tuple(kind(word) for word in words) if all(map(pattern.fullmatch, words)) else ()
+
+
+def _minimum(comment: str, kind: type) -> int | None:
+    """The number of a `N or more` in `comment`."""
+    found = OR_MORE.search(comment) if kind in (int, float) else None
+    return int(found.group(1)) if found else None
 
 
 def _declared(source: str) -> list[Parameter]:
@@ -231,8 +249,12 @@ def _refuse_value(parameter: Parameter, value: object, name: str) -> None:
     if parameter.choices and value not in parameter.choices:
         expected = f"one of {', '.join(map(str, parameter.choices))}"
         raise UsageError(_wrong(name, value, expected))
+    if parameter.minimum is not None and value < parameter.minimum:
+        raise UsageError(_wrong(name, value, f"{parameter.minimum} or more"))
     if parameter.name.endswith("_date") and value and not _is_date(value):
         raise UsageError(_wrong(name, value, 'a date as yyyy-mm-dd, or "" for an open end'))
+    if parameter.name.endswith(PATHS) and not _is_path(value):
+        raise UsageError(_wrong(name, value, "a path"))
 
 
 def _is_of(value: object, kind: type) -> bool:
@@ -249,10 +271,23 @@ def _is_date(text: str) -> bool:
         return False
 
 
+def _is_path(text: str) -> bool:
+    """Whether there can be such a path, be there something or not."""
+    try:
+        text.encode()
+        os.lstat(resolve(text))
+    except (ValueError, RuntimeError):  # half a character, a NUL, an unknown ~user
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return bool(text)
+
+
 def _wrong(name: str, value: object, expected: str) -> str:
     return f"{name}: found {_quoted(value)}, expected {expected}."
 
 
 def _quoted(value: object) -> str:
-    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    # half a character would keep the message from being sent
+    text = f'"{value.encode(errors="backslashreplace").decode()}"' if isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else f"{text[:56]} …"

@@ -1,25 +1,43 @@
 """Building beside the published mart, and putting the result in its place in one step.
 
 A build writes `<database>.candidate`. The published file is only ever replaced by a rename, so readers
-keep the file they opened, and a build that fails leaves it as it was.
+keep the file they opened, and a build that fails leaves it as it was. `<database>.lock` is locked by the
+one build, or rollback, that is at work.
 """
 
 import os
+import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 import duckdb
+from filelock import FileLock, Timeout
 
 from mart_helpers.errors import StateError, UsageError
 from mart_helpers.files import sync
+from mart_helpers.keeping import forget_all_but, keep, kept_builds, take_back
+from mart_helpers.opening import (
+    BUILD_LOG,
+    connect,
+    has_table,
+    identity,
+    last_build,
+    no_mart,
+    open_published,
+    unreadable,
+)
 from mart_helpers.project import shown
-from mart_helpers.session import Session
+from mart_helpers.session import Session, in_words
 
-_THIS = "select current_database()"
-_SCRATCH = ("staging", "seed", "before")
-_ATTACHED = ("before", "staging", "seed", "published")
-_HISTORY = ("build_log", "build_inputs")
+_SCRATCH = ("staging", "seed")
+_ATTACHED = (*_SCRATCH, "published")
+_SCHEMAS = ("contract", "checks")  # a database of such a name would hide them
+_HISTORY = (BUILD_LOG, "build_inputs")
+_SIGNING = 0.1  # seconds in which who has just taken the lock has signed it
 
 
 def candidate_path(database: Path) -> Path:
@@ -27,141 +45,165 @@ def candidate_path(database: Path) -> Path:
     return database.with_name(f"{database.name}.candidate")
 
 
-def previous_path(database: Path) -> Path:
-    """Where the mart is kept that the last build replaced."""
-    return database.with_name(f"{database.name}.previous")
-
-
-def create_candidate(database: Path) -> duckdb.DuckDBPyConnection:
-    """A connection to a new, empty candidate for `database`.
+def create_candidate(database: Path, variables: Mapping[str, Any] | None = None) -> Session:
+    """A session on a new, empty candidate for `database`; `variables` are those of the notebook.
 
     Attached to it: `staging` and `seed` (in memory), and `published`, the present mart to read from, or
     an empty database where there is none. The SQL variable `build_started` is the time now, in UTC.
-    Raises StateError where another build holds the candidate, the folder cannot be written, or
-    `database` is no DuckDB file.
+    Raises StateError where another build is at work, the folder cannot be written, or `database` is
+    something else than a mart.
     """
-    candidate = candidate_path(database)
-    if database.name.partition(".")[0] in _ATTACHED:
+    taken = (*_ATTACHED, *_SCHEMAS)
+    if database.name.partition(".")[0].lower() in taken:
         raise UsageError(
             f"database: {database.name} bears a name that the build needs itself. Choose another "
-            f"than {', '.join(_ATTACHED)}."
+            f"than {', '.join(taken)}."
         )
+    candidate = candidate_path(database)
+    lock = held(database)
     try:
-        database.parent.mkdir(parents=True, exist_ok=True)
         _discard(candidate)
-        connection = _connect(candidate)
+        connection = _prepared(candidate, database)
     except (OSError, duckdb.Error) as error:
-        raise StateError(f"{shown(candidate)} cannot be written: {error}") from error
-    for scratch in _SCRATCH:
-        connection.execute(f"attach ':memory:' as {scratch}")
-    _attach_published(connection, database)
-    # it takes a quarter of the time in which facts are written, and saves a quarter of their space
-    connection.execute("set disabled_compression_methods = 'dict_fsst'")
-    now = datetime.now(UTC).replace(tzinfo=None)
-    connection.execute("set variable build_started = $now::timestamp", {"now": now})
-    return connection
-
-
-def open_published(database: Path) -> duckdb.DuckDBPyConnection:
-    """A read-only connection to the published mart. Raises StateError where there is none to read."""
-    if not database.exists():
+        lock.release()
         raise StateError(
-            f"There is no mart at {shown(database)} yet. Run 01_build, or `python -m mart build`."
-        )
-    try:
-        return _connect(database, read_only=True)
-    except duckdb.Error as error:
-        raise _unreadable(database, error) from error
-
-
-def is_mart(database: Path) -> bool:
-    """Whether the file is a DuckDB database with the log of a build in it."""
-    try:
-        with duckdb.connect(str(database), read_only=True) as connection:
-            return _has_table(connection, connection.execute(_THIS).fetchone()[0], "build_log")
-    except duckdb.Error:
-        return False
+            f"{shown(candidate)} cannot be written. Make room on the disk, or make the folder writable. "
+            f"({error})"
+        ) from error
+    except BaseException:
+        lock.release()
+        raise
+    return Session(connection, database, variables or {}, opened=identity(candidate), lock=lock)
 
 
 def carry_history(session: Session) -> None:
     """Copy the build history of the published mart into the candidate's `build_log` and `build_inputs`.
 
-    Sets the SQL variable `build_id` to the number of this build: one more than the last.
+    Sets the SQL variable `build_id` to the number of this build: one more than the last, whether that is
+    published or kept.
     """
     connection = session.connection
     for table in _HISTORY:
-        if _has_table(connection, "published", table):
-            connection.execute(f"insert into {table} by name from published.{table}")
-    connection.execute("set variable build_id = (select coalesce(max(build_id), 0) + 1 from build_log)")
+        if has_table(connection, "published", table):
+            with in_words():
+                _carry(connection, table)
+    newest = max([last_build(connection, "published"), *kept_builds(session.database)])
+    connection.execute("set variable build_id = $newest + 1", {"newest": newest})
 
 
-def show_before(session: Session) -> None:
-    """Make `before.<table>` for each table of the candidate: the published rows.
+def publish(session: Session, keep_previous: int = 2) -> None:
+    """Replace the published mart by the candidate in one step; of those replaced, the newest are kept.
 
-    The table is empty where the published mart lacks it, or has it with other columns.
-    """
-    connection = session.connection
-    tables = connection.execute(
-        "select table_name from duckdb_tables() where database_name = current_database() "
-        "and schema_name = 'main'"
-    ).fetchall()
-    for (table,) in tables:
-        same = _has_table(connection, "published", table) and (
-            connection.table(f"published.{table}").columns == connection.table(table).columns
-        )
-        rows = f"published.main.{table}" if same else f"{table} limit 0"
-        kind = "view" if same else "table"
-        connection.execute(f"drop {kind} if exists before.{table}")
-        connection.execute(f"create {kind} before.{table} as from {rows}")
-
-
-def publish(session: Session) -> None:
-    """Replace the published mart by the candidate in one step; the replaced one is kept beside it.
-
-    The session then reads the published mart. Raises StateError where the file cannot be replaced, with
-    the published mart as it was.
+    `keep_previous` says how many. The session then reads the published mart. Raises StateError where
+    another build has begun meanwhile, or the file cannot be replaced, with the published mart as it was.
     """
     database, candidate = session.database, candidate_path(session.database)
-    for attached in _ATTACHED:
-        session.connection.execute(f"detach {attached}")
-    session.connection.execute("checkpoint")
-    session.close()
+    _take_up(session)
+    replaced = last_build(session.connection, "published")
     try:
+        for attached in _ATTACHED:
+            session.connection.execute(f"detach {attached}")
+        session.connection.execute("checkpoint")
+        session.connection.close()
         sync(candidate)
         if database.exists():
-            _keep_previous(database)
+            keep(database, replaced)
         os.replace(candidate, database)
         sync(database.parent)
-    except OSError as error:
-        raise StateError(f"{shown(database)} cannot be replaced: {error}") from error
-    session.connection = open_published(database)
+        forget_all_but(database, keep_previous)
+    except (OSError, duckdb.Error) as error:
+        raise _unpublished(database, error) from error
+    finally:
+        session.release()
+    session.reopen(open_published(database), identity(database))
 
 
-def _connect(path: Path, read_only: bool = False) -> duckdb.DuckDBPyConnection:
-    """A connection in which a misspelt table is no Python variable, and which draws no progress bar."""
-    connection = duckdb.connect(str(path), read_only=read_only)
-    connection.execute("set python_enable_replacements = false")
-    with suppress(duckdb.Error):  # in a kernel without ipywidgets there is no bar to be set
-        connection.execute("set enable_progress_bar = false")
-    return connection
+def rollback(database: Path, build: int | None = None) -> int:
+    """Publish a kept mart again, the newest before the present one or that of `build`; give its number.
+
+    Raises StateError where a build is at work or nothing is kept, UsageError where `build` is not kept.
+    """
+    with held(database):
+        return take_back(database, build)
+
+
+def held(database: Path) -> FileLock:
+    """The lock of the mart, held until it is released, or to the end of a `with`.
+
+    Raises StateError where another build has it, and says which.
+    """
+    path = database.with_name(f"{database.name}.lock")
+    lock = FileLock(path, blocking=False, fallback_to_soft=False, on_acquired=_sign)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise StateError(
+            f"{shown(database)} is being built by another notebook or program{_signature(path)}. Wait "
+            "for it, or end it: shut down the kernel, or run its notebook to the end."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise StateError(
+            f"{shown(path)} cannot be written: {error}. Make the folder writable, or name another "
+            "one with database."
+        ) from error
+    return lock
+
+
+def _sign(descriptor: int) -> None:
+    """Write into the lock who holds it."""
+    os.ftruncate(descriptor, 0)
+    os.write(
+        descriptor, f"process {os.getpid()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC".encode()
+    )
+
+
+def _signature(path: Path) -> str:
+    sleep(_SIGNING)
+    with suppress(OSError, ValueError):  # Windows lets nobody read a locked file
+        return f" ({path.read_text(encoding='utf-8')})"
+    return ""
+
+
+def _take_up(session: Session) -> None:
+    """Hold the lock again where a failed cell has let it go, if no other build has begun meanwhile."""
+    database = session.database
+    if session.lock is None:
+        raise StateError(
+            f"{shown(database)} is published. To build it anew, run the notebook from its top."
+        )
+    if not session.lock.is_locked:
+        session.lock = held(database)
+    if identity(candidate_path(database)) != session.opened:
+        session.release()
+        raise StateError(
+            f"{shown(database)}: another build has begun since this one, so nothing is published from "
+            "here. Run this notebook from its top."
+        )
 
 
 def _discard(candidate: Path) -> None:
-    """Remove what an earlier build left, unless a build holds it open at this moment."""
-    if not candidate.exists():
-        return
-    try:
-        duckdb.connect(str(candidate)).close()
-    except duckdb.IOException as error:
-        if "lock" in str(error):
-            raise StateError(
-                f"Another build is writing {shown(candidate)}. Wait for it, or end it "
-                f"(a notebook's kernel counts). DuckDB says: {error}"
-            ) from error
-    except duckdb.Error:
-        pass
+    """Remove what an earlier build left; whoever still looks into it keeps the file open."""
     candidate.unlink(missing_ok=True)
     candidate.with_name(f"{candidate.name}.wal").unlink(missing_ok=True)
+    shutil.rmtree(candidate.with_name(f"{candidate.name}.tmp"), ignore_errors=True)
+
+
+def _prepared(candidate: Path, database: Path) -> duckdb.DuckDBPyConnection:
+    connection = connect(candidate)
+    try:
+        for scratch in _SCRATCH:
+            connection.execute(f"attach ':memory:' as {scratch}")
+        _attach_published(connection, database)
+        # it takes a quarter of the time in which facts are written, and saves a quarter of their space
+        connection.execute("set disabled_compression_methods = 'dict_fsst'")
+        now = datetime.now(UTC).replace(tzinfo=None)
+        connection.execute("set variable build_started = $now::timestamp", {"now": now})
+    except BaseException:
+        connection.close()
+        _discard(candidate)
+        raise
+    return connection
 
 
 def _attach_published(connection: duckdb.DuckDBPyConnection, database: Path) -> None:
@@ -171,39 +213,26 @@ def _attach_published(connection: duckdb.DuckDBPyConnection, database: Path) -> 
     path = str(database).replace("'", "''")
     try:
         connection.execute(f"attach '{path}' as published (read_only)")
+        is_one = has_table(connection, "published", BUILD_LOG)
     except duckdb.Error as error:
-        connection.close()
-        raise _unreadable(database, error) from error
-    if not _has_table(connection, "published", "build_log"):
-        connection.close()
-        raise StateError(
-            f"{shown(database)} is a DuckDB file, but no mart: it has no build_log. Move it away, or "
-            "name another file with database."
-        )
+        raise unreadable(database, error) from error
+    if not is_one:
+        raise no_mart(database)
 
 
-def _unreadable(database: Path, error: duckdb.Error) -> StateError:
-    if "lock" in str(error):
+def _carry(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    """Copy a table's rows, as far as the mart before has the same columns."""
+    columns = connection.table(table).columns
+    same = [name for name in connection.table(f"published.{table}").columns if name in columns]
+    names = ", ".join(f'"{name}"' for name in same)
+    connection.execute(f"insert into {table} by name select {names} from published.{table}")
+
+
+def _unpublished(database: Path, error: Exception) -> StateError:
+    reason = f"{shown(database)} is as it was: the new mart cannot take its place ({error})."
+    if isinstance(error, PermissionError) and os.name == "nt":
         return StateError(
-            f"{shown(database)} is open for writing in another program. Close it there, or open it "
-            f"read-only. DuckDB says: {error}"
+            f"{reason} Windows lets no file be replaced that a program has open: close the notebooks "
+            "and programs that read the mart, then build again."
         )
-    return StateError(
-        f"{shown(database)} cannot be opened as a mart. Move it away and run 01_build, or name another "
-        f"file with database. DuckDB says: {error}"
-    )
-
-
-def _has_table(connection: duckdb.DuckDBPyConnection, database: str, table: str) -> bool:
-    found = connection.execute(
-        "select count(*) from duckdb_tables() "
-        "where database_name = ? and schema_name = 'main' and table_name = ?",
-        [database, table],
-    )
-    return found.fetchone()[0] > 0
-
-
-def _keep_previous(database: Path) -> None:
-    previous = previous_path(database)
-    previous.unlink(missing_ok=True)
-    os.link(database, previous)
+    return StateError(f"{reason} Make room on the disk, or make the folder writable, then build again.")

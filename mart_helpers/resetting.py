@@ -7,13 +7,13 @@ from pathlib import Path
 
 from mart_helpers.errors import StateError
 from mart_helpers.exporting import FORMATS, MANIFEST, named_in
+from mart_helpers.opening import is_mart
 from mart_helpers.project import shown
-from mart_helpers.publishing import is_mart
 from mart_helpers.reporting import REPORTS
 from mart_helpers.running import run_folders
 
-# Beside the mart: DuckDB's log, unpublished builds, the mart before, the lock of a build.
-SIBLING = re.compile(r"\.wal|\.candidate.*|\.previous.*|\.lock")
+# Beside the mart: DuckDB's log and overflow, unpublished builds, the marts before, the lock of a build.
+SIBLING = re.compile(r"\.wal|\.tmp|\.candidate.*|\.previous.*|\.lock")
 
 
 def generated(database: Path, data_dir: Path) -> list[Path]:

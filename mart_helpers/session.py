@@ -5,24 +5,54 @@ runs a `select` twice to make a frame of it. Handed a `Session` instead of the c
 one session and runs each statement once.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pandas as pd
+from filelock import BaseFileLock
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from mart_helpers.errors import QueryError
+from mart_helpers.project import shown
 
 _ANSWERS_WITHOUT_ROWS = (["Success"], ["Count"])
+_KINDS = (
+    "Catalog Error: ",
+    "Parser Error: ",
+    "Binder Error: ",
+    "Invalid Input Error: ",
+    "Permission Error: ",
+)
+_DAMAGED = (
+    "The mart is damaged. Take back the one before it with `python -m mart rollback`; or move it away "
+    "and run 01_build."
+)
+_NO_ROOM = "Make room on the disk, then run the notebook from its top."
+# what DuckDB says where a file is to blame, or a notebook only reads the mart, and what that means there
+_HINTS = {
+    "Corrupt database file": _DAMAGED,
+    "Could not read enough bytes": _DAMAGED,
+    "Could not write": _NO_ROOM,
+    "No space left": _NO_ROOM,
+    "file system operations are disabled": "A notebook that reads the mart reaches no other files; "
+    "03_export writes into its own folders.",
+    "external extensions is disabled": "A notebook that reads the mart loads no extensions.",
+    "configuration has been locked": "A notebook that reads the mart keeps its settings.",
+    "attached in read-only mode": "The mart is only read here. For tables and views of your own: "
+    "`create temp table`, `create temp view`.",
+}
 
 
 class Session:
     """A DuckDB connection as JupySQL sees it: every statement runs once, in the same session.
 
     `$name` in a statement is bound to the notebook's variable of that name, as a value, never as text.
+    `opened` is the identity of the file behind it; a session that builds holds a `lock`.
     """
 
     def __init__(
@@ -30,9 +60,14 @@ class Session:
         connection: duckdb.DuckDBPyConnection,
         database: Path,
         variables: Mapping[str, Any],
+        *,
+        opened: tuple[int, int] | None = None,
+        lock: BaseFileLock | None = None,
     ) -> None:
         self.connection = connection
         self.database = database
+        self.opened = opened
+        self.lock = lock
         self._variables = variables
 
     def execute(self, sql: str) -> pd.DataFrame | None:
@@ -40,10 +75,8 @@ class Session:
 
         Raises QueryError with DuckDB's own words, also when a `$name` is not defined.
         """
-        try:
+        with in_words(reads_only=self.lock is None):
             return self._run(sql)
-        except duckdb.Error as error:
-            raise QueryError(_in_words(error)) from error
 
     def cursor(self) -> "Cursor":
         """A cursor on this same session."""
@@ -59,11 +92,31 @@ class Session:
         """Nothing: DuckDB commits each statement, or the cell says `commit`."""
 
     def close(self) -> None:
-        """Close the connection, and with it the file."""
+        """Close the connection, and with it the file; let the lock go."""
         self.connection.close()
+        self.release()
+
+    def reopen(self, connection: duckdb.DuckDBPyConnection, opened: tuple[int, int] | None) -> None:
+        """Go on with another connection, which no longer builds."""
+        self.connection = connection
+        self.opened = opened
+        self.lock = None
+
+    def release(self) -> None:
+        """Let the lock go, where it is held, so that another build may begin.
+
+        What was built so far is then in the file, for others to look at: DuckDB 2.0.0 cannot replay the
+        log of a candidate whose process was killed.
+        """
+        if self.lock and self.lock.is_locked:
+            with suppress(duckdb.Error):
+                self.connection.execute("checkpoint")
+            self.lock.release()
 
     def _run(self, sql: str) -> pd.DataFrame | None:
         statement = self.connection.extract_statements(sql)[0]
+        if statement.type == duckdb.StatementType.COPY:
+            self._refuse_own_file(sql)
         values = {name: self._value(name) for name in statement.named_parameters}
         self.connection.execute(statement, values or None)
         columns = [column[0] for column in self.connection.description or []]
@@ -71,6 +124,11 @@ class Session:
             columns not in _ANSWERS_WITHOUT_ROWS or statement.type == duckdb.StatementType.SELECT
         )
         return self._frame() if has_rows else None
+
+    def _refuse_own_file(self, sql: str) -> None:
+        """Refuse a `copy` to the mart itself or its log, which DuckDB lets a reader overwrite."""
+        if re.search(rf"{re.escape(self.database.name)}(\.[\w.]+)?['\"$]", sql):
+            raise QueryError(f"{shown(self.database)} is the mart itself. Copy to another file.")
 
     def _frame(self) -> pd.DataFrame:
         """The rows; sums of whole numbers (HUGEINT in DuckDB) as whole numbers, not as floats."""
@@ -142,9 +200,28 @@ def attach_sql_magic(session: Session, shell: InteractiveShell) -> None:
     ConnectionManager.set(session, displaycon=False, config=magic)
 
 
-def _in_words(error: duckdb.Error) -> str:
+@contextmanager
+def in_words(*, reads_only: bool = False) -> Iterator[None]:
+    """Raise QueryError for what DuckDB raises: its message, and the way out where there is one to tell.
+
+    `reads_only` says that the statements ask a published mart, which may lack what they ask for.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        raise QueryError(_message(error) + _way_out(error, reads_only)) from error
+
+
+def _message(error: duckdb.Error) -> str:
     """DuckDB's message without its class, by which JupySQL would know it and add advice of its own."""
     message = str(error)
-    for kind in ("Catalog Error: ", "Parser Error: ", "Binder Error: ", "Invalid Input Error: "):
+    for kind in _KINDS:
         message = message.removeprefix(kind)
     return message.strip()
+
+
+def _way_out(error: duckdb.Error, reads_only: bool) -> str:
+    known = [hint for said, hint in _HINTS.items() if said in str(error)]
+    if reads_only and isinstance(error, (duckdb.CatalogException, duckdb.BinderException)):
+        known.append("If an older 01_build made this mart, build it again.")
+    return f"\n{known[0]}" if known else ""

@@ -1,11 +1,10 @@
-"""The files behind a declared table: found, recognised, and their header understood.
+"""The files behind a declared table: found, and their header understood.
 
 A source gives its rows as text and in order (`rows_sql`), and looks at itself a second time without the
 reader that loads it: how many rows it holds (`count`), and where some of them stand (`locate`).
 """
 
 import csv
-import gzip
 import hashlib
 import io
 import os
@@ -20,6 +19,7 @@ import duckdb
 from mart_helpers.contract import Table
 from mart_helpers.errors import InputError
 from mart_helpers.project import shown
+from mart_helpers.recognising import one_line, read_head
 from mart_helpers.records import FileCount, Located, count_records, locate
 
 T = TypeVar("T")
@@ -29,20 +29,6 @@ _IGNORED = "_ignored_"
 _NO_FIELD = "\x01no field\x01"
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _DELIMITERS = (",", ";", "\t", "|")
-_HEADER_BYTES = 1 << 20
-_GZIP = b"\x1f\x8b"
-_MAGIC = {
-    b"\xff\xfe": "UTF-16 text. Save it as UTF-8",
-    b"\xfe\xff": "UTF-16 text. Save it as UTF-8",
-    b"PK\x03\x04": "a zip archive or an Excel workbook. Unpack it, or save the sheet as CSV (UTF-8)",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook. Save the sheet as CSV (UTF-8)",
-    b"PAR1": "a Parquet file. Name it .parquet",
-    b"%PDF": "a PDF document. Ask the source for CSV",
-    b"<": "HTML or XML, often an error page in place of the extract. Fetch the extract again",
-    b"{": "JSON. Ask the source for CSV",
-    b"[": "JSON. Ask the source for CSV",
-    b"version https://git-lfs": "a Git LFS pointer in place of the file. Run git lfs pull",
-}
 
 
 class Source(Protocol):
@@ -216,6 +202,15 @@ def read_rows(source: Source, run: Callable[[str], T]) -> T:
         return run(replace(source, is_parallel=False).rows_sql)
 
 
+def refuse_open_quote(name: str, line: int | None) -> None:
+    """Refuse the file `name` where a quote opens on `line` that nothing closes; None means no such."""
+    if line is not None:
+        raise InputError(
+            f"{name}: a quote that opens on line {line} is never closed, so the rest of the file cannot "
+            "be told apart. Close it, or make a new extract."
+        )
+
+
 def _refuse_two(what: str, found: list[Path]) -> None:
     if len(found) > 1:
         raise InputError(
@@ -250,11 +245,16 @@ def _understood(path: Path, name: str, table: Table) -> Source:
     if path.suffix == ".parquet":
         columns = _parquet_columns(path, name)
         return ParquetFile(path, name, columns, *_matched(name, columns, table))
-    head = _head(path, name)
+    head = read_head(path, name)
     header = head.lstrip("\r\n")
     blank_lines = head[: len(head) - len(header)].count("\n")
     delimiter = max(_DELIMITERS, key=lambda mark: len(set(_names(header, mark)) & {*table.column_names}))
-    fields, ignored = _matched(name, _names(header, delimiter), table)
+    try:
+        fields, ignored = _matched(name, _names(header, delimiter), table)
+    except InputError:
+        if '"' in header.partition("\n")[0]:
+            _refuse_open_header(path, name, delimiter)
+        raise
     return CsvFile(path, name, delimiter, fields, ignored, blank_lines)
 
 
@@ -272,61 +272,11 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
         raise InputError(f"{name}: is {kind}, where a file should be. Put the extract there.")
 
 
-def _head(path: Path, name: str) -> str:
-    """The first megabyte of a CSV file as text."""
-    is_gzip = path.suffix == ".gz"
-    try:
-        with path.open("rb") as raw:
-            _refuse_wrong_packing(name, is_gzip, raw.read(2))
-        with (gzip.open if is_gzip else open)(path, "rb") as file:
-            head = file.read(_HEADER_BYTES)
-    except PermissionError as error:
-        raise InputError(f"{name}: may not be read. Give yourself the right to read it.") from error
-    except (OSError, EOFError) as error:
-        raise InputError(f"{name}: cannot be read ({error}). Make a new extract.") from error
-    _refuse_other_kinds(name, head)
-    header_end = head.find(b"\n", len(head) - len(head.lstrip()))
-    _refuse_other_encodings(name, head if header_end < 0 else head[:header_end])
-    text = head.decode("utf-8-sig", errors="replace")
-    if not text.strip():
-        raise InputError(f"{name} is empty. It needs a header row and rows below it.")
-    _refuse_lone_returns(name, text.lstrip("\r\n").partition("\n")[0])
-    return text
-
-
-def _refuse_lone_returns(name: str, header: str) -> None:
-    if "\r" in header.rstrip("\r"):
-        raise InputError(
-            f"{name}: its lines end with CR alone, or CR stands in the header. Convert its line ends to "
-            "LF, for example with mac2unix."
-        )
-
-
-def _refuse_wrong_packing(name: str, is_gzip: bool, start: bytes) -> None:
-    if (start == _GZIP) != is_gzip and (start or not is_gzip):
-        found, ending = ("gzip bytes", ".csv.gz") if not is_gzip else ("no gzip bytes", ".csv")
-        raise InputError(f"{name}: holds {found}. If that is right, name it {ending}.")
-
-
-def _refuse_other_kinds(name: str, head: bytes) -> None:
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for magic, kind in _MAGIC.items():
-        if head.startswith(magic) or start.startswith(magic.lower()):
-            raise InputError(f"{name}: is {kind}.")
-
-
-def _refuse_other_encodings(name: str, header: bytes) -> None:
-    if b"\0" in header:
-        raise InputError(
-            f"{name}: its header holds NUL bytes: it is UTF-16, or no text. Save it as CSV (UTF-8)."
-        )
-    try:
-        header.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{name}: its header is not UTF-8 text (byte {error.object[error.start]:#04x}), more "
-            "likely Windows-1252 or Latin-1. Save it as UTF-8."
-        ) from error
+def _refuse_open_header(path: Path, name: str, delimiter: str) -> None:
+    """A quote of the header that nothing closes makes one field of all that follows: no columns."""
+    count = count_records(path, delimiter.encode())
+    if not count.records:
+        refuse_open_quote(name, count.open_quote_line)
 
 
 def _names(text: str, delimiter: str) -> list[str]:
@@ -378,12 +328,6 @@ def _parquet(sql: str, values: dict[str, object] | None = None) -> list[tuple]:
     """Rows of a query on a Parquet file, in a session of its own."""
     with duckdb.connect() as connection:
         return connection.execute(sql, values).fetchall()
-
-
-def one_line(text: str, limit: int = 200) -> str:
-    """`text` as a message may quote it: on one line, printable, its middle left out where it is long."""
-    plain = "".join(character if character.isprintable() else " " for character in text)
-    return plain if len(plain) <= limit else f"{plain[: limit - 60]} … {plain[-57:]}"
 
 
 def _as_text(columns: Sequence[str], fields: Sequence[str]) -> str:

@@ -58,7 +58,7 @@ def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def candidate(tmp_path: Path) -> Session:
     """A session on a new candidate with the contract and the books that 01_build declares."""
     database = tmp_path / "mart.duckdb"
-    session = Session(create_candidate(database), database, {})
+    session = create_candidate(database)
     for cell in sql_of("01_build", "create schema contract", "create table contract."):
         session.connection.execute(cell)
     for cell in sql_of("01_build", "create table build_", "create table quarantine"):

@@ -322,7 +322,8 @@ def test_inspect_explains_a_mart_that_it_cannot_read(home, tmp_path):
     done = mart("inspect")
     assert done.returncode == 1
     assert done.stderr == (
-        "mart: no mart at data/mini_data_mart.duckdb: run `python -m mart build` first.\n"
+        "mart: There is no mart at data/mini_data_mart.duckdb yet. "
+        "Run 01_build, or `python -m mart build`.\n"
     )
     foreign, text, damaged = (tmp_path / name for name in ("f.duckdb", "t.txt", "d.duckdb"))
     with duckdb.connect(foreign) as connection:
@@ -330,21 +331,21 @@ def test_inspect_explains_a_mart_that_it_cannot_read(home, tmp_path):
     text.write_text("sale_id\n" * 99)
     damaged.write_bytes(foreign.read_bytes()[:5000])
     for path, message in {
-        foreign: "a DuckDB database, but not a mart (it has no table build_log or fact_sales)",
-        text: "not a DuckDB database.",
-        tmp_path: "not a DuckDB database.",
-        damaged: "cannot be read. If it is damaged, `python -m mart build` makes it anew.",
+        foreign: "is a DuckDB file, but no mart: it has no build_log.",
+        text: "cannot be opened as a mart.",
+        tmp_path: "cannot be opened as a mart.",
+        damaged: "cannot be opened as a mart. Take back the one before it",
     }.items():
         done = mart("inspect", "--database", str(path))
         assert done.returncode == 1
-        assert done.stderr.startswith(f"mart: {path}: {message}")
+        assert done.stderr.startswith(f"mart: {path} {message}")
 
 
 def test_inspect_explains_a_mart_that_another_process_writes(mart_file):
     with duckdb.connect(mart_file):
         done = mart("inspect")
     assert done.returncode == 1
-    assert "Another process has it open for writing: close that notebook or program." in done.stderr
+    assert "is open for writing in another program. Close it there" in done.stderr
 
 
 def test_inspect_stops_quietly_when_its_reader_does(mart_file):

@@ -1,21 +1,27 @@
 """Small damaged files, and odd but good ones, with what each gives: the ids of the tests are a table."""
 
+import bz2
 import csv
 import gzip
 import io
+import lzma
 import os
+import sqlite3
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import pytest
 from conftest import CHECKOUT, SALES_HEADER
 
 from mart_helpers.errors import InputError
 from mart_helpers.loading import Loader
+from mart_helpers.recognising import refuse_eight_bit
 from mart_helpers.session import Session
 
 CUSTOMERS = (
@@ -29,6 +35,13 @@ MORE = "the row has more fields than the header"
 OUTSIDE = "text stands outside the quotes of its field"
 NOT_UTF8 = "the row is not UTF-8 text"
 MIXED = "its line ends are mixed"
+LATIN_1 = "is not UTF-8 but an 8-bit encoding: Latin-1 (ISO-8859-1) or Windows-1252"
+MARKS = {
+    "utf-16-le": b"\xff\xfe",
+    "utf-16-be": b"\xfe\xff",
+    "utf-32-le": b"\xff\xfe\0\0",
+    "utf-32-be": b"\0\0\xfe\xff",
+}
 NO_COLUMN = (
     'missing column "sale_id", "sale_date", "customer_id", "product_id", "quantity", "unit_price"'
 )
@@ -96,6 +109,23 @@ def workbook() -> bytes:
     return packed.getvalue()
 
 
+def tarball(mode: str) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode=mode) as archive:
+        archive.addfile(tarfile.TarInfo("fact_sales.csv"))
+    return packed.getvalue()
+
+
+def sqlite_database(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table fact_sales (sale_id text)")
+    connection.close()
+
+
+def duckdb_database(path: Path) -> None:
+    duckdb.connect(str(path)).close()
+
+
 GOOD = sales(sale(1))
 MANY_PACKED = gzip.compress(sales(*(sale(number) for number in range(5000))).encode(), mtime=0)
 WITH_NOTE = f"{SALES_HEADER},note"
@@ -117,7 +147,32 @@ HEADERS = [
         sales(header=SALES_HEADER.replace("sale_id", "sale id")),
         '"sale_id" (found: sale id',
     ),
-    refuses("a quote open in the header", f'"{GOOD}', NO_COLUMN),
+    refuses("a quote open in the header", f'"{GOOD}', "a quote that opens on line 1 is never closed"),
+    refuses(
+        "a quote open in a header without rows",
+        SALES_HEADER.replace("product_id", '"product_id'),
+        "a quote that opens on line 1 is never closed",
+    ),
+    refuses(
+        "a quote open in the header, then 3 MB",
+        f'\n"{sales(*[sale(1)] * 100_000)}',
+        "a quote that opens on line 2 is never closed",
+    ),
+    refuses(
+        "a quote open in the header below a name on two lines",
+        f'"a\nb","{GOOD}',
+        "a quote that opens on line 2 is never closed",
+    ),
+    refuses(
+        "a quote open in the header that a row closes",
+        sales(f'"{sale(1)}', header=f'"{SALES_HEADER}'),
+        f"{NO_COLUMN} (found: sale_id,",
+    ),
+    refuses(
+        "a missing column, and a quote open in a row",
+        '"sale_id"\nS1\n"S2\n',
+        "(found: sale_id). Add what is missing",
+    ),
     refuses("a header of 2 MB", sales(header="x" * 2_000_000), f"{NO_COLUMN} (found: xxx"),
     loads("an unknown column twice", sales(f"{sale(1)},a,b", header=f"{SALES_HEADER},x,X"), "S1"),
     loads("a column without a name", sales(f"{sale(1)},a", header=f"{SALES_HEADER},"), "S1"),
@@ -193,16 +248,79 @@ ROWS = [
 ENCODINGS = [
     loads("a byte order mark", BOM + GOOD.encode(), "S1"),
     loads("a byte order mark before quotes", BOM + GOOD.replace("sale_id", '"sale_id"').encode(), "S1"),
-    refuses("UTF-16 LE with its mark", GOOD.encode("utf-16"), "is UTF-16 text"),
-    refuses("UTF-16 BE with its mark", b"\xfe\xff" + GOOD.encode("utf-16-be"), "is UTF-16 text"),
-    refuses("UTF-16 LE without its mark", GOOD.encode("utf-16-le"), "holds NUL bytes: it is UTF-16"),
-    refuses("UTF-16 BE without its mark", GOOD.encode("utf-16-be"), "holds NUL bytes: it is UTF-16"),
+    *(
+        refuses(f"{name} {words}", mark + GOOD.encode(name), f"is {name[:6].upper()} text. Save it as")
+        for name, mark in MARKS.items()
+        for words, mark in [("with its mark", mark), ("without its mark", b"")]
+    ),
+    refuses(
+        "UTF-16 that begins with names of which ASCII knows nothing",
+        f"\u7f16\u53f7,{GOOD}".encode("utf-16-le"),
+        "its header holds NUL bytes: it is UTF-16",
+    ),
     refuses(
         "Latin-1 in the header",
         sales(header=f"{SALES_HEADER},größe").encode("latin-1"),
-        "not UTF-8 text (byte 0xf6)",
+        f'{LATIN_1}. Line 1 shows it first, by the byte 0xf6 in "',
+    ),
+    refuses(
+        "UTF-8 in the header, and one invalid byte",
+        sales(header=f"{SALES_HEADER},größe,\udcf6"),
+        "its header is damaged: the byte 0xf6 is no UTF-8",
+    ),
+    refuses(
+        "Latin-1 in two rows",
+        sales(sale(1), sale("é"), sale("ü")).encode("latin-1"),
+        f'{LATIN_1}. Line 3 shows it first, by the byte 0xe9 in "Sé,2024-01-01,C1,P1',
+    ),
+    refuses(
+        "Windows-1252 in two rows",
+        sales(sale(1), sale("ü"), sale("€")).encode("cp1252"),
+        "an 8-bit encoding: most likely Windows-1252. Line 3 shows it first, by the byte 0xfc in",
+    ),
+    refuses(
+        "code page 850 in two rows",
+        sales(sale(1), sale("é"), sale("ü")).encode("cp850"),
+        "neither Windows-1252 nor Latin-1, perhaps code page 850. Line 3 shows it first, by the byte "
+        '0x82 in "Sé,',
+    ),
+    refuses(
+        "Latin-1 in gzip",
+        gzip.compress(sales(sale(1), sale("é"), sale("ü")).encode("latin-1")),
+        "Save it as UTF-8, for example with iconv -f ISO-8859-1 -t UTF-8",
+        file="fact_sales.csv.gz",
+    ),
+    refuses(
+        "Latin-1 in an ignored column, below 3 MB of ASCII",
+        sales(
+            *(f"{sale(number)}," for number in range(100_000)),
+            'S,2024-01-01,C1,P1,1,2,0,"é\né"',
+            f"{sale('x')},é",
+            header=WITH_NOTE,
+        ).encode("latin-1"),
+        "Line 100002 shows it first",
     ),
     loads("Latin-1 in a row", sales(sale(1), sale("é")).encode("latin-1"), "S1", (3, None, NOT_UTF8)),
+    loads(
+        "Latin-1 in two fields and two lines of one row",
+        sales(f"{sale(1)},", f'{sale("é")},"é\né"', header=WITH_NOTE).encode("latin-1"),
+        "S1",
+        (3, None, NOT_UTF8),
+    ),
+    loads(
+        "Latin-1 in two rows of UTF-8",
+        sales(sale("é"), sale("\udce9"), sale("\udcfc")),
+        "Sé",
+        (3, None, NOT_UTF8),
+        (4, None, NOT_UTF8),
+    ),
+    loads(
+        "Latin-1 in two rows behind a byte order mark",
+        BOM + sales(sale(1), sale("é"), sale("ü")).encode("latin-1"),
+        "S1",
+        (3, None, NOT_UTF8),
+        (4, None, NOT_UTF8),
+    ),
     loads(
         "one invalid byte in a date",
         sales(sale(1), "S2,2024-01-\udc80,C1,P1,1,2,0"),
@@ -307,8 +425,39 @@ SIZES = [
     ),
 ]
 
+OTHER_KINDS = {
+    "Unpack it": {
+        "a bzip2 file": bz2.compress(GOOD.encode()),
+        "an xz file": lzma.compress(GOOD.encode()),
+        "a Zstandard file": b"\x28\xb5\x2f\xfd\x24\x06",
+        "an LZ4 file": b"\x04\x22\x4d\x18\x64\x40",
+        "a 7-Zip archive": b"7z\xbc\xaf\x27\x1c\0\x04",
+        "a RAR archive": b"Rar!\x1a\x07\x01\0",
+        "a tar archive": tarball("w"),
+    },
+    "Save its rows as CSV or Parquet": {
+        "an Access database": b"\0\1\0\0Standard ACE DB\0",
+        "an ORC file": b"ORC\x0a\x0b\0",
+        "an Avro file": b"Obj\x01\x04\x16avro.schema",
+        "a Feather or Arrow file": b"ARROW1\0\0\xff\xff\xff\xff",
+        "an HDF5 file": b"\x89HDF\r\n\x1a\n\0",
+    },
+    "Ask the source for CSV": {
+        "a PNG picture": b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR",
+        "a JPEG picture": b"\xff\xd8\xff\xe0\0\x10JFIF",
+        "a GIF picture": b"GIF89a\x01\0\x01\0",
+        "an RTF document": b"{\\rtf1\\ansi Sales}",
+    },
+}
+
 KINDS = [
     refuses("a truncated gzip file", MANY_PACKED[:2000], "cannot be read", file="fact_sales.csv.gz"),
+    refuses(
+        "a gzip file with a damaged byte",
+        MANY_PACKED[:10] + b"\xff" + MANY_PACKED[11:],
+        "cannot be read",
+        file="fact_sales.csv.gz",
+    ),
     refuses(
         "a gzip file without its checksum", MANY_PACKED[:-8], "cannot be read", file="fact_sales.csv.gz"
     ),
@@ -349,7 +498,37 @@ KINDS = [
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
         "is a Git LFS pointer",
     ),
-    refuses("a database", b"SQLite format 3\0" + bytes(84), "holds NUL bytes"),
+    *(
+        refuses(f"{what}, named .csv", data, f"is {what}. {way_out}")
+        for way_out, kinds in OTHER_KINDS.items()
+        for what, data in kinds.items()
+    ),
+    places(
+        "a SQLite database", "is a SQLite database. Save its rows as CSV", sales__csv=sqlite_database
+    ),
+    places(
+        "a DuckDB database", "is a DuckDB database. Save its rows as CSV", sales__csv=duckdb_database
+    ),
+    refuses("a zip archive named .csv.gz", workbook(), "is a zip archive", file="fact_sales.csv.gz"),
+    *(
+        refuses(
+            f"{what} in gzip", gzip.compress(data), f"is gzip around {what}.", file="fact_sales.csv.gz"
+        )
+        for what, data in {
+            "a tar archive": tarball("w"),
+            "a zip archive or an Excel workbook": workbook(),
+            "a gzip file": gzip.compress(GOOD.encode()),
+            "UTF-16 text": GOOD.encode("utf-16"),
+        }.items()
+    ),
+    *(
+        loads(
+            f"{name} as the name of a column",
+            sales(f"x,{sale(1)}", header=f"{name},{SALES_HEADER}"),
+            "S1",
+        )
+        for name in ("ORC", "par1", "BZh9", "ARROW1", "12345678DUCKS", "PK", "GIF8")
+    ),
     refuses("an empty file", b"", "is empty"),
     refuses("a byte order mark alone", BOM, "is empty"),
     refuses("white space alone", "  \n\n\t\r\n ", "is empty"),
@@ -425,6 +604,7 @@ PLACES = [
         sales___1__csv=GOOD,
         sales___2__csv="id\n1\n",
     ),
+    places("no file at all", "inputs holds no fact_sales.csv (nor .csv.gz"),
     Case(
         "bad rows in the third file of a folder",
         {
@@ -563,17 +743,36 @@ WAYS_OUT = {
 }  # fmt: skip
 
 
-def test_a_refusal_for_long_bad_values_still_fits_one_screen(candidate: Session, inputs: Path):
+def long_bad_values() -> bytes:
     names = SALES_HEADER.split(",")[1:]
     rows = [
         ",".join(["S2", *("\x1b[31m" + "x\n" * 600 if n == name else "" for n in names)])
         for name in names
     ]
     quoted = [",".join(f'"{value}"' for value in row.split(",")) for row in rows]
-    put(inputs, {"fact_sales.csv": sales(sale(1), *quoted).encode()})
+    return sales(sale(1), *quoted).encode()
+
+
+def test_a_refusal_for_long_bad_values_still_fits_one_screen(candidate: Session, inputs: Path):
+    put(inputs, {"fact_sales.csv": long_bad_values()})
     with pytest.raises(InputError) as refusal:
         load(candidate, share=0.1)
     assert_fit_to_show(str(refusal.value))
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2, 3, 1 << 20])
+def test_a_character_that_straddles_two_blocks_is_known_as_utf_8(tmp_path: Path, block_bytes: int):
+    path = tmp_path / "fact_sales.csv"
+    path.write_bytes(as_bytes(sales(sale("\udce9"), sale("\udcfc"), sale("€"))))
+    refuse_eight_bit(path, path.name, block_bytes=block_bytes)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2, 3, 1 << 20])
+def test_the_line_of_the_first_odd_byte_is_the_same_in_small_blocks(tmp_path: Path, block_bytes: int):
+    path = tmp_path / "fact_sales.csv"
+    path.write_bytes(sales(sale(1), "", sale("é"), sale("ü")).encode("latin-1"))
+    with pytest.raises(InputError, match=r"Line 4 shows it first, by the byte 0xe9 in \"S?é"):
+        refuse_eight_bit(path, path.name, block_bytes=block_bytes)
 
 
 _READ_WITHOUT_THE_RIGHT = """
@@ -615,9 +814,8 @@ from pathlib import Path
 from mart_helpers.errors import InputError
 from mart_helpers.loading import Loader
 from mart_helpers.publishing import create_candidate
-from mart_helpers.session import Session
 database = Path(sys.argv[1])
-session = Session(create_candidate(database), database, {})
+session = create_candidate(database)
 for cell in sql_of("01_build", "create schema contract", "create table contract."):
     session.connection.execute(cell)
 for cell in sql_of("01_build", "create table build_", "create table quarantine"):
@@ -753,15 +951,15 @@ def test_hostile_names_come_back_byte_for_byte(candidate: Session, inputs: Path)
 
 
 def test_hostile_ids_come_back_trimmed_and_otherwise_byte_for_byte(candidate: Session, inputs: Path):
-    ids = [value for value in HOSTILE if value.strip(" ")]
+    ids = [value for value in HOSTILE if value.strip()]
     rows = [[value, *GOOD_SALE.split(",")] for value in ids]
     put(inputs, {"fact_sales.csv": written([SALES_HEADER.split(","), *rows])})
     load(candidate)
-    assert staged_ids(candidate) == [value.strip(" ") for value in ids]
+    assert staged_ids(candidate) == [value.strip() for value in ids]
 
 
 def test_hostile_values_stand_in_quarantine_as_they_were_in_the_file(candidate: Session, inputs: Path):
-    values = [value for value in HOSTILE if value.strip(" ") and len(value) < 1000]
+    values = [value for value in HOSTILE if value.strip() and len(value) < 1000]
     rows = [[f"S{n}", value, "C1", "P1", "1", "2", "0"] for n, value in enumerate(values, 2)]
     put(inputs, {"fact_sales.csv": written([SALES_HEADER.split(","), sale(1).split(","), *rows])})
     load(candidate)

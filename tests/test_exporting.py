@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mart_helpers.errors import StateError, UsageError
 from mart_helpers.exporting import export_tables
 from mart_helpers.files import whole_file, whole_files
-from mart_helpers.publishing import open_published
+from mart_helpers.opening import open_published
 from mart_helpers.session import Session
 
 MakeMart = Callable[..., Session]
@@ -73,7 +73,7 @@ def make_mart(tmp_path: Path) -> Iterator[MakeMart]:
         with duckdb.connect(str(database)) as connection:
             connection.execute(TABLES + statements)
             connection.executemany("insert into fact_sales values (?, ?, ?, ?, ?)", rows)
-        sessions.append(Session(open_published(database), database, {}))
+        sessions.append(Session(open_published(database, [tmp_path]), database, {}))
         return sessions[-1]
 
     yield make
@@ -443,9 +443,10 @@ def run_python(script: str, *arguments: str | Path) -> subprocess.CompletedProce
         "import resource, sys; from pathlib import Path\n"
         "from mart_helpers.errors import StateError\n"
         "from mart_helpers.exporting import export_tables\n"
-        "from mart_helpers.publishing import open_published\n"
+        "from mart_helpers.opening import open_published\n"
         "from mart_helpers.session import Session\n"
-        "session = Session(open_published(Path(sys.argv[1])), Path(sys.argv[1]), {})\n"
+        "mart, *folders = map(Path, sys.argv[1:])\n"
+        "session = Session(open_published(mart, folders), mart, {})\n"
     )
     return subprocess.run(
         [sys.executable, "-c", preamble + script, *map(str, arguments)],

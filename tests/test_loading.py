@@ -135,7 +135,8 @@ def test_blanks_alone_are_an_empty_value(candidate, inputs):
 @pytest.mark.parametrize("blank", [" ", "\t", "\n", "\r\n", "\v", "\xa0", "\u2003", "\u3000"])
 def test_white_space_around_an_id_does_not_count_and_alone_it_is_none(candidate, inputs, blank):
     sale = f'"S{{}}",2024-01-01,"{{}}","{blank}P1",1,2.00,0'
-    load_sales(candidate, inputs, sales(sale.format(f"1{blank}", f"{blank}C1{blank}"), sale.format(2, blank)))
+    rows = [sale.format(f"1{blank}", f"{blank}C1{blank}"), sale.format(2, blank)]
+    load_sales(candidate, inputs, sales(*rows))
     assert staged(candidate, "sale_id, customer_id, product_id") == [
         ("S1", "C1", "P1"),
         ("S2", None, "P1"),

@@ -12,7 +12,7 @@ import pytest
 
 from mart_helpers.checks import derive_checks, run_checks, stop_on_failures
 from mart_helpers.errors import CheckFailed, StateError
-from mart_helpers.publishing import open_published
+from mart_helpers.opening import open_published
 from mart_helpers.reporting import count_rows, write_quality_report
 from mart_helpers.session import Session
 

@@ -52,7 +52,7 @@ def built(folder: Path, inputs: Path, threads: int = 2) -> Session:
     """A session on the candidate that the cells of 01_build make of `inputs`, up to the star."""
     folder.mkdir()
     database = folder / "mart.duckdb"
-    mart = Session(create_candidate(database), database, {})
+    mart = create_candidate(database)
     mart.execute(f"set threads = {threads}")
     names = {
         "mart": mart,

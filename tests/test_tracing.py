@@ -307,4 +307,4 @@ def test_a_wrong_call_names_what_is_declared(project):
 def test_a_database_that_is_no_mart_is_refused(project, tmp_path):
     duckdb.connect(str(tmp_path / "other.duckdb")).close()
     message = refusal(project, 1, "fact_sales", "S1", "--database", tmp_path / "other.duckdb")
-    assert message.endswith("declares no inputs, so 01_build did not make it. Give --database the mart.")
+    assert "is a DuckDB file, but no mart: it has no build_log. Move it away" in message

@@ -1,0 +1,321 @@
+"""What differs between two marts: rows and money, table by table, month by month, key by key.
+
+Each build gives the surrogate keys anew. So rows are known by their natural keys, and a fact by those of
+the dimensions it points to. Facts are first compared a whole month at a time; only within months that
+differ is row set against row.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+
+from mart_helpers.contract import SCHEMA
+from mart_helpers.inspecting import aligned
+from mart_helpers.keeping import published_build
+from mart_helpers.opening import connect, current_database, quoted
+from mart_helpers.project import shown
+from mart_helpers.session import Session, in_words
+
+_MONEY = "net_amount"
+_DAY_KEY = "date_key"
+_MOST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The differences between two marts.
+
+    - `tables`, a row each: table_name, rows_before, rows_after, how many rows were added, removed and
+      changed, and revenue_added, revenue_removed, revenue_changed (missing where there is no money).
+    - `months` whose revenue differs: table_name, month_start, revenue_before, revenue_after, change.
+    - `values` of the first 20 changed rows of each table: table_name, key, column_name, before, after.
+    """
+
+    tables: pd.DataFrame
+    months: pd.DataFrame
+    values: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of the star as both marts have it, surrogate keys replaced by what they stand for.
+
+    `before` and `after` are queries with the same `columns`; a mart without the table has no rows.
+    """
+
+    name: str
+    key: str
+    columns: tuple[str, ...]
+    before: str
+    after: str
+
+    @property
+    def has_months(self) -> bool:
+        """Whether its rows belong to days, and so to months that can be compared first."""
+        return _DAY_KEY in self.columns and self.key != _DAY_KEY
+
+    def money(self, expression: str) -> str:
+        """SQL for the sum of an expression over money; null where the table holds none."""
+        return (
+            f"coalesce(sum({expression}), 0)" if _MONEY in self.columns else "sum(null::decimal(38, 4))"
+        )
+
+
+def compare_with_published(session: Session) -> Comparison:
+    """What readers of the mart will find changed once the candidate of `session` is published.
+
+    Raises QueryError where the published mart is damaged.
+    """
+    with in_words():
+        return compare(session.connection, "published", current_database(session.connection))
+
+
+def compare_files(before: Path, after: Path) -> Comparison:
+    """The differences between two mart files. Raises StateError where one cannot be read as a mart."""
+    for database in (before, after):
+        published_build(database)
+    with connect(Path(":memory:")) as connection:
+        for name, database in (("before", before), ("after", after)):
+            path = str(database).replace("'", "''")
+            connection.execute(f"attach '{path}' as {name} (read_only)")
+        with in_words():
+            return compare(connection, "before", "after")
+
+
+def described(before: Path, after: Path) -> str:
+    """The differences between two mart files as plain text. Raises as `compare_files` does."""
+    found = compare_files(before, after)
+    title = " → ".join(f"{shown(each)} (build {published_build(each)})" for each in (before, after))
+    changed = found.tables[["added", "removed", "changed"]].sum(axis=None)
+    parts = [found.tables, found.months, found.values] if changed else [found.tables]
+    texts = [_aligned(frame) for frame in parts if len(frame)]
+    return "\n\n".join([title, *texts, *([] if changed else ["Every row of the one is in the other."])])
+
+
+def _aligned(frame: pd.DataFrame) -> str:
+    names = [name.replace("_", " ") for name in frame.columns]
+    return aligned([names, *([_text(value) for value in row] for row in frame.itertuples(index=False))])
+
+
+def _text(value: object) -> str:
+    if pd.isna(value):
+        return ""
+    if isinstance(value, pd.Timestamp):
+        return f"{value:%Y-%m}"
+    return (
+        str(value)
+        if isinstance(value, str)
+        else f"{value:,.2f}"
+        if isinstance(value, float)
+        else f"{value:,}"
+    )
+
+
+def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> Comparison:
+    """The differences between two marts that `connection` has attached under these names.
+
+    A column that only one of them has is not compared. Takes the time of reading both marts, and room
+    for the rows that differ, which DuckDB moves to disk where memory ends.
+    """
+    columns = {mart: _columns(connection, mart) for mart in (before, after)}
+    keys = _declared_keys(connection, before) | _declared_keys(connection, after)
+    found = [
+        _compared(connection, _table(name, keys, before, after, columns))
+        for name in sorted({*columns[before], *columns[after]})
+    ]
+    return Comparison(*(pd.concat(frames, ignore_index=True) for frames in zip(*found, strict=True)))
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, mart: str) -> dict[str, list[str]]:
+    """The tables of the mart's star and their columns, in their order."""
+    rows = connection.execute(
+        """
+        select table_name, list(column_name order by column_index)
+        from duckdb_columns()
+        where
+            database_name = ?
+            and schema_name = 'main'
+            and (starts_with(table_name, 'dim_') or starts_with(table_name, 'fact_'))
+        group by table_name
+        """,
+        [mart],
+    )
+    return dict(rows.fetchall())
+
+
+def _declared_keys(connection: duckdb.DuckDBPyConnection, mart: str) -> dict[str, str]:
+    """The natural key of each table that the mart's contract declares."""
+    rows = connection.execute(
+        """
+        select table_name, constraint_column_names[1]
+        from duckdb_constraints()
+        where database_name = ? and schema_name = ? and constraint_type = 'PRIMARY KEY'
+        """,
+        [mart, SCHEMA],
+    )
+    return dict(rows.fetchall())
+
+
+def _table(
+    name: str, keys: dict[str, str], before: str, after: str, columns: dict[str, dict[str, list[str]]]
+) -> _Table:
+    marts = [mart for mart in (before, after) if name in columns[mart]]
+    shared = [each for each in columns[marts[-1]][name] if each in columns[marts[0]][name]]
+    chosen = {each: _stands_for(each, keys) for each in shared}
+    # the surrogate key of the table itself stands for a column that is there anyway
+    chosen = {each: stands for each, stands in chosen.items() if not stands.startswith(f"{name}.")}
+    queries = {mart: _rows_sql(mart, name, chosen) for mart in marts}
+    nothing = f"from ({queries[marts[0]]}) where false"
+    names = tuple(stands.rpartition(".")[2] for stands in chosen.values())
+    return _Table(
+        name, keys.get(name, names[0]), names, queries.get(before, nothing), queries.get(after, nothing)
+    )
+
+
+def _stands_for(column: str, keys: dict[str, str]) -> str:
+    """`dim_thing.thing_id` for the surrogate key `thing_key` of such a dimension, else the column."""
+    dimension = f"dim_{column.removesuffix('_key')}"
+    return f"{dimension}.{keys[dimension]}" if column.endswith("_key") and dimension in keys else column
+
+
+def _rows_sql(mart: str, name: str, columns: dict[str, str]) -> str:
+    chosen = [stands if stands != column else f"rows.{column}" for column, stands in columns.items()]
+    joins = [
+        f"left join {quoted(mart)}.main.{stands.partition('.')[0]} using ({column})"
+        for column, stands in columns.items()
+        if stands != column
+    ]
+    return f"select {', '.join(chosen)} from {quoted(mart)}.main.{name} as rows {' '.join(joins)}"
+
+
+def _compared(
+    connection: duckdb.DuckDBPyConnection, table: _Table
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The rows of the three frames that are about `table`."""
+    rows = f"select (select count(*) from ({table.before})), (select count(*) from ({table.after}))"
+    rows_before, rows_after = connection.execute(rows).fetchone()
+    # where one mart has no rows, those of the other are all new or all gone, and need no look
+    closely = min(rows_before, rows_after) > 0
+    connection.execute(_months_sql(table, closely))
+    connection.execute(_differences_sql(table, closely))
+    about = {"name": table.name, "before": rows_before, "after": rows_after}
+    counts = connection.execute(_counts_sql(table) if closely else _all_counts_sql(table), about).df()
+    months = connection.execute(_MONTHS, {"name": table.name}).df()
+    values = connection.execute(_values_sql(table), {"name": table.name}).df()
+    return counts, months, values
+
+
+def _months_sql(table: _Table, closely: bool) -> str:
+    """SQL for a temporary table of the months in which the marts differ."""
+    if not table.has_months:
+        return f"create or replace temp table differing_months as {_NO_MONTHS}"
+    fingerprint = f"sum(hash({', '.join(table.columns)}))" if closely else "count(*)"
+    revenue = table.money(_MONEY)
+    monthly = f"select {_DAY_KEY} // 100 as month, {fingerprint} as fingerprint, {revenue} as revenue"
+    return f"""
+        create or replace temp table differing_months as
+        with before as ({monthly} from ({table.before}) group by month),
+        after as ({monthly} from ({table.after}) group by month)
+        select month, before.revenue as revenue_before, after.revenue as revenue_after
+        from before
+        full join after using (month)
+        where before.fingerprint is distinct from after.fingerprint
+    """
+
+
+def _differences_sql(table: _Table, closely: bool) -> str:
+    """SQL for a temporary table of the rows that differ, as structs; null where there is no such row."""
+    months = (
+        f"where {_DAY_KEY} // 100 in (select month from differing_months)" if table.has_months else ""
+    )
+    return f"""
+        create or replace temp table differences as
+        with before as (select rows as row from ({table.before}) as rows {months}),
+        after as (select rows as row from ({table.after}) as rows {months})
+        select before.row as row_before, after.row as row_after
+        from before
+        full join after on before.row.{table.key} is not distinct from after.row.{table.key}
+        where {closely} and before.row is distinct from after.row
+    """
+
+
+def _counts_sql(table: _Table) -> str:
+    return f"""
+        select
+            $name as table_name,
+            $before as rows_before,
+            $after as rows_after,
+            count(*) filter (where row_before is null) as added,
+            count(*) filter (where row_after is null) as removed,
+            count(*) filter (where row_before is not null and row_after is not null) as changed,
+            {table.money(f"if(row_before is null, row_after.{_MONEY}, 0)")} as revenue_added,
+            {table.money(f"if(row_after is null, row_before.{_MONEY}, 0)")} as revenue_removed,
+            {table.money(f"row_after.{_MONEY} - row_before.{_MONEY}")} as revenue_changed
+        from differences
+    """
+
+
+def _all_counts_sql(table: _Table) -> str:
+    """SQL for the same counts where one mart has no rows of the table."""
+    return f"""
+        select
+            $name as table_name,
+            $before as rows_before,
+            $after as rows_after,
+            $after as added,
+            $before as removed,
+            0 as changed,
+            {table.money("revenue_after")} as revenue_added,
+            {table.money("revenue_before")} as revenue_removed,
+            {table.money("0")} as revenue_changed
+        from differing_months
+    """
+
+
+def _values_sql(table: _Table) -> str:
+    """SQL for what was changed in the first of the rows that both marts have."""
+    pairs = ", ".join(
+        f"{{column_name: '{n}', before: row_before.{n}::varchar, after: row_after.{n}::varchar}}"
+        for n in table.columns
+    )
+    return f"""
+        with changed as (
+            select row_after.{table.key} as key, row_before, row_after
+            from differences
+            where row_before is not null and row_after is not null
+            order by key
+            limit {_MOST_ROWS}
+        ),
+        pairs as (
+            select
+                coalesce(key::varchar, '(unknown member)') as key,
+                unnest([{pairs}], recursive := true)
+            from changed
+        )
+        select $name as table_name, key, column_name, before, after
+        from pairs
+        where before is distinct from after
+    """
+
+
+_NO_MONTHS = """
+select
+    null::integer as month,
+    null::decimal(38, 4) as revenue_before,
+    null::decimal(38, 4) as revenue_after
+where false
+"""
+
+_MONTHS = """
+select
+    $name as table_name,
+    strptime(month::varchar, '%Y%m')::date as month_start,
+    coalesce(revenue_before, 0) as revenue_before,
+    coalesce(revenue_after, 0) as revenue_after,
+    coalesce(revenue_after, 0) - coalesce(revenue_before, 0) as change
+from differing_months
+where revenue_before is distinct from revenue_after
+order by month
+"""

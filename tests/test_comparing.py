@@ -1,0 +1,194 @@
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import mart_command
+
+from mart_helpers.comparing import Comparison, compare_files
+from mart_helpers.errors import StateError
+
+TABLES = ["dim_customer", "dim_date", "dim_product", "fact_sales"]
+
+
+@pytest.fixture(scope="module")
+def sample(shared_home: Path) -> Path:
+    """A mart of the sample, 2,000 sales in 24 months."""
+    assert mart_command("build", cwd=shared_home).returncode == 0
+    return shared_home / "data" / "mini_data_mart.duckdb"
+
+
+@pytest.fixture
+def changed(sample: Path, tmp_path: Path) -> "Changed":
+    return Changed(sample, tmp_path / "changed.duckdb")
+
+
+class Changed:
+    """A copy of the sample mart, changed by SQL and compared with it."""
+
+    def __init__(self, sample: Path, path: Path) -> None:
+        self.sample = sample
+        self.path = path
+        self.path.write_bytes(sample.read_bytes())
+
+    def by(self, *statements: str) -> Comparison:
+        with duckdb.connect(str(self.path)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+        return compare_files(self.sample, self.path)
+
+
+def counts(found: Comparison, table: str) -> tuple:
+    row = found.tables.set_index("table_name").loc[table]
+    return tuple(row[["added", "removed", "changed"]])
+
+
+def money(found: Comparison) -> tuple:
+    row = found.tables.set_index("table_name").loc["fact_sales"]
+    return tuple(round(row[f"revenue_{what}"], 4) for what in ("added", "removed", "changed"))
+
+
+def months(found: Comparison) -> list[tuple]:
+    return [(f"{row.month_start:%Y-%m}", round(row.change, 4)) for row in found.months.itertuples()]
+
+
+def values(found: Comparison) -> list[tuple]:
+    return [tuple(row) for row in found.values.itertuples(index=False)]
+
+
+def test_a_mart_does_not_differ_from_itself(changed):
+    found = changed.by("select 1")
+    assert list(found.tables["table_name"]) == TABLES
+    assert list(found.tables["rows_before"]) == [25, 732, 13, 2000]
+    assert list(found.tables["rows_after"]) == [25, 732, 13, 2000]
+    assert found.tables[["added", "removed", "changed"]].sum(axis=None) == 0
+    assert money(found) == (0, 0, 0)
+    assert len(found.months) == len(found.values) == 0
+
+
+def test_added_removed_and_changed_sales_are_told_apart_in_rows_and_money(changed):
+    found = changed.by(
+        "delete from fact_sales where sale_id in ('S000010', 'S000011')",
+        "insert into fact_sales select * replace ('X1' as sale_id, 5.5 as net_amount) "
+        "from fact_sales where sale_id = 'S001999'",
+        "update fact_sales set net_amount = net_amount + 3, quantity = 77 where sale_id = 'S000500'",
+    )
+    with duckdb.connect(str(changed.sample), read_only=True) as connection:
+        gone, changed_day = connection.execute(
+            "select sum(net_amount) filter (where sale_id in ('S000010', 'S000011')), "
+            "min(date_key) filter (where sale_id = 'S000500') from fact_sales"
+        ).fetchone()
+    assert counts(found, "fact_sales") == (1, 2, 1)
+    assert money(found) == (5.5, float(gone), 3)
+    assert dict(months(found)) == {
+        "2023-01": -float(gone),
+        f"{changed_day // 10000}-{changed_day // 100 % 100:02}": 3.0,
+        "2024-12": 5.5,
+    }
+    assert [(table, key, column) for table, key, column, _, _ in values(found)] == [
+        ("fact_sales", "S000500", "quantity"),
+        ("fact_sales", "S000500", "net_amount"),
+    ]
+
+
+def test_surrogate_keys_given_anew_are_no_change(changed):
+    found = changed.by(
+        "update dim_customer set customer_key = customer_key + 1000 where customer_key > 0",
+        "update fact_sales set customer_key = customer_key + 1000 where customer_key > 0",
+    )
+    assert found.tables[["added", "removed", "changed"]].sum(axis=None) == 0
+
+
+def test_a_sale_that_passes_to_another_customer_is_a_change_of_its_natural_key(changed):
+    found = changed.by("update fact_sales set customer_key = -1 where sale_id = 'S000001'")
+    ((table, key, column, before, after),) = values(found)
+    assert (table, key, column, after) == ("fact_sales", "S000001", "customer_id", None)
+    assert before.startswith("C0")
+    assert months(found) == []
+
+
+def test_a_sale_that_moves_to_another_month_is_one_change_in_two_months(changed):
+    found = changed.by("update fact_sales set date_key = 20241231 where sale_id = 'S000001'")
+    assert counts(found, "fact_sales") == (0, 0, 1)
+    assert values(found) == [("fact_sales", "S000001", "date_key", "20230101", "20241231")]
+    (first, fell), (last, rose) = months(found)
+    assert (first, last) == ("2023-01", "2024-12")
+    assert fell == -rose < 0
+
+
+def test_a_change_that_leaves_count_and_revenue_of_a_month_alone_is_found(changed):
+    found = changed.by(
+        "update fact_sales set net_amount = net_amount + 1 where sale_id = 'S000001'",
+        "update fact_sales set net_amount = net_amount - 1 where sale_id = 'S000002'",
+    )
+    assert counts(found, "fact_sales") == (0, 0, 2)
+    assert months(found) == []
+
+
+def test_dimension_rows_are_compared_too(changed):
+    found = changed.by(
+        "update dim_customer set segment = 'Café' where customer_id = 'C003'",
+        "update dim_customer set city = 'Nowhere' where customer_key = -1",
+        "delete from dim_product where product_id = 'P12'",
+    )
+    assert counts(found, "dim_customer") == (0, 0, 2)
+    assert counts(found, "dim_product") == (0, 1, 0)
+    assert values(found)[:2] == [
+        ("dim_customer", "C003", "segment", "Office", "Café"),
+        ("dim_customer", "(unknown member)", "city", "Unknown", "Nowhere"),
+    ]
+
+
+def test_of_each_table_the_values_of_20_changed_rows_are_shown(changed):
+    found = changed.by("update fact_sales set unit_price = unit_price + 1")
+    assert counts(found, "fact_sales") == (0, 0, 2000)
+    assert list(found.values["key"]) == [f"S{number:06}" for number in range(1, 21)]
+
+
+def test_a_table_that_only_one_mart_has_is_new_or_gone_as_a_whole(changed):
+    found = changed.by(
+        "create table fact_returns as from fact_sales limit 7",
+        "drop table dim_date",
+        "delete from fact_sales",
+    )
+    assert counts(found, "fact_returns") == (7, 0, 0)
+    assert counts(found, "dim_date") == (0, 732, 0)
+    assert counts(found, "fact_sales") == (0, 2000, 0)
+    assert money(found) == (0, 144870.0195, 0)
+
+
+def test_a_column_that_only_one_mart_has_is_not_compared(changed):
+    found = changed.by("alter table fact_sales add column channel varchar default 'web'")
+    assert counts(found, "fact_sales") == (0, 0, 0)
+
+
+def test_what_is_no_mart_cannot_be_compared(sample, tmp_path):
+    duckdb.connect(str(tmp_path / "other.duckdb")).close()
+    with pytest.raises(StateError, match="but no mart"):
+        compare_files(sample, tmp_path / "other.duckdb")
+    with pytest.raises(StateError, match="There is no mart at"):
+        compare_files(tmp_path / "none.duckdb", sample)
+
+
+def test_the_command_compares_with_the_mart_that_the_last_build_replaced(home):
+    mart_command("build", cwd=home)
+    assert mart_command("diff", cwd=home).returncode == 1
+    sales = home / "inputs" / "fact_sales.csv"
+    sales.write_text(sales.read_text() + "X1,2024-12-31,C001,P01,1,1000.00,0\n")
+    mart_command("build", cwd=home)
+    result = mart_command("diff", cwd=home)
+    assert result.returncode == 0, result.stderr
+    assert "previous-1 (build 1) → data/mini_data_mart.duckdb (build 2)" in result.stdout
+    fact = next(line for line in result.stdout.splitlines() if "fact_sales" in line)
+    assert fact.split() == ["fact_sales", "2,000", "2,001", "1", "0", "0", "1,000.00", "0.00", "0.00"]
+    assert "2024-12" in result.stdout
+    same = mart_command("diff", "--before", home / "data" / "mini_data_mart.duckdb", cwd=home)
+    assert same.stdout.endswith("Every row of the one is in the other.\n")
+
+
+def test_the_build_shows_what_it_changes(home):
+    mart_command("build", cwd=home)
+    sales = home / "inputs" / "fact_sales.csv"
+    sales.write_text(sales.read_text() + "X1,2024-12-31,C001,P01,1,1000.00,0\n")
+    mart_command("build", cwd=home)
+    executed = max((home / "data" / "runs").glob("*/01_build.ipynb")).read_text()
+    assert "1,000.00" in executed

@@ -1,0 +1,100 @@
+"""A refused build, through the notebook itself: one clear message, and the published mart as it was.
+
+One kernel runs 01_build for all cases, as Run All does: its cells in order, up to the first error.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import CHECKOUT, query
+from kernels import Kernel, Ran, started
+from test_damaged_files import (
+    CASES,
+    CUSTOMERS,
+    GOOD,
+    PRODUCTS,
+    Case,
+    assert_fit_to_show,
+    long_bad_values,
+    put,
+    refuses,
+    sale,
+    sales,
+)
+
+REFUSED = [case for cases in CASES.values() for case in cases if case.refused] + [
+    refuses("too many bad rows", sales(sale(1), "S2"), "1 of its 2 rows are bad, more than"),
+    refuses("long bad values", long_bad_values(), "6 of its 7 rows are bad, more than"),
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def kernel(home: Path) -> Iterator[Kernel]:
+    with started(home) as kernel:
+        yield kernel
+
+
+def build(kernel: Kernel, inputs: Path, database: Path) -> Ran:
+    return kernel.run_all("01_build", inputs_dir=str(inputs), database=str(database))
+
+
+@pytest.fixture(scope="module")
+def published(kernel: Kernel, home: Path) -> Path:
+    """The mart of the sample, built twice: so a previous one is kept beside it."""
+    database = home / "data" / "mart.duckdb"
+    for _ in range(2):
+        assert not build(kernel, CHECKOUT / "inputs", database).failed
+    return database
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    put(folder, {"dim_customer.csv": CUSTOMERS.encode(), "dim_product.csv": PRODUCTS.encode()})
+    return folder
+
+
+def contents(database: Path) -> dict[str, str]:
+    """The hash of each file beside the mart, without those by which a build works and is looked at."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "a folder"
+        for path in database.parent.iterdir()
+        if not path.name.startswith((f"{database.name}.candidate", f"{database.name}.lock"))
+    }
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=str(case)) for case in REFUSED])
+def test_a_refused_build_says_why_and_leaves_the_published_mart_byte_for_byte(
+    kernel: Kernel, published: Path, inputs: Path, case: Case
+):
+    before = contents(published)
+    assert len(before) >= 2, "the mart, and the one before"
+    put(inputs, case.files)
+    ran = build(kernel, inputs, published)
+    assert ran.ename == "InputError"
+    assert case.refused in ran.evalue
+    assert ran.shown == (f"InputError: {ran.evalue}",)
+    assert ran.text == f"InputError: {ran.evalue}\n"
+    assert_fit_to_show(ran.evalue)
+    assert contents(published) == before
+
+
+def test_a_good_build_after_all_the_refused_ones_is_published(
+    kernel: Kernel, published: Path, inputs: Path
+):
+    before = contents(published)
+    put(inputs, {"fact_sales.csv": GOOD.encode()})
+    assert not build(kernel, inputs, published).failed
+    after = contents(published)
+    assert after["mart.duckdb"] not in before.values()
+    assert before["mart.duckdb"] in after.values(), "the mart before is kept"
+    assert query(published, "select count(*) from fact_sales") == [(1,)]
+    assert query(published, "select max(build_id) from build_log") == [(3,)]
