@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import duckdb
 import pandas as pd
 
-from mart_helpers.contract import Table, declared_tables, read_contract
+from mart_helpers.contract import Table, ascends_sql, declared_tables, read_contract
 from mart_helpers.errors import CheckFailed
 from mart_helpers.session import Session
 
@@ -139,7 +139,7 @@ def _key_checks(table: str, column: str, known: str = "true") -> Iterator[Check]
     yield Check(
         f"{table}_{column}_is_unique",
         f"select {column}, count(*) as rows from {table} where {column} is not null "
-        f"group by {column} having count(*) > 1",
+        f"and not ({ascends_sql(table, column)}) group by {column} having count(*) > 1",
         f"each {column} stands once in {table}",
     )
     yield _not_null(table, column, known)

@@ -237,13 +237,14 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
 def _results(
     notebooks: list[str], database: Path, data_dir: Path, formats: str
 ) -> Iterator[tuple[str, str]]:
-    from mart_helpers.exporting import export_folders
     from mart_helpers.inspecting import last_account, size_text
 
     if "01_build" in notebooks and database.exists():
         yield "rows", last_account(database)
         yield "mart", f"{shown(database)} ({size_text(database)})"
     if "03_export" in notebooks:
+        from mart_helpers.exporting import export_folders
+
         yield "exports", ", ".join(map(shown, export_folders(data_dir, formats)))
     if "04_quality" in notebooks and (data_dir / "quality").exists():
         yield "quality", shown(data_dir / "quality")

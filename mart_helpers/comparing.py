@@ -5,6 +5,7 @@ the dimensions it points to. Facts are first compared a whole month at a time; o
 differ is row set against row.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ class _Table:
     """A table of the star as both marts have it, surrogate keys replaced by what they stand for.
 
     `before` and `after` are queries with the same `columns`; a mart without the table has no rows.
+    `plain_before` and `plain_after` give the rows as they are stored, at less cost.
     """
 
     name: str
@@ -50,6 +52,8 @@ class _Table:
     columns: tuple[str, ...]
     before: str
     after: str
+    plain_before: str
+    plain_after: str
 
     @property
     def has_months(self) -> bool:
@@ -166,12 +170,19 @@ def _table(
     chosen = {each: _stands_for(each, keys) for each in shared}
     # the surrogate key of the table itself stands for a column that is there anyway
     chosen = {each: stands for each, stands in chosen.items() if not stands.startswith(f"{name}.")}
-    queries = {mart: _rows_sql(mart, name, chosen) for mart in marts}
-    nothing = f"from ({queries[marts[0]]}) where false"
     names = tuple(stands.rpartition(".")[2] for stands in chosen.values())
-    return _Table(
-        name, keys.get(name, names[0]), names, queries.get(before, nothing), queries.get(after, nothing)
-    )
+
+    def queries(rows_of: Callable[[str], str]) -> list[str]:
+        nothing = f"from ({rows_of(marts[0])}) where false"
+        return [rows_of(mart) if mart in marts else nothing for mart in (before, after)]
+
+    resolved = queries(lambda mart: _rows_sql(mart, name, chosen))
+    plain = queries(lambda mart: f"from {_stored(mart, name)}")
+    return _Table(name, keys.get(name, names[0]), names, *resolved, *plain)
+
+
+def _stored(mart: str, name: str) -> str:
+    return f"{quoted(mart)}.main.{name}"
 
 
 def _stands_for(column: str, keys: dict[str, str]) -> str:
@@ -194,8 +205,10 @@ def _compared(
     connection: duckdb.DuckDBPyConnection, table: _Table
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The rows of the three frames that are about `table`."""
-    rows = f"select (select count(*) from ({table.before})), (select count(*) from ({table.after}))"
-    rows_before, rows_after = connection.execute(rows).fetchone()
+    rows_before, rows_after = (
+        connection.execute(f"select count(*) from ({rows})").fetchall()[0][0]
+        for rows in (table.plain_before, table.plain_after)
+    )
     # where one mart has no rows, those of the other are all new or all gone, and need no look
     closely = min(rows_before, rows_after) > 0
     connection.execute(_months_sql(table, closely))
@@ -212,12 +225,13 @@ def _months_sql(table: _Table, closely: bool) -> str:
     if not table.has_months:
         return f"create or replace temp table differing_months as {_NO_MONTHS}"
     fingerprint = f"sum(hash({', '.join(table.columns)}))" if closely else "count(*)"
+    before, after = (table.before, table.after) if closely else (table.plain_before, table.plain_after)
     revenue = table.money(_MONEY)
     monthly = f"select {_DAY_KEY} // 100 as month, {fingerprint} as fingerprint, {revenue} as revenue"
     return f"""
         create or replace temp table differing_months as
-        with before as ({monthly} from ({table.before}) group by month),
-        after as ({monthly} from ({table.after}) group by month)
+        with before as ({monthly} from ({before}) group by month),
+        after as ({monthly} from ({after}) group by month)
         select month, before.revenue as revenue_before, after.revenue as revenue_after
         from before
         full join after using (month)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import duckdb
 import pandas as pd
 
-from mart_helpers.contract import Reference, Table
+from mart_helpers.contract import Reference, Table, ascends_sql
 from mart_helpers.errors import StateError
 from mart_helpers.records import Located
 from mart_helpers.sources import Source
@@ -81,7 +81,7 @@ def _collect_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> No
     for reference in table.references:
         connection.execute(_orphans_sql(connection, table, reference))
     connection.execute(_ONLY_THE_ROW)
-    if not connection.execute(_ascends_sql(table)).fetchone()[0]:
+    if not connection.execute(ascends_sql(f"staging.{table.name}", table.key)).fetchone()[0]:
         connection.execute(_repeats_sql(table))
 
 
@@ -113,14 +113,6 @@ def _orphans_sql(connection: duckdb.DuckDBPyConnection, table: Table, reference:
         anti join staging.{reference.table} as parent
             on child.{name} = parent.{reference.table_column}
         where child.{name} is not null
-    """
-
-
-def _ascends_sql(table: Table) -> str:
-    """SQL for whether each key is greater than the one before: the quick proof that none repeats."""
-    return f"""
-        select count_if(ascends) >= count(*) - 1
-        from (select {table.key} > lag({table.key}) over () as ascends from staging.{table.name})
     """
 
 

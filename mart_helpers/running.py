@@ -28,6 +28,11 @@ from mart_helpers.project import home, shown
 
 RUN_FOLDER = re.compile(r"\d{8}T\d{6}Z-[a-z]+(-\d+)?")
 KEPT_RUNS = 20
+_NO_HISTORY = ["--HistoryManager.hist_file=:memory:"]
+_WARM_UP = [
+    f"--IPKernelApp.exec_lines=__import__('{module}')"
+    for module in ("mart_helpers.notebook", "mart_helpers.charts", "sql.magic")
+]
 HEADING = re.compile(r"^#{1,6} +(.+?)[ #]*$", re.MULTILINE)
 
 
@@ -62,12 +67,12 @@ def run_notebook(
     """
     executed = folder.absolute() / f"{name}.ipynb"
     watch = _Watch(name, values, on_cell)
-    papermill = _papermill()
     kernel = _OwnKernel()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.getLogger("papermill").setLevel(logging.CRITICAL)
         try:
+            kernel.begin()
+            papermill = _papermill()
             papermill.execute_notebook(
                 _literal(notebook_path(name).absolute()),
                 _literal(executed),
@@ -129,6 +134,11 @@ class _OwnKernel(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         """How the kernel is started, in place of what Jupyter's folders say."""
         return self._own_spec
+
+    def begin(self) -> None:
+        """Start the kernel, which comes up and imports what every notebook does while we go on."""
+        start = run_sync(self.start_kernel)
+        start(extra_arguments=[*_NO_HISTORY, *_WARM_UP], cwd=str(home()))
 
     def client(self, **options: object) -> KernelClient:
         """A client of this kernel, kept so that it can be closed."""
@@ -202,6 +212,7 @@ def _papermill() -> ModuleType:
         sys.modules[grammar] = None
     import papermill
 
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     if hidden:
         del sys.modules[grammar]
     return papermill
