@@ -86,9 +86,12 @@ def export_tables(
     return pd.DataFrame(exported, columns=["file", "rows", "bytes", "sha256"])
 
 
-def export_folders(data_dir: str | Path, formats: str) -> list[Path]:
-    """The folders that an export of these formats writes to. Raises UsageError for an unknown format."""
-    return [resolve(data_dir) / FORMATS[name].folder for name in _format_names(formats)]
+def export_folders(data_dir: str | Path, formats: str) -> Iterator[Path]:
+    """The folders that an export of these formats writes to. Raises UsageError for an unknown format.
+
+    They are made up only as they are asked for: by then `open_mart` has checked the parameters.
+    """
+    yield from (resolve(data_dir) / FORMATS[name].folder for name in _format_names(formats))
 
 
 def _format_names(formats: str) -> list[str]:

@@ -100,4 +100,3 @@ def _text(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     return f"{value:,}" if type(value) is int else str(value)
-

@@ -1,7 +1,7 @@
 """The set-up cell of each notebook: a session for its `%%sql` cells, its parameters checked."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +29,7 @@ def open_candidate(database: str) -> Session:
     return _attached(create_candidate(_real(database), shell.user_ns), shell)
 
 
-def open_mart(database: str, writes_to: Sequence[str | Path] = ()) -> Session:
+def open_mart(database: str, writes_to: Iterable[str | Path] = ()) -> Session:
     """A read-only session on the published mart `database`.
 
     Its statements reach no files but those below the folders `writes_to`. When the mart has been rebuilt

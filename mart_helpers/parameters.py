@@ -288,6 +288,6 @@ def _wrong(name: str, value: object, expected: str) -> str:
 
 
 def _quoted(value: object) -> str:
-    # half a character would keep the message from being sent
-    text = f'"{value.encode(errors="backslashreplace").decode()}"' if isinstance(value, str) else repr(value)
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    text = text.encode(errors="backslashreplace").decode()  # no kernel sends half a character
     return text if len(text) <= 60 else f"{text[:56]} …"

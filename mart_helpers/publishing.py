@@ -110,11 +110,13 @@ def publish(session: Session, keep_previous: int = 2) -> None:
             keep(database, replaced)
         os.replace(candidate, database)
         sync(database.parent)
-        forget_all_but(database, keep_previous)
     except (OSError, duckdb.Error) as error:
-        raise _unpublished(database, error) from error
-    finally:
         session.release()
+        session.lock = None
+        raise _unpublished(database, error) from error
+    with suppress(OSError):  # the next build tries again
+        forget_all_but(database, keep_previous)
+    session.release()
     session.reopen(open_published(database), identity(database))
 
 
@@ -170,7 +172,7 @@ def _take_up(session: Session) -> None:
     database = session.database
     if session.lock is None:
         raise StateError(
-            f"{shown(database)} is published. To build it anew, run the notebook from its top."
+            f"This build of {shown(database)} has ended. For another, run the notebook from its top."
         )
     if not session.lock.is_locked:
         session.lock = held(database)

@@ -68,30 +68,15 @@ def run_notebook(
     executed = folder.absolute() / f"{name}.ipynb"
     watch = _Watch(name, values, on_cell)
     kernel = _OwnKernel()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            kernel.begin()
-            papermill = _papermill()
-            papermill.execute_notebook(
-                _literal(notebook_path(name).absolute()),
-                _literal(executed),
-                parameters=values,
-                kernel_name="python3",
-                language="python",
-                km=kernel,
-                cwd=home(),
-                progress_bar=False,
-                on_cell_start=watch,
-            )
-        except papermill.PapermillExecutionError as error:
-            raise _failure(watch.at, error.ename, error.evalue, executed) from error
-        except RuntimeError as error:
-            raise _failure(watch.at, "the kernel stopped", str(error), executed) from error
-        except OSError as error:
-            raise StateError(f"{shown(executed)} cannot be written: {error.strerror}.") from error
-        finally:
-            _end(kernel)
+    try:
+        kernel.begin()
+        _execute(kernel, name, values, executed, watch)
+    except RuntimeError as error:
+        raise _failure(watch.at, "the kernel stopped", str(error), executed) from error
+    except OSError as error:
+        raise StateError(f"{shown(executed)} cannot be written: {error.strerror}.") from error
+    finally:
+        _end(kernel)
     return executed
 
 
@@ -119,6 +104,32 @@ def run_folders(runs_dir: Path) -> list[Path]:
         return []
     ours = (each for each in runs_dir.iterdir() if RUN_FOLDER.fullmatch(each.name))
     return sorted(each for each in ours if each.is_dir() and not each.is_symlink())
+
+
+def _execute(
+    kernel: "_OwnKernel",
+    name: str,
+    values: dict[str, object],
+    executed: Path,
+    watch: "_Watch",
+) -> None:
+    papermill = _papermill()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            papermill.execute_notebook(
+                _literal(notebook_path(name).absolute()),
+                _literal(executed),
+                parameters=values,
+                kernel_name="python3",
+                language="python",
+                km=kernel,
+                cwd=home(),
+                progress_bar=False,
+                on_cell_start=watch,
+            )
+        except papermill.PapermillExecutionError as error:
+            raise _failure(watch.at, error.ename, error.evalue, executed) from error
 
 
 class _OwnKernel(AsyncKernelManager):

@@ -1,0 +1,705 @@
+"""What happens to a mart when something gets in the way: it is whole, or as it was, or not there.
+
+Real processes are killed, run out of disk, lack rights and race each other. `mart` builds are few here,
+because each takes seconds; where it is about the publishing step alone, a small mart is published by
+processes that are forked from one that has imported everything (`FORKS`).
+"""
+
+import multiprocessing
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import forkserver
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import CHECKOUT, code_cells, make_home, mart_command, query, sql_of
+from IPython.core.interactiveshell import InteractiveShell
+from kernels import Kernel, started
+
+from mart_helpers.errors import MartError, StateError
+from mart_helpers.keeping import kept_builds, previous_path
+from mart_helpers.publishing import candidate_path, carry_history, create_candidate, publish, rollback
+from mart_helpers.session import in_words
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["test_faults"])
+NOBODY = 65534
+BUSY = "is being built by another notebook or program"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forks() -> None:
+    """Start the process that FORKS forks from, so that it finds what it is to import."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")]))
+        forkserver.ensure_running()
+
+
+BOOKS = sql_of("01_build", "create table build_", "create table quarantine")
+STAR = """
+    create table fact_sales as
+    select range as sale_id, (range + getvariable('build_id'))::decimal(18, 4) as net_amount
+    from range(20_000 + getvariable('build_id'));
+
+    insert into build_inputs (build_id, table_name, rows_loaded)
+    select getvariable('build_id'), 'fact_sales', count(*) from fact_sales;
+
+    insert into build_log (build_id, rows_loaded, revenue_loaded)
+    select getvariable('build_id'), count(*), sum(net_amount) from fact_sales
+"""
+
+
+def build_once(database: Path, moment: float = 0.0) -> str:
+    """Publish a small mart whose facts differ from build to build, not before `moment`; who did it."""
+    time.sleep(max(0.0, moment - time.time()))
+    session = create_candidate(database)
+    try:
+        with in_words():
+            for statement in BOOKS:
+                session.connection.execute(statement)
+            carry_history(session)
+            session.connection.execute(STAR)
+        publish(session, keep_previous=2)
+    finally:
+        session.close()
+    return f"process {os.getpid()}"
+
+
+def run_all_cells(home: Path) -> None:
+    """Run the cells of 01_build in this process, as its kernel does."""
+    os.environ |= {"MART_HOME": str(home), "MPLBACKEND": "agg"}
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    shell = InteractiveShell.instance()
+    for cell in code_cells("01_build"):
+        shell.run_cell(cell, store_history=True).raise_error()
+
+
+def build_forever(database: Path) -> None:
+    while True:
+        build_once(database)
+
+
+def roll_back_forever(database: Path) -> None:
+    while True:
+        rollback(database, random.choice(kept_builds(database)))
+
+
+def hold(database: Path, seconds: float) -> None:
+    """Be at work on a build for so long."""
+    session = create_candidate(database)
+    time.sleep(seconds)
+    session.close()
+
+
+def build_of(database: Path) -> int:
+    """The number of the build that made the mart; all of it can be read, and is of that one build."""
+    with duckdb.connect(str(database), read_only=True) as connection:
+
+        def rows(sql: str) -> list[tuple]:
+            return connection.execute(sql).fetchall()
+
+        for (table,) in rows("select format('{}.{}', schema_name, table_name) from duckdb_tables()"):
+            rows(f"select count(hash(each)) from {table} as each")
+        builds = [build for (build,) in rows("select build_id from build_log order by all")]
+        assert builds == list(range(1, len(builds) + 1)), "gaps or doubles in the log"
+        logged = rows(
+            "select build_inputs.rows_loaded, revenue_loaded from build_log "
+            "inner join build_inputs using (build_id) "
+            f"where table_name = 'fact_sales' and build_id = {len(builds)}"
+        )
+        assert rows("select count(*), sum(net_amount) from fact_sales") == logged
+    return len(builds)
+
+
+def assert_whole(database: Path) -> None:
+    """The mart is whole or absent, and so are those that are kept beside it."""
+    marts = [database] if database.exists() else []
+    for mart in marts + [previous_path(database, build) for build in kept_builds(database)]:
+        build_of(mart)
+    assert not database.with_name(f"{database.name}.wal").exists()
+
+
+def assert_tidy(database: Path) -> None:
+    """Beside the mart are those before it, and the lock, which nobody holds; nothing is left half."""
+    kept = {previous_path(database, build).name for build in kept_builds(database)}
+    known = {database.name, f"{database.name}.lock", *kept, "runs"}
+    assert {path.name for path in database.parent.iterdir()} <= known
+
+
+def contents(folder: Path) -> dict[str, bytes | str]:
+    """What is in the folder, without locks."""
+    return {
+        path.name: os.readlink(path)
+        if path.is_symlink()
+        else path.read_bytes()
+        if path.is_file()
+        else ""
+        for path in folder.iterdir()
+        if path.suffix != ".lock"
+    }
+
+
+def refusal(run: subprocess.CompletedProcess) -> str:
+    """The one message with which a command said no."""
+    assert run.returncode == 1, run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+    before, *messages = re.split(r"^mart: ", run.stderr, flags=re.MULTILINE)
+    assert re.fullmatch(r"(\d\d_\w+  (starting|(stopped after|done in) [\d.]+ s)\n)*", before)
+    (message,) = messages
+    return message
+
+
+@pytest.fixture(scope="module")
+def built_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home in which two marts were built, one after the other; no test changes it."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        home = make_home(tmp_path_factory.mktemp("built") / "home", monkeypatch)
+        for stage in ("1", "3"):
+            built(home, "--stage", stage)
+        yield home
+
+
+@pytest.fixture
+def database(built_home: Path, home: Path) -> Path:
+    """The mart of `home`, published by a second build, with that of the first beside it."""
+    shutil.copytree(built_home / "data", home / "data")
+    return home / "data" / "mini_data_mart.duckdb"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Where processes publish small marts."""
+    return tmp_path / "mart.duckdb"
+
+
+def built(home: Path, *words: str) -> None:
+    run = mart_command("build", *words, cwd=home)
+    assert run.returncode == 0, run.stderr
+
+
+def start(*words: str, **options: object) -> subprocess.Popen:
+    """`python -m mart WORDS` in a process group of its own."""
+    command = [sys.executable, "-m", "mart", *words]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | options
+    return subprocess.Popen(command, start_new_session=True, **options)
+
+
+def processes_of(home: Path) -> list[int]:
+    """The processes that were started for `home`: the command, and kernels in groups of their own."""
+    mine = f"MART_HOME={home}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            running = (folder / "stat").read_text().rpartition(") ")[2][0] not in "ZX"
+        except OSError:
+            continue
+        if mine in variables and running and int(folder.name) != os.getpid():
+            found.append(int(folder.name))
+    return found
+
+
+def all_gone(home: Path, seconds: float = 5) -> bool:
+    until = time.monotonic() + seconds
+    while processes_of(home) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not processes_of(home)
+
+
+def kill_9(run: subprocess.Popen, home: Path) -> None:
+    os.killpg(run.pid, signal.SIGKILL)
+    for pid in processes_of(home):
+        os.kill(pid, signal.SIGKILL)
+    run.wait()
+    assert all_gone(home)
+
+
+def wait_until(there: Callable[[], bool], run: subprocess.Popen) -> None:
+    while not there() and run.poll() is None:
+        time.sleep(0.01)
+
+
+# kill -9 ------------------------------------------------------------------------------------------
+
+
+def test_a_build_killed_at_any_moment_leaves_the_mart_whole_or_absent(home: Path):
+    database = home / "data" / "mini_data_mart.duckdb"
+    candidate, at = candidate_path(database), random.Random(1)
+    run = start("build", "--stage", "1")
+    wait_until(candidate.exists, run)
+    began = time.monotonic()
+    wait_until(database.exists, run)
+    seconds = time.monotonic() - began
+    moments = [at.uniform(0, 1.1 * seconds) for _ in range(4)]
+    kill_9(run, home)
+    assert build_of(database) == 1
+    for moment in moments:
+        candidate.unlink(missing_ok=True)
+        before, mart = build_of(database), database.read_bytes()
+        run = start("build", "--stage", "1")
+        wait_until(candidate.exists, run)
+        time.sleep(moment)
+        kill_9(run, home)
+        assert_whole(database)
+        assert database.read_bytes() == mart or build_of(database) == before + 1
+    built(home)
+    assert_tidy(database)
+    assert_whole(database)
+
+
+def killed(seconds: float, target: Callable[..., None], *arguments: object) -> None:
+    """Let a process do `target`, and kill it after so long."""
+    process = FORKS.Process(target=target, args=arguments)
+    process.start()
+    time.sleep(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode in (-signal.SIGKILL, 0)
+
+
+def test_the_cells_of_the_build_killed_at_any_moment_leave_the_mart_whole(home: Path, database: Path):
+    at = random.Random(2)
+    began = time.monotonic()
+    process = FORKS.Process(target=run_all_cells, args=[home])
+    process.start()
+    process.join()
+    seconds = time.monotonic() - began
+    assert build_of(database) == 3
+    for share in (0.2, 0.4, *(at.uniform(0.5, 1.05) for _ in range(6))):
+        before, mart = build_of(database), database.read_bytes()
+        killed(share * seconds, run_all_cells, home)
+        assert_whole(database)
+        assert database.read_bytes() == mart or build_of(database) == before + 1
+    build_once(database)
+    assert_tidy(database)
+
+
+def test_publishing_killed_at_any_moment_leaves_the_marts_whole_or_absent(small: Path):
+    at = random.Random(3)
+    for _ in range(18):
+        killed(at.uniform(0, 0.6), build_forever, small)
+        assert_whole(small)
+    build_once(small)
+    assert_whole(small)
+    assert_tidy(small)
+    assert build_of(small) > 9, "they were killed before they published anything"
+
+
+def test_what_a_killed_build_moved_to_disk_is_removed_by_the_next(small: Path):
+    build_once(small)
+    spilled = candidate_path(small).with_name(f"{candidate_path(small).name}.tmp")
+    spilled.mkdir()
+    (spilled / "duckdb_temp_1_0_storage_DEFAULT-0.tmp").write_bytes(b"x")
+    build_once(small)
+    assert_tidy(small)
+
+
+def test_when_the_command_alone_is_killed_its_kernel_ends_too(home: Path):
+    run = start("build")
+    wait_until(candidate_path(home / "data" / "mini_data_mart.duckdb").exists, run)
+    run.kill()
+    run.wait()
+    assert all_gone(home)
+    assert_whole(home / "data" / "mini_data_mart.duckdb")
+
+
+# The disk is full ---------------------------------------------------------------------------------
+
+
+def limit_files(size: int) -> None:
+    """Let this process write no file beyond `size` bytes, as if the disk ended there."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        pytest.param(0, "lock cannot be written", id="not one byte fits"),
+        pytest.param(8192, "candidate cannot be written. Make room", id="the candidate cannot begin"),
+        pytest.param(100_000, "Make room on the disk, then run the notebook", id="the facts do not fit"),
+        pytest.param(600_000, "is as it was: .* Make room on the disk", id="the last step does not fit"),
+    ],
+)
+def test_a_publisher_without_room_says_so_and_publishes_nothing(small: Path, size: int, words: str):
+    build_once(small)
+    before = small.read_bytes()
+    with ProcessPoolExecutor(1, FORKS, limit_files, [size]) as pool:
+        failed = pool.submit(build_once, small).exception()
+    assert isinstance(failed, MartError), failed
+    assert re.search(words, str(failed))
+    assert small.read_bytes() == before
+    build_once(small)
+    assert build_of(small) == 2
+    assert_tidy(small)
+
+
+def test_a_build_whose_last_step_finds_no_room_leaves_the_mart_as_it_was(home: Path, database: Path):
+    before = database.read_bytes()
+    message = refusal(mart_under(partial(limit_files, 1_200_000), "build"))
+    assert message.startswith("data/mini_data_mart.duckdb is as it was: the new mart cannot take its ")
+    assert message.endswith("Make room on the disk, or make the folder writable, then build again.\n")
+    assert database.read_bytes() == before
+    built(home)
+    assert build_of(database) == 3
+    assert_tidy(database)
+
+
+def mart_under(limit: Callable[[], None], *words: str) -> subprocess.CompletedProcess:
+    """`python -m mart WORDS` in a process that has called `limit` first."""
+    command = [sys.executable, "-m", "mart", *words]
+    return subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=120)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB in memory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder]
+    if os.geteuid() or subprocess.run(mounting, capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_build_on_a_disk_that_fills_up_leaves_the_mart_as_it_was(database: Path, small_disk: Path):
+    mart = shutil.copy(database, small_disk / "mart.duckdb")
+    before = mart.read_bytes()
+    message = refusal(mart_command("build", "--database", mart))
+    assert "Make room on the disk" in message
+    assert mart.read_bytes() == before
+    subprocess.run(["mount", "-o", "remount,size=30m", small_disk], check=True)
+    assert mart_command("build", "--database", mart).returncode == 0
+    assert build_of(mart) == 3
+    assert_tidy(mart)
+
+
+# The folder may not be written --------------------------------------------------------------------
+
+
+def test_a_build_on_a_disk_that_is_read_only_is_refused_and_reading_is_not(
+    database: Path, small_disk: Path, tmp_path: Path
+):
+    mart = shutil.copy(database, small_disk / "mart.duckdb")
+    before = contents(small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    message = refusal(mart_command("build", "--database", mart))
+    assert message.startswith(f"{mart}.lock cannot be written: ")
+    assert message.endswith("Make the folder writable, or name another one with database.\n")
+    assert contents(small_disk) == before
+    assert mart_command("quality", "--database", mart).returncode == 0
+
+
+def become_nobody() -> None:
+    if os.geteuid() == 0:
+        os.setuid(NOBODY)
+
+
+@pytest.mark.parametrize("missing", ["the lock", "the right to the lock", "the right to the folder"])
+def test_who_may_not_write_to_the_folder_publishes_nothing(missing: str):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        mart, lock = folder / "mart.duckdb", folder / "mart.duckdb.lock"
+        build_once(mart)
+        before = contents(folder)
+        if missing == "the lock":
+            lock.unlink()
+        else:
+            lock.chmod(0o666 if missing == "the right to the folder" else 0o444)
+        folder.chmod(0o555)
+        with ProcessPoolExecutor(1, FORKS, become_nobody) as pool:
+            failed = pool.submit(build_once, mart).exception()
+            assert pool.submit(build_of, mart).result() == 1
+        folder.chmod(0o755)
+        assert contents(folder) == before
+        build_once(mart)
+        assert build_of(mart) == 2
+        assert_tidy(mart)
+    assert isinstance(failed, StateError), failed
+    assert re.search(r"cannot be written.*[Mm]ake the folder writable", str(failed))
+
+
+# Two at once --------------------------------------------------------------------------------------
+
+
+def test_of_two_publishers_at_once_one_wins_or_they_take_turns(small: Path):
+    published = 0
+    with ProcessPoolExecutor(2, FORKS) as pool:
+        for _ in range(25):
+            moment = time.time() + 0.02
+            runs = [pool.submit(build_once, small, moment) for _ in range(2)]
+            failed = [run.exception() for run in runs if run.exception()]
+            won = [run.result() for run in runs if not run.exception()]
+            assert won, failed
+            for error in failed:
+                assert isinstance(error, StateError), error
+                assert f"{BUSY} ({won[0]}, since" in str(error)
+            published += len(won)
+            assert build_of(small) == published
+    assert_tidy(small)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["the first mart", "a mart is there"])
+def test_of_two_builds_started_together_one_is_published_or_both_in_turn(
+    home: Path, database: Path, there: bool
+):
+    if not there:
+        shutil.rmtree(home / "data")
+    runs = [start("build", stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [run.communicate(timeout=120)[1] for run in runs]
+    statuses = [run.returncode for run in runs]
+    assert 0 in statuses
+    for run, stderr in zip(runs, outputs, strict=True):
+        if run.returncode:
+            message = refusal(subprocess.CompletedProcess(run.args, run.returncode, "", stderr))
+            assert re.search(BUSY + r" \(process \d+, since", message)
+    assert build_of(database) == statuses.count(0) + 2 * there
+    assert_tidy(database)
+
+
+# Something else is where the mart should be -------------------------------------------------------
+
+
+def block_of_facts(mart: Path) -> int:
+    """Where in the file a block with values of fact_sales begins."""
+    where = "select min(block_id) from pragma_storage_info('fact_sales') where block_id >= 0"
+    return 3 * 4096 + query(mart, where)[0][0] * 262_144
+
+
+def flipped(mart: bytes, offset: int) -> bytes:
+    return mart[:offset] + bytes([mart[offset] ^ 0xFF]) + mart[offset + 1 :]
+
+
+def with_version(mart: bytes, version: int) -> bytes:
+    """The mart as if written by another storage version: bytes 12 to 20; the first 8 are a checksum."""
+    header = bytearray(mart[:4096])
+    header[12:20] = struct.pack("<Q", version)
+    checksum = 5381
+    for (word,) in struct.iter_unpack("<Q", bytes(header[8:])):
+        checksum ^= word * 0xBF58476D1CE4E5B9 % 2**64
+    header[:8] = struct.pack("<Q", checksum)
+    return bytes(header) + mart[4096:]
+
+
+def someone_elses() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "other.duckdb"
+        with duckdb.connect(str(path)) as connection:
+            connection.execute("create table readings (value integer)")
+        return path.read_bytes()
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """What is found in place of the mart, and what building and reading say about it."""
+
+    words: str
+    made: Callable[[Path], bytes | None]
+    said: str
+    check_says: str = ""  # where only reading all of it shows what is wrong
+
+    def __str__(self) -> str:
+        return f"{self.words} -> {self.said}"
+
+
+NOT_OURS = "is a DuckDB file, but no mart"
+NO_MART = "cannot be opened as a mart. Take back the one before it"
+OTHER_VERSION = "was written by another version of DuckDB than this one"
+WRONG = [
+    Wrong("random bytes", lambda mart: random.Random(3).randbytes(10_000), NO_MART),
+    Wrong("an empty file", lambda mart: b"", NO_MART),
+    Wrong("a CSV file", lambda mart: b"sale_id,quantity\nS1,1\n" * 1000, NO_MART),
+    Wrong("a mart cut in its header", lambda mart: mart.read_bytes()[:5000], NO_MART),
+    Wrong("a mart cut in its first block", lambda mart: mart.read_bytes()[:20_000], NO_MART),
+    Wrong(
+        "a mart cut in the middle",
+        lambda mart: mart.read_bytes()[: mart.stat().st_size // 2],
+        "The mart is damaged. Take back the one before it",
+        "cannot run: ",
+    ),
+    Wrong("a flipped byte in the header", lambda mart: flipped(mart.read_bytes(), 4200), NO_MART),
+    Wrong(
+        "a flipped byte among the facts",
+        lambda mart: flipped(mart.read_bytes(), block_of_facts(mart) + 1000),
+        "The mart is damaged. Take back the one before it",
+        "cannot run: ",
+    ),
+    Wrong("somebody else's DuckDB file", lambda mart: someone_elses(), NOT_OURS),
+    Wrong("a folder", lambda mart: None, "is a folder. Name a file in it."),
+    Wrong("a newer DuckDB's mart", lambda mart: with_version(mart.read_bytes(), 12345), OTHER_VERSION),
+    Wrong("an old DuckDB's mart", lambda mart: with_version(mart.read_bytes(), 1), OTHER_VERSION),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kernel(built_home: Path) -> Iterator[Kernel]:
+    with started(built_home) as kernel:
+        yield kernel
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_what_is_no_whole_mart_is_refused_with_advice_and_left_alone(
+    kernel: Kernel, built_home: Path, small: Path, wrong: Wrong
+):
+    content = wrong.made(built_home / "data" / "mini_data_mart.duckdb")
+    small.mkdir() if content is None else small.write_bytes(content)
+    before = contents(small.parent)
+    for notebook in ("01_build", "04_quality"):
+        values = {"data_dir": str(small.parent / "reports")} if notebook == "04_quality" else {}
+        ran = kernel.run_all(notebook, database=str(small), **values)
+        assert ran.ename in ("UsageError", "StateError", "QueryError", "CheckFailed"), ran
+        assert (wrong.said if notebook == "01_build" else wrong.check_says or wrong.said) in ran.evalue
+        assert ran.shown == (f"{ran.ename}: {ran.evalue}",)
+    found = contents(small.parent)
+    if wrong.check_says:  # found late, by comparing or checking: the candidate is there to look at
+        before |= {name: found[name] for name in found if "candidate" in name or name == "reports"}
+    assert found == before
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a link to a mart", "a link to nothing"])
+def test_a_link_stays_a_link_and_the_mart_is_written_where_it_points(
+    kernel: Kernel, database: Path, small: Path, there: bool
+):
+    target = small.parent / "elsewhere" / "real.duckdb"
+    target.parent.mkdir()
+    if there:
+        shutil.copy(database, target)
+    small.symlink_to(target)
+    assert not kernel.run_all("01_build", database=str(small)).failed
+    assert small.readlink() == target
+    assert build_of(target) == (3 if there else 1)
+    assert_tidy(target)
+
+
+# A mart of an older layout ------------------------------------------------------------------------
+
+
+def changed_by(mart: Path, sql: str) -> None:
+    with duckdb.connect(str(mart)) as connection:
+        connection.execute(sql)
+
+
+OLDER = """
+    alter table build_log drop column revenue_quarantined;
+    alter table build_log add column mood varchar default 'good';
+    alter table build_inputs drop column ignored_columns;
+    drop table quarantine
+"""
+
+
+def test_the_history_of_an_older_layout_is_taken_over_as_far_as_it_goes(kernel: Kernel, database: Path):
+    changed_by(database, OLDER)
+    ran = kernel.run_all("01_build", database=str(database))
+    assert not ran.failed, ran
+    assert build_of(database) == 3
+    log = query(
+        database, "select build_id, stage, rows_loaded, revenue_quarantined from build_log order by 1"
+    )
+    assert [row[:3] for row in log] == [(1, 1, 56), (2, 3, 2036), (3, 3, 2036)]
+    assert [row[3] is None for row in log] == [True, True, False]
+
+
+@pytest.mark.parametrize("command", ["explore", "export"])
+def test_a_reader_of_a_mart_that_lacks_a_table_says_to_build_it_again(database: Path, command: str):
+    changed_by(database, "drop table dim_date")
+    message = refusal(mart_command(command))
+    assert "Table with name dim_date does not exist!" in message
+    assert message.rstrip().endswith("If an older 01_build made this mart, build it again.")
+
+
+# Ctrl-C -------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_all_leaves_no_process_and_a_whole_mart(home: Path, tmp_path: Path):
+    database = home / "data" / "mini_data_mart.duckdb"
+    said = tmp_path / "stderr"
+    moments = {
+        "as all is imported": lambda: "01_build" in said.read_text(),
+        "in the build": candidate_path(database).exists,
+        "as it is published": database.exists,
+        "in a later notebook": lambda: "02_explore" in said.read_text(),
+    }
+    heeds = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    for moment, there in moments.items():
+        shutil.rmtree(home / "data", ignore_errors=True)
+        with said.open("w") as stderr:
+            run = start("all", stderr=stderr, preexec_fn=heeds)
+            wait_until(there, run)
+            time.sleep(0.3)
+            os.killpg(run.pid, signal.SIGINT)
+            # a shell says 130 for both; Python ends by the signal if that came within an exec()
+            assert run.wait(20) in (130, -signal.SIGINT), f"{moment}: {said.read_text()}"
+        *_, stopped, last = said.read_text().splitlines()
+        assert (stopped.split()[1], last) == ("stopped", "mart: interrupted.")
+        assert "Traceback" not in said.read_text()
+        assert all_gone(home)
+        assert_whole(database)
+    assert build_of(database) == 1
+    again = mart_command("all")
+    assert again.returncode == 0, again.stderr
+    assert build_of(database) == 2
+
+
+# Rollback -----------------------------------------------------------------------------------------
+
+
+def test_a_damaged_kept_mart_is_not_taken_back(database: Path):
+    kept = previous_path(database, 1)
+    kept.write_bytes(flipped(kept.read_bytes(), block_of_facts(kept) + 1000))
+    before = contents(database.parent)
+    message = refusal(mart_command("rollback"))
+    assert message.startswith("data/mini_data_mart.duckdb.previous-1 cannot be opened as a mart.")
+    assert contents(database.parent) == before
+
+
+@pytest.mark.parametrize("place", ["header", "facts"])
+def test_a_rollback_brings_back_the_kept_mart_for_a_damaged_one(database: Path, place: str):
+    kept = previous_path(database, 1).read_bytes()
+    offset = 4200 if place == "header" else block_of_facts(database) + 1000
+    database.write_bytes(flipped(database.read_bytes(), offset))
+    run = mart_command("rollback")
+    assert run.returncode == 0, run.stderr
+    assert database.read_bytes() == kept
+
+
+def test_a_rollback_killed_at_any_moment_leaves_the_marts_whole(small: Path):
+    for _ in range(3):
+        build_once(small)
+    at = random.Random(4)
+    for _ in range(15):
+        killed(at.uniform(0, 0.4), roll_back_forever, small)
+        assert small.exists()
+        assert_whole(small)
+        assert {build_of(small), *kept_builds(small)} == {1, 2, 3}
+
+
+def test_a_rollback_during_a_build_is_refused_and_says_who_builds(database: Path):
+    process = FORKS.Process(target=hold, args=[database, 30])
+    process.start()
+    while not candidate_path(database).exists():
+        time.sleep(0.01)
+    before = database.read_bytes()
+    message = refusal(mart_command("rollback"))
+    assert f"{BUSY} (process {process.pid}, since" in message
+    assert database.read_bytes() == before
+    assert kept_builds(database) == [1]
+    process.kill()
+    process.join()
+    assert mart_command("rollback").returncode == 0
+    assert build_of(database) == 1
