@@ -59,8 +59,10 @@ def run_checks(session: Session) -> pd.DataFrame:
 def stop_on_failures(session: Session, check_results: pd.DataFrame, fail_on: str) -> None:
     """Raise CheckFailed where a check of severity `fail_on` (error, warn or never) or worse failed.
 
-    The message names each such check with its count and some of its rows.
+    The message names each such check with its count and some of its rows. What is being built can then
+    not be published.
     """
+    session.checks_failed = False
     if fail_on == "never":
         return
     if check_results.empty:
@@ -70,6 +72,7 @@ def stop_on_failures(session: Session, check_results: pd.DataFrame, fail_on: str
     counted = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     failed = check_results[(check_results["status"] != "pass") & check_results["severity"].isin(counted)]
     if len(failed):
+        session.checks_failed = True
         parts = [_failure(session.connection, row) for row in failed.itertuples()]
         raise CheckFailed(f"{len(failed)} of {len(check_results)} checks failed.\n" + "\n".join(parts))
 

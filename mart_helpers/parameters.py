@@ -125,7 +125,8 @@ def check_cell(cell_sources: list[str], namespace: dict[str, object]) -> None:
     `cell_sources` are the cells executed so far (IPython's `In`), `namespace` is where they ran.
     Raises UsageError as `checked` does, also for names that papermill injected and no one declared.
     """
-    parameters = next(filter(None, map(_declared, cell_sources)), [])
+    # the last: a kernel may have run another notebook before
+    parameters = next(filter(None, map(_declared, reversed(cell_sources))), [])
     if not parameters:
         return
     for source in cell_sources:

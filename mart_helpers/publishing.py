@@ -94,8 +94,9 @@ def carry_history(session: Session) -> None:
 def publish(session: Session, keep_previous: int = 2) -> None:
     """Replace the published mart by the candidate in one step; of those replaced, the newest are kept.
 
-    `keep_previous` says how many. The session then reads the published mart. Raises StateError where
-    another build has begun meanwhile, or the file cannot be replaced, with the published mart as it was.
+    `keep_previous` says how many. The session then reads the published mart. Raises StateError, with the
+    published mart as it was, where checks have failed, another build has begun meanwhile, or the file
+    cannot be replaced.
     """
     database, candidate = session.database, candidate_path(session.database)
     _take_up(session)
@@ -173,6 +174,11 @@ def _take_up(session: Session) -> None:
     if session.lock is None:
         raise StateError(
             f"This build of {shown(database)} has ended. For another, run the notebook from its top."
+        )
+    if session.checks_failed:
+        raise StateError(
+            f"{shown(database)}: the checks have failed, so nothing is published. Mend the inputs or the "
+            "notebook, and run it from its top."
         )
     if not session.lock.is_locked:
         session.lock = held(database)

@@ -52,7 +52,8 @@ class Session:
     """A DuckDB connection as JupySQL sees it: every statement runs once, in the same session.
 
     `$name` in a statement is bound to the notebook's variable of that name, as a value, never as text.
-    `opened` is the identity of the file behind it; a session that builds holds a `lock`.
+    `opened` is the identity of the file behind it; a session that builds holds a `lock`, and knows
+    whether its `checks_failed`.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Session:
         self.database = database
         self.opened = opened
         self.lock = lock
+        self.checks_failed = False
         self._variables = variables
 
     def execute(self, sql: str) -> pd.DataFrame | None:

@@ -69,3 +69,15 @@ def test_the_codebook_is_that_of_the_mart(built_home):
 @pytest.mark.parametrize("path", re.findall(r"\]\(([\w./]+)\)", README))
 def test_a_link_of_the_readme_leads_somewhere(path):
     assert (CHECKOUT / path).exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "test"),
+    [
+        (file, test)
+        for file, tests in re.findall(r"`(test_\w+\.py)`: (.*?) \|\n", README)
+        for test in re.findall(r"`(test_\w+)`", tests)
+    ],
+)
+def test_a_test_that_the_readme_names_is_there(file, test):
+    assert f"def {test}(" in (CHECKOUT / "tests" / file).read_text()

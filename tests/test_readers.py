@@ -1,0 +1,385 @@
+"""Readers of a mart while others build it: never in the way, never misled, never able to change it."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import SALES_HEADER, code_cells, make_home, mart_command, query
+from kernels import Kernel, Ran, started
+
+from mart_helpers.errors import StateError
+from mart_helpers.opening import open_published
+from mart_helpers.publishing import candidate_path
+
+READERS = ("02_explore", "03_export", "04_quality")
+BUILD_ID = "%%sql\nselect max(build_id) as build_id from build_log"
+REBUILT = "The mart has been rebuilt since this notebook opened it"
+LINES = 50
+
+
+def database(home: Path) -> Path:
+    return home / "data" / "mini_data_mart.duckdb"
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def listing(home: Path) -> set[Path]:
+    return set(home.rglob("*"))
+
+
+def build(kernel: Kernel, **values: object) -> None:
+    ran = kernel.run_all("01_build", **values)
+    assert not ran.failed, ran.evalue
+
+
+@pytest.fixture(scope="module")
+def builder(shared_home: Path) -> Iterator[Kernel]:
+    """A kernel in which 01_build has run once, in the shared home."""
+    with started(shared_home) as kernel:
+        build(kernel)
+        yield kernel
+
+
+# Readers during builds. Each build `n` has sales of LINES * n units, so an answer tells its build.
+
+READER = """
+import sys, time
+from pathlib import Path
+import duckdb
+from mart_helpers.opening import open_published
+
+opening, database, stop = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+question = "select (select max(build_id) from build_log), (select sum(quantity) from fact_sales)"
+
+def opened():
+    return duckdb.connect(database, read_only=True) if opening == "plain" else open_published(database)
+
+kept = opened()
+while True:
+    last = stop.exists()
+    if opening != "kept":
+        kept.close()
+        kept = opened()
+    print(*kept.execute(question).fetchone(), flush=True)
+    if last:
+        break
+    time.sleep(0.1)
+"""
+
+
+@contextmanager
+def reader(opening: str, home: Path, stop: Path) -> Iterator[subprocess.Popen]:
+    """A process that asks the mart of `home` over and over until `stop` exists, then once more."""
+    command = [sys.executable, "-c", READER, opening, database(home), stop]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def put_sales(home: Path, number: int) -> None:
+    lines = [f"S{line},2024-01-01,C001,P01,{number},1.00,0" for line in range(LINES)]
+    (home / "inputs" / "fact_sales.csv").write_text("\n".join([SALES_HEADER, *lines]) + "\n")
+
+
+def answers(process: subprocess.Popen) -> list[int]:
+    """The builds that a reader saw, in the order of its answers, each wholly of one build."""
+    out, trouble = process.communicate(timeout=60)
+    assert (process.returncode, trouble) == (0, "")
+    pairs = [tuple(map(int, line.split())) for line in out.splitlines()]
+    assert [units for _, units in pairs] == [LINES * number for number, _ in pairs]
+    return [number for number, _ in pairs]
+
+
+def test_twenty_builds_pass_while_readers_read_and_each_answer_is_of_one_build(home, tmp_path):
+    stop = tmp_path / "stop"
+    openings = ("kept", "anew", "plain")
+    shown_only = ("draw_star(mart)", "changes.months", "changes.values")  # without them it is faster
+    cells = [cell for cell in code_cells("01_build") if cell not in shown_only]
+    with started(home) as kernel, ExitStack() as stack:
+        put_sales(home, 1)
+        build(kernel)
+        processes = [stack.enter_context(reader(opening, home, stop)) for opening in openings]
+        for process in processes:
+            assert process.stdout.readline() == f"1 {LINES}\n"
+        for number in range(2, 22):
+            put_sales(home, number)
+            with database(home).open("rb") as opened_before:
+                content = opened_before.read()
+                if number in (8, 15):
+                    result = mart_command("build")
+                    assert result.returncode == 0, result.stderr
+                else:
+                    ran = kernel.run_cells(cells)
+                    assert not ran.failed, ran.evalue
+                opened_before.seek(0)
+                assert opened_before.read() == content, "a file that is open stays as it is"
+        stop.touch()
+        kept, *reopening = map(answers, processes)
+    assert set(kept) == {1}
+    for seen in reopening:
+        assert seen == sorted(seen)
+        assert seen[-1] == 21
+        assert len(set(seen)) > 10, "it read between the builds, too"
+
+
+@pytest.mark.parametrize("notebook", READERS)
+def test_a_notebook_left_open_says_once_that_the_mart_was_rebuilt(builder, shared_home, notebook):
+    _, set_up, *_ = code_cells(notebook)
+    with started(shared_home) as kernel:
+        assert not kernel.run_all(notebook).failed
+        opened = kernel.run(BUILD_ID).text
+        assert kernel.run(BUILD_ID).text == opened, "nothing is said of a mart that stays"
+        build(builder)
+        told = kernel.run(BUILD_ID).text
+        assert REBUILT in told
+        assert opened in told, "it still reads the mart that it opened"
+        assert kernel.run(BUILD_ID).text == opened, "it says so once"
+        assert kernel.run(set_up).text == ""
+        renewed = kernel.run(BUILD_ID).text
+        assert REBUILT not in renewed
+    newest = query(database(shared_home), "select max(build_id) from build_log")[0][0]
+    assert int(renewed.split()[-1]) == newest == int(opened.split()[-1]) + 1
+
+
+def test_a_program_that_opens_the_mart_twice_is_told_so(builder, shared_home):
+    with open_published(database(shared_home)) as connection:
+        with pytest.raises(StateError, match="open already in this notebook or program"):
+            open_published(database(shared_home))
+        assert connection.execute("select count(*) from fact_sales").fetchone() == (2000,)
+
+
+def test_a_reader_may_sort_more_than_fits_in_memory(builder, shared_home):
+    path = database(shared_home)
+    # connections of one process to one file share their settings, also those from before confinement
+    with duckdb.connect(path, read_only=True) as first:
+        first.execute("set memory_limit = '40MB'; set threads = 1")
+        with open_published(path) as connection:
+            connection.execute(
+                "create temp table sorted as "
+                "select md5(range::varchar) as hash from range(800_000) order by hash"
+            )
+            spilt = "select coalesce(sum(size), 0) > 0 from duckdb_temporary_files()"
+            assert connection.execute(spilt).fetchone() == (True,)
+            assert list(path.with_name(f"{path.name}.tmp").iterdir())
+            unsorted = (
+                "select count(*) from (select hash < lag(hash) over () as falls from sorted) where falls"
+            )
+            assert connection.execute(unsorted).fetchone() == (0,)
+    assert not [*path.parent.glob(f"{path.name}.tmp/*")]
+
+
+# Kernels of 01_build that stopped on their way.
+
+
+def cells_with_check(severity: str) -> list[str]:
+    """The cells of 01_build with one more check, that the returns of the sample do not pass."""
+    check = (
+        "%%sql\ncreate view checks.nothing_is_returned as\n"
+        "select sale_id, quantity from fact_sales where quantity < 0 order by sale_id;\n\n"
+        f"comment on view checks.nothing_is_returned is '{severity}: no sale line is a return'"
+    )
+    cells = code_cells("01_build")
+    gate = next(index for index, cell in enumerate(cells) if "run_checks(mart)" in cell)
+    return [*cells[:gate], check, *cells[gate:]]
+
+
+def run_to_loading(kernel: Kernel) -> Ran:
+    """Run 01_build up to its loading, which is right in the middle of it."""
+    cells = code_cells("01_build")
+    middle = next(index for index, cell in enumerate(cells) if "Loader(" in cell)
+    return kernel.run_cells(cells[: middle + 1])
+
+
+def test_a_build_that_stopped_at_an_error_is_in_nobodys_way_and_publishes_no_more(home):
+    good = (home / "inputs" / "fact_sales.csv").read_text()
+    with started(home) as forgotten, started(home) as other:
+        (home / "inputs" / "fact_sales.csv").write_text(good.replace(",unit_price,", ",price,"))
+        assert forgotten.run_all("01_build").ename == "InputError"
+        (home / "inputs" / "fact_sales.csv").write_text(good)
+        build(other)
+        published = digest(database(home))
+        refused = forgotten.run("publish(mart, keep_previous)")
+        assert refused.shown == (
+            "StateError: data/mini_data_mart.duckdb: another build has begun since this one, so nothing "
+            "is published from here. Run this notebook from its top.",
+        )
+        assert digest(database(home)) == published
+        build(forgotten)
+    assert query(database(home), "select count(*) from build_log") == [(2,)]
+
+
+def test_a_failed_check_keeps_the_candidate_to_look_at_and_the_published_mart(home):
+    candidate = candidate_path(database(home))
+    bad_rows = "select count(*) as bad_rows from checks.nothing_is_returned"
+    with started(home) as kernel:
+        build(kernel)
+        published = digest(database(home))
+        stop = kernel.run_cells(cells_with_check("error"))
+        count = query(database(home), "select count(*) from fact_sales where quantity < 0")[0][0]
+        assert stop.ename == "CheckFailed"
+        assert stop.shown == (f"CheckFailed: {stop.evalue}",)
+        assert (
+            f"nothing_is_returned (error): {count} bad. Expected: no sale line is a return"
+            in stop.evalue
+        )
+        assert "S000071        -2" in stop.evalue
+        assert "select * from checks.nothing_is_returned" in stop.evalue
+        assert int(kernel.run(f"%%sql\n{bad_rows}").text.split()[-1]) == count
+        assert "the checks have failed, so nothing is published" in kernel.run("publish(mart)").evalue
+        assert digest(database(home)) == published
+        with pytest.raises(duckdb.IOException, match="Conflicting lock is held"):
+            query(candidate, bad_rows)
+    assert query(candidate, bad_rows) == [(count,)]
+
+
+def test_a_check_that_only_warns_lets_the_mart_be_published(home):
+    with started(home) as kernel:
+        ran = kernel.run_cells(cells_with_check("warn"))
+        assert not ran.failed, ran.evalue
+    assert query(database(home), "select count(*) > 0 from checks.nothing_is_returned") == [(True,)]
+
+
+def test_a_build_half_way_holds_off_the_next_until_its_kernel_is_shut_down(home):
+    with started(home) as kernel:
+        assert not run_to_loading(kernel).failed
+        assert not run_to_loading(kernel).failed, "from its top again, in the same kernel"
+        kernel_id = int(kernel.run("import os; os.getpid()").text)
+        result = mart_command("build")
+        assert result.returncode == 1
+        assert "is being built by another notebook or program" in result.stderr
+        assert f"(process {kernel_id}, since 20" in result.stderr
+        assert "shut down the kernel" in result.stderr
+        assert "Traceback" not in result.stderr
+    assert mart_command("build").returncode == 0
+    assert query(database(home), "select count(*) from build_log") == [(1,)]
+
+
+# What a notebook that reads the mart can reach.
+
+NO_FILES = "A notebook that reads the mart reaches no other files"
+NO_EXTENSIONS = "A notebook that reads the mart loads no extensions"
+SETTINGS = "A notebook that reads the mart keeps its settings"
+ITSELF = "data/mini_data_mart.duckdb is the mart itself"
+READ_ONLY = "The mart is only read here"
+
+# `{home}` and `{outside}` stand for their folders
+REFUSED = {
+    "select * from read_csv('/etc/passwd')": NO_FILES,
+    "select * from read_text('/etc/passwd')": NO_FILES,
+    "select * from read_blob('/etc/passwd')": NO_FILES,
+    "select * from sniff_csv('/etc/passwd')": NO_FILES,
+    "select * from query('from read_csv(''/etc/passwd'')')": NO_FILES,
+    "select * from glob('/etc/*')": NO_FILES,
+    "select * from glob('{home}/**')": NO_FILES,
+    "select * from '{home}/inputs/fact_sales.csv'": NO_FILES,
+    "select * from read_csv('http://localhost:1/sales.csv')": NO_FILES,
+    "select * from 'https://localhost:1/sales.parquet'": NO_FILES,
+    "copy fact_sales to '{outside}/sales.csv'": NO_FILES,
+    "copy fact_sales to '{home}/data/CSV-export/../sales.csv'": NO_FILES,
+    "copy fact_sales to '{home}/data/mini_data_mart.duckdb'": ITSELF,
+    "copy fact_sales to '{home}/data/mini_data_mart.duckdb' (use_tmp_file false)": ITSELF,
+    "copy fact_sales to '{home}/data/mini_data_mart.duckdb.wal' (format parquet)": ITSELF,
+    "copy fact_sales to '{home}/inputs/fact_sales.csv'": NO_FILES,
+    "export database '{outside}'": NO_FILES,
+    "attach '{outside}/other.duckdb'": NO_FILES,
+    "attach '{home}/data/mini_data_mart.duckdb.previous-1' as earlier": NO_FILES,
+    "create persistent secret mine (type http)": "",
+    "install httpfs": NO_FILES,
+    "install httpfs from community": NO_FILES,
+    "load httpfs": NO_EXTENSIONS,
+    "set enable_external_access = true": SETTINGS,
+    "reset enable_external_access": SETTINGS,
+    "pragma enable_external_access = true": SETTINGS,
+    "set lock_configuration = false": SETTINGS,
+    "reset lock_configuration": SETTINGS,
+    "set allowed_directories = ['/']": SETTINGS,
+    "set global allowed_paths = ['/etc/passwd']": SETTINGS,
+    "reset allowed_configs": SETTINGS,
+    "set temp_directory = '{outside}'": SETTINGS,
+    "set profiling_output = '{outside}/profile.json'": SETTINGS,
+    "set log_query_path = '{outside}/log'": SETTINGS,
+    "call enable_logging(storage = 'file', storage_path = '{outside}')": SETTINGS,
+    "create table mine (a integer)": READ_ONLY,
+    "create view mine as select 1": READ_ONLY,
+    "create or replace table fact_sales as select 1": READ_ONLY,
+    "insert into dim_customer from dim_customer": READ_ONLY,
+    "update fact_sales set quantity = 0": READ_ONLY,
+    "delete from fact_sales": READ_ONLY,
+    "truncate fact_sales": READ_ONLY,
+    "alter table fact_sales add column mine integer": READ_ONLY,
+    "drop table fact_sales": READ_ONLY,
+}
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Kernel]]]:
+    """A home with a mart, and a kernel for each notebook that reads it, after Run All."""
+    with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
+        home = make_home(tmp_path_factory.mktemp("opened") / "home", environment)
+        with started(home) as kernel:
+            build(kernel)
+            build(kernel)
+        kernels = {notebook: stack.enter_context(started(home)) for notebook in READERS}
+        for notebook, kernel in kernels.items():
+            assert not kernel.run_all(notebook).failed
+        yield home, kernels
+
+
+@pytest.mark.parametrize("statement", REFUSED)
+@pytest.mark.parametrize("notebook", READERS)
+def test_a_reader_is_refused(opened, tmp_path, notebook, statement):
+    home, kernels = opened
+    files, mart = listing(home), digest(database(home))
+    ran = kernels[notebook].run("%%sql\n" + statement.format(home=home, outside=tmp_path))
+    assert ran.ename == "QueryError", ran.text
+    assert ran.shown == (f"QueryError: {ran.evalue}",)
+    assert REFUSED[statement] in ran.evalue
+    assert listing(home) == files
+    assert not [*tmp_path.iterdir()]
+    assert digest(database(home)) == mart
+
+
+ALLOWED: dict[str, Callable[[str], bool]] = {
+    "%%sql\ncreate temp view mine as select max(quantity) as most from fact_sales": lambda text: (
+        text == ""
+    ),
+    "%%sql\nselect count(*) as rows from mine": lambda text: text.split()[-1] == "1",
+    "%%sql\ncreate temp table own as from dim_product": lambda text: text == "",
+    "%%sql\ninsert into own from own": lambda text: text == "",
+    "%%sql\nselect count(*) as rows from own": lambda text: text.split()[-1] == "26",
+    "%%sql\nset variable answer = 42": lambda text: text == "",
+    "%%sql\nselect getvariable('answer') as answer": lambda text: text.split()[-1] == "42",
+    "import pandas as pd\nmart.connection.register('frame', pd.DataFrame({'a': [1, 2]}))": lambda text: (
+        True
+    ),
+    "%%sql\nselect sum(a) as total from frame": lambda text: text.split()[-1] == "3",
+}
+
+
+@pytest.mark.parametrize("notebook", READERS)
+def test_a_reader_makes_what_is_its_own(opened, notebook):
+    home, kernels = opened
+    mart = digest(database(home))
+    for cell, is_right in ALLOWED.items():
+        ran = kernels[notebook].run(cell)
+        assert not ran.failed, ran.evalue
+        assert is_right(ran.text), cell
+    assert digest(database(home)) == mart
+
+
+def test_only_the_export_writes_and_only_into_its_folders(opened):
+    home, kernels = opened
+    statement = f"%%sql\ncopy dim_product to '{home}/data/CSV-export/mine.csv'"
+    written = [notebook for notebook in READERS if not kernels[notebook].run(statement).failed]
+    assert written == ["03_export"]
+    assert len((home / "data" / "CSV-export" / "mine.csv").read_text().splitlines()) == 14
