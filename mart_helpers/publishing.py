@@ -177,8 +177,8 @@ def _take_up(session: Session) -> None:
         )
     if session.checks_failed:
         raise StateError(
-            f"{shown(database)}: the checks have failed, so nothing is published. Mend the inputs or the "
-            "notebook, and run it from its top."
+            f"{shown(database)}: the checks have failed, so nothing is published. Mend the inputs or "
+            "the notebook, and run it from its top."
         )
     if not session.lock.is_locked:
         session.lock = held(database)
