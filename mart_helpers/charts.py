@@ -6,7 +6,7 @@ Money has no currency sign, because the mart knows none.
 
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -28,6 +28,8 @@ NOTHING_TO_DRAW = "no sales in this range"
 
 # Okabe and Ito's blue: told apart from the greys in every kind of colour vision, and in print.
 _BLUE, _INK, _GREY, _LIGHT = "#0072B2", "#222222", "#666666", "#DDDDDD"
+# Theirs as well, and told apart by their lightness alone. In the order in which they are drawn.
+_OUTCOMES = {"broken": _INK, "fail": "#D55E00", "warn": "#E69F00", "pass": "#C9DCE8"}
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -124,6 +126,41 @@ def draw_bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str
         return _rendered(figure, title)
 
 
+def draw_checks(check_results: pd.DataFrame) -> Chart:
+    """A bar a table of the rows of `run_checks`: how many of its checks passed, and how many did not.
+
+    What did not pass stands at the left, broken first, then failed, then what is only a warning. The
+    same is said in words at the end of the bar. Checks of no table in particular have the last bar.
+    """
+    title = "Checks by table"
+    counts = _outcomes(check_results)
+    with _style():
+        if counts.empty:
+            return _empty(title, "there are no checks")
+        figure, axes = _figure(title, height=1.0 + 0.3 * len(counts))
+        places, left = range(len(counts)), pd.Series(0, counts.index)
+        for outcome in counts:
+            width = counts[outcome]
+            axes.barh(places, width, left=left, color=_OUTCOMES[outcome], height=0.7, label=outcome)
+            left = left + width
+        axes.set_yticks(places, [_short(table) for table in counts.index])
+        axes.invert_yaxis()
+        words = [_in_words(row) for row in counts.to_dict("records")]
+        _write_at_ends(axes, left.tolist(), words)
+        axes.set_xlabel("checks", loc="left")
+        return _rendered(figure, title)
+
+
+def checked_table(check_name: str, check_names: Collection[str]) -> str:
+    """The table that a check is about, `checks` where it is about none in particular.
+
+    A table has a check `<table>_has_rows`, and the names of its checks begin with its own.
+    """
+    tables = (name.removesuffix("_has_rows") for name in check_names if name.endswith("_has_rows"))
+    found = [table for table in tables if check_name.startswith(f"{table}_")]
+    return max(found, key=len, default="checks")
+
+
 def draw_star(mart: Session) -> Chart:
     """The star schema of the mart that `mart` has open, published or candidate.
 
@@ -209,6 +246,32 @@ def _name_values(axes: Axes, bars: object, values: list[float]) -> None:
     room = part / (1 - 2 * part) * (highest - lowest or 1.0)
     axes.set_xlim(lowest - room * (lowest < 0), highest + room)
     axes.bar_label(bars, names, padding=3)
+    axes.axvline(0, color=_GREY, linewidth=0.8)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set_xticks([])
+
+
+def _outcomes(check_results: pd.DataFrame) -> pd.DataFrame:
+    """How many checks of each table came out how: a row a table, a column an outcome that occurs."""
+    names = check_results["check_name"].tolist()
+    tables = [checked_table(name, names) for name in names]
+    warned = (check_results["status"] == "fail") & (check_results["severity"] == "warn")
+    counts = pd.crosstab(tables, check_results["status"].mask(warned, "warn").to_numpy())
+    order = sorted(counts.index, key=lambda table: (table == "checks", table))
+    found = counts.loc[order, [outcome for outcome in _OUTCOMES if outcome in counts]]
+    return found.rename({"checks": "other checks"})
+
+
+def _in_words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items() if count)
+
+
+def _write_at_ends(axes: Axes, ends: list[float], words: list[str]) -> None:
+    # the part of the axis that the longest words take at the end of the longest bar
+    part = min(_LETTER_INCHES * (max(map(len, words)) + 2) / _SHORTEST_AXIS, 0.6)
+    axes.set_xlim(0, max(ends) / (1 - part))
+    for place, (end, text) in enumerate(zip(ends, words, strict=True)):
+        axes.annotate(text, (end, place), (4, 0), textcoords="offset points", va="center")
     axes.axvline(0, color=_GREY, linewidth=0.8)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_xticks([])

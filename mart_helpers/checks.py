@@ -5,18 +5,27 @@ The structural ones are derived here from the declared contract and from the nam
 creates a view. All are run the same way.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 
 import duckdb
 import pandas as pd
 
-from mart_helpers.contract import Table, ascends_sql, declared_tables, read_contract
+from mart_helpers.contract import Table, ascends_sql, declared_keys, declared_tables, read_contract
 from mart_helpers.errors import CheckFailed
+from mart_helpers.opening import quoted
+from mart_helpers.project import resolve
 from mart_helpers.session import Session
+from mart_helpers.tracing import origins
 
 SEVERITIES = ("error", "warn")
 _SAMPLE_ROWS = 5
+_SHOWN_WHOLE = 4  # of failed checks, so that a message fits on one screen
+_PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+_NOTHING_FAILED = "Every check has passed."
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,23 @@ class Check:
     name: str
     query: str
     sentence: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A check that did not pass: some of its bad rows, and the query that shows all of them.
+
+    `sample` has the view's columns, natural keys beside surrogate ones, and, where the row comes from an
+    input, `file` and `line`; it is empty for a broken check. `bad_rows` is None there.
+    """
+
+    check_name: str
+    severity: str
+    status: str
+    sentence: str
+    bad_rows: int | None
+    sample: pd.DataFrame
+    query: str
 
 
 def derive_checks(session: Session) -> None:
@@ -38,25 +64,68 @@ def derive_checks(session: Session) -> None:
         connection.execute(f"comment on view checks.{check.name} is 'error: {sentence}'")
 
 
-def run_checks(session: Session) -> pd.DataFrame:
+def run_checks(session: Session, start_date: str = "", end_date: str = "") -> pd.DataFrame:
     """Count the bad rows of every check: one row a check, failed ones first.
 
-    Columns: check_name, severity, status (pass, fail, or broken where the view itself fails),
-    bad_rows (missing where broken), sentence.
+    Where a view has a `date_key` or a `sale_date`, only rows from `start_date` to `end_date` count (ISO
+    8601, both included, empty: open). Columns: check_name, severity, status (pass, fail, or broken where
+    the view itself fails), bad_rows (missing where broken), sentence, query (for all bad rows).
     """
     views = session.connection.execute(
         "select view_name, comment from duckdb_views() "
         "where database_name = current_database() and schema_name = 'checks'"
     ).fetchall()
     results = pd.DataFrame(
-        [_run(session.connection, name, comment or "") for name, comment in views],
-        columns=["check_name", "severity", "status", "bad_rows", "sentence"],
+        [_run(session.connection, name, comment or "", start_date, end_date) for name, comment in views],
+        columns=["check_name", "severity", "status", "bad_rows", "sentence", "query"],
     )
     results["bad_rows"] = results["bad_rows"].astype("Int64")
     return results.sort_values(["status", "severity", "check_name"], ignore_index=True)
 
 
-def stop_on_failures(session: Session, check_results: pd.DataFrame, fail_on: str) -> None:
+class Failures(list[Failure]):
+    """The checks that did not pass, as a notebook shows them: each with its rows and its query."""
+
+    def __repr__(self) -> str:
+        return "\n\n".join(map(_as_text, self)) or _NOTHING_FAILED
+
+    def _repr_html_(self) -> str:
+        return "\n".join(map(_as_html, self)) or f"<p>{_NOTHING_FAILED}</p>"
+
+
+def explain_failures(
+    session: Session, check_results: pd.DataFrame, inputs_dir: str | None = None
+) -> Failures:
+    """What is wrong, for each check of `run_checks` that did not pass: at most five of its bad rows.
+
+    Beside surrogate keys stand the natural ones. With `inputs_dir`, rows that come from an extract name
+    its file and line, as long as the file is the one that the last build read.
+    """
+    failed = check_results[check_results["status"] != "pass"]
+    natural_keys = declared_keys(session.connection)
+    samples = [
+        _sample(session.connection, row, natural_keys) if row.status == "fail" else pd.DataFrame()
+        for row in failed.itertuples()
+    ]
+    if inputs_dir is not None:
+        _add_origins(session.connection, samples, natural_keys, resolve(inputs_dir))
+    return Failures(
+        Failure(
+            row.check_name,
+            row.severity,
+            row.status,
+            row.sentence,
+            None if row.status == "broken" else row.bad_rows,
+            sample,
+            row.query,
+        )
+        for row, sample in zip(failed.itertuples(), samples, strict=True)
+    )
+
+
+def stop_on_failures(
+    session: Session, check_results: pd.DataFrame, fail_on: str, inputs_dir: str | None = None
+) -> None:
     """Raise CheckFailed where a check of severity `fail_on` (error, warn or never) or worse failed.
 
     The message names each such check with its count and some of its rows. What is being built can then
@@ -70,33 +139,102 @@ def stop_on_failures(session: Session, check_results: pd.DataFrame, fail_on: str
             "There are no checks, so nothing vouches for the mart. Build it with 01_build."
         )
     counted = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
-    failed = check_results[(check_results["status"] != "pass") & check_results["severity"].isin(counted)]
-    if len(failed):
+    failed = explain_failures(
+        session, check_results[check_results["severity"].isin(counted)], inputs_dir
+    )
+    if failed:
         session.checks_failed = True
-        parts = [_failure(session.connection, row) for row in failed.itertuples()]
-        raise CheckFailed(f"{len(failed)} of {len(check_results)} checks failed.\n" + "\n".join(parts))
+        shown = [_as_text(each) for each in failed[:_SHOWN_WHOLE]]
+        shown += [_headline(each) for each in failed[_SHOWN_WHOLE:]]
+        raise CheckFailed("\n".join([f"{len(failed)} of {len(check_results)} checks failed.", *shown]))
 
 
-def _run(connection: duckdb.DuckDBPyConnection, name: str, comment: str) -> tuple:
+def _run(
+    connection: duckdb.DuckDBPyConnection, name: str, comment: str, start_date: str, end_date: str
+) -> tuple:
     severity, _, sentence = comment.partition(":")
     if severity not in SEVERITIES:
         severity, sentence = "error", comment or "has no comment of the form 'severity: sentence'"
+    query = f"select * from checks.{name if _PLAIN_NAME.fullmatch(name) else quoted(name)}"
     try:
-        bad_rows = connection.execute(f'select count(*) from checks."{name}"').fetchone()[0]
+        query += _within(connection.sql(query).columns, start_date, end_date)
+        bad_rows = connection.execute(f"select count(*) from ({query})").fetchone()[0]
+        if bad_rows:  # counting reads no columns, and one of them may be what fails
+            connection.execute(f"select count(hash(bad)) from ({query}) as bad").fetchall()
     except duckdb.Error as error:
-        return name, severity, "broken", None, str(error).splitlines()[0]
-    return name, severity, "fail" if bad_rows else "pass", bad_rows, sentence.strip()
+        return name, severity, "broken", None, str(error).splitlines()[0], query
+    return name, severity, "fail" if bad_rows else "pass", bad_rows, sentence.strip(), query
 
 
-def _failure(connection: duckdb.DuckDBPyConnection, row: tuple) -> str:
-    if row.status == "broken":
-        return f"{row.check_name} ({row.severity}) cannot run: {row.sentence}"
-    sample = connection.execute(f'from checks."{row.check_name}" limit {_SAMPLE_ROWS}').df()
-    return (
-        f"{row.check_name} ({row.severity}): {row.bad_rows:,} bad. Expected: {row.sentence}\n"
-        f"{sample.to_string(index=False, max_colwidth=40)}\n"
-        f"  all of them: select * from checks.{row.check_name}"
-    )
+def _within(columns: list[str], start_date: str, end_date: str) -> str:
+    """The `where` that keeps to the days, as far as rows with these columns belong to days."""
+    conditions = []
+    for day, sign in ((start_date, ">="), (end_date, "<=")):
+        if day and "sale_date" in columns:
+            conditions.append(f"sale_date {sign} date '{day}'")
+        elif day and "date_key" in columns:
+            conditions.append(f"date_key {sign} {day.replace('-', '')}")
+    return f" where {' and '.join(conditions)}" if conditions else ""
+
+
+def _sample(
+    connection: duckdb.DuckDBPyConnection, row: tuple, natural_keys: dict[str, str]
+) -> pd.DataFrame:
+    """The first bad rows of a check, the natural keys of what they point to in front."""
+    columns = connection.sql(row.query).columns
+    joins = {
+        column: dimension
+        for column in columns
+        if column.endswith("_key")
+        and (dimension := f"dim_{column.removesuffix('_key')}") in natural_keys
+        and natural_keys[dimension] not in columns
+    }
+    ids = "".join(f"{dimension}.{natural_keys[dimension]}, " for dimension in joins.values())
+    tables = " ".join(f"left join {dimension} using ({column})" for column, dimension in joins.items())
+    return connection.execute(
+        f"select {ids}bad.* from ({row.query}) as bad {tables} order by all limit {_SAMPLE_ROWS}"
+    ).df()
+
+
+def _add_origins(
+    connection: duckdb.DuckDBPyConnection,
+    samples: list[pd.DataFrame],
+    natural_keys: dict[str, str],
+    inputs_dir: Path,
+) -> None:
+    """Add `file` and `line` to the samples whose rows are known by the key of an input."""
+    # facts come last in the contract, and a row of theirs holds keys of dimensions too
+    for table, key in reversed(natural_keys.items()):
+        theirs = [sample for sample in samples if key in sample and "line" not in sample]
+        wanted = {value for sample in theirs for value in sample[key].dropna()}
+        places = origins(connection, table, sorted(wanted), inputs_dir) if wanted else {}
+        for sample in theirs:
+            found = [places.get(value, (None, None)) for value in sample[key]]
+            if any(file for file, _ in found):
+                sample["file"] = [file for file, _ in found]
+                sample["line"] = pd.array([line for _, line in found], dtype="Int64")
+
+
+def _headline(failure: Failure) -> str:
+    name = f"{failure.check_name} ({failure.severity})"
+    if failure.bad_rows is None:
+        return f"{name} cannot run: {failure.sentence}"
+    return f"{name}: {failure.bad_rows:,} bad. Expected: {failure.sentence}"
+
+
+def _as_text(failure: Failure) -> str:
+    if failure.bad_rows is None:
+        return _headline(failure)
+    rows = failure.sample.to_string(index=False, max_colwidth=40)
+    return f"{_headline(failure)}\n{rows}\n  all of them: {failure.query}"
+
+
+def _as_html(failure: Failure) -> str:
+    headline = f"<p><strong>{escape(_headline(failure))}</strong></p>"
+    if failure.bad_rows is None:
+        return headline
+    table = failure.sample.to_html(index=False, border=0)
+    return f"{headline}{table}<p>All of them: <code>{escape(failure.query)}</code></p>"
 
 
 def _structural_checks(connection: duckdb.DuckDBPyConnection) -> Iterator[Check]:

@@ -6,6 +6,7 @@ is imported by the function that needs it, so that `--help` answers at once.
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import tomllib
@@ -42,7 +43,7 @@ class Command:
     """What a word after `python -m mart` does: it runs notebooks in this order, or one function.
 
     `words` follow the command without an option before them. `shared` are parameters of 01_build that
-    mean the same here.
+    mean the same here. `more` gives the text that stands below the options in `--help`.
     """
 
     help: str
@@ -51,6 +52,7 @@ class Command:
     run: Callable[[Values], None] | None = None
     words: tuple[Parameter, ...] = ()
     shared: tuple[str, ...] = ()
+    more: Callable[[], str] | None = None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -156,6 +158,8 @@ def _given(name: str, command: Command, parameters: list[Parameter], words: list
         description=command.help,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
+        epilog=command.more and command.more(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for each in command.words:
         parser.add_argument(each.name, metavar=each.name.upper(), help=each.help)
@@ -237,7 +241,7 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
 def _results(
     notebooks: list[str], database: Path, data_dir: Path, formats: str
 ) -> Iterator[tuple[str, str]]:
-    from mart_helpers.inspecting import last_account, size_text
+    from mart_helpers.inspecting import last_account, last_verdict, size_text
 
     if "01_build" in notebooks and database.exists():
         yield "rows", last_account(database)
@@ -246,8 +250,11 @@ def _results(
         from mart_helpers.exporting import export_folders
 
         yield "exports", ", ".join(map(shown, export_folders(data_dir, formats)))
-    if "04_quality" in notebooks and (data_dir / "quality").exists():
-        yield "quality", shown(data_dir / "quality")
+    report = data_dir / "quality" / "quality_report.json"
+    if "04_quality" in notebooks and report.exists():
+        yield "checks", last_verdict(report)
+    if "04_quality" in notebooks and report.parent.exists():
+        yield "quality", shown(report.parent)
 
 
 def _print_aligned(rows: list[tuple[str, ...]]) -> None:
@@ -335,6 +342,31 @@ def _generate(values: Values) -> None:
     _print_aligned([(shown(path), size_text(path)) for path in paths])
 
 
+def _break(values: Values) -> None:
+    from mart_helpers.breaking import break_inputs
+
+    out = Path(values["out"])
+    broken = break_inputs(values["kind"], resolve(values["inputs_dir"]), out)
+    lab = resolve(values["data_dir"]) / "broken"
+    places = f"--database {_typed(lab / 'mart.duckdb')} --data-dir {_typed(lab)}"
+    print("\n".join(f"wrote {_typed(path)}" for path in broken.paths))
+    print("\nTo find out what is wrong with them:")
+    print(f"  {PROGRAM} build --inputs-dir {_typed(out)} {places}")
+    print(f"  {PROGRAM} quality --inputs-dir {_typed(out)} --as-of-date {broken.as_of} {places}")
+
+
+def _kinds_of_damage() -> str:
+    from mart_helpers.breaking import described_kinds
+
+    return f"kinds, and what happened:\n{described_kinds()}"
+
+
+def _typed(path: Path) -> str:
+    """`path` as it is typed in the caller's folder."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
 def _trace(values: Values) -> None:
     from mart_helpers.tracing import trace
 
@@ -392,5 +424,13 @@ COMMANDS = {
             Parameter("seed", int, None, "whole number: the same one gives the same rows"),
         ),
         run=_generate,
+    ),
+    "break": Command(
+        "write a copy of the inputs with one kind of damage, to find it with the workbook",
+        words=(Parameter("kind", str, REQUIRED, "what happened: one of those below"),),
+        parameters=(Parameter("out", str, REQUIRED, "a new or empty folder for the files"),),
+        run=_break,
+        shared=("inputs_dir",),
+        more=_kinds_of_damage,
     ),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
-from mart_helpers.contract import SCHEMA
+from mart_helpers.contract import declared_keys
 from mart_helpers.inspecting import aligned
 from mart_helpers.keeping import published_build
 from mart_helpers.opening import connect, current_database, quoted
@@ -124,7 +124,7 @@ def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> C
     for the rows that differ, which DuckDB moves to disk where memory ends.
     """
     columns = {mart: _columns(connection, mart) for mart in (before, after)}
-    keys = _declared_keys(connection, before) | _declared_keys(connection, after)
+    keys = declared_keys(connection, before) | declared_keys(connection, after)
     found = [
         _compared(connection, _table(name, keys, before, after, columns))
         for name in sorted({*columns[before], *columns[after]})
@@ -145,19 +145,6 @@ def _columns(connection: duckdb.DuckDBPyConnection, mart: str) -> dict[str, list
         group by table_name
         """,
         [mart],
-    )
-    return dict(rows.fetchall())
-
-
-def _declared_keys(connection: duckdb.DuckDBPyConnection, mart: str) -> dict[str, str]:
-    """The natural key of each table that the mart's contract declares."""
-    rows = connection.execute(
-        """
-        select table_name, constraint_column_names[1]
-        from duckdb_constraints()
-        where database_name = ? and schema_name = ? and constraint_type = 'PRIMARY KEY'
-        """,
-        [mart, SCHEMA],
     )
     return dict(rows.fetchall())
 

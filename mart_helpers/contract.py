@@ -74,6 +74,23 @@ def declared_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for (name,) in rows.fetchall()]
 
 
+def declared_keys(connection: duckdb.DuckDBPyConnection, database: str | None = None) -> dict[str, str]:
+    """The natural key of each declared input of the attached `database`, in the order of declaration."""
+    rows = connection.execute(
+        """
+        select table_name, constraint_column_names[1]
+        from duckdb_constraints()
+        where
+            database_name = coalesce(?, current_database())
+            and schema_name = ?
+            and constraint_type = 'PRIMARY KEY'
+        order by table_oid
+        """,
+        [database, SCHEMA],
+    )
+    return dict(rows.fetchall())
+
+
 def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
     """What schema `contract` declares of `table`.
 

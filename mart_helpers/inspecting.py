@@ -1,5 +1,6 @@
 """What a mart holds, as plain text."""
 
+import json
 from datetime import datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from mart_helpers.opening import BUILD_LOG, open_published, unreadable
 from mart_helpers.project import shown
 
 Rows = list[tuple]
+_MOST_NAMED = 5
 
 
 def describe_mart(database: Path) -> str:
@@ -32,6 +34,15 @@ def last_account(database: Path) -> str:
             "select rows_read, rows_loaded, rows_quarantined from build_log order by build_id desc"
         ).fetchone()
     return "{:,} read, {:,} loaded, {:,} in quarantine".format(*rows)
+
+
+def last_verdict(report: Path) -> str:
+    """What a quality report says of its checks, in a few words: how many passed, and which did not."""
+    checks = json.loads(report.read_text(encoding="utf-8"))["checks"]
+    bad = [f"{each['check_name']} ({each['severity']})" for each in checks if each["status"] != "pass"]
+    passed = f"{len(checks) - len(bad)} of {len(checks)} passed"
+    more = f" and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
+    return f"{passed}; not {', '.join(bad[:_MOST_NAMED])}{more}" if bad else passed
 
 
 def size_text(path: Path) -> str:

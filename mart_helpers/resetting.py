@@ -9,7 +9,7 @@ from mart_helpers.errors import StateError
 from mart_helpers.exporting import FORMATS, MANIFEST, named_in
 from mart_helpers.opening import is_mart
 from mart_helpers.project import shown
-from mart_helpers.reporting import REPORTS
+from mart_helpers.reporting import REPORTS, VIOLATIONS, violations_in
 from mart_helpers.running import run_folders
 
 # Beside the mart: DuckDB's log and overflow, unpublished builds, the marts before, the lock of a build.
@@ -37,7 +37,7 @@ def generated(database: Path, data_dir: Path) -> list[Path]:
     exports = [data_dir / kind.folder / MANIFEST for kind in FORMATS.values()]
     written = [
         *[_ours(each.parent, named_in(each) | {MANIFEST}) for each in exports],
-        _ours(data_dir / "quality", set(REPORTS)),
+        _reports(data_dir / "quality"),
         _ours(data_dir / "runs", {each.name for each in run_folders(data_dir / "runs")}),
     ]
     return [*sorted(mart + beside), *chain.from_iterable(written)]
@@ -61,6 +61,16 @@ def remove(path: Path) -> None:
 
 def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _reports(folder: Path) -> list[Path]:
+    """The quality reports in the folder, and the bad rows below it."""
+    if folder.is_symlink():
+        return []
+    rows = _ours(folder / VIOLATIONS, violations_in(folder))
+    if rows == [folder / VIOLATIONS]:
+        return _ours(folder, {*REPORTS, VIOLATIONS})
+    return [*rows, *_ours(folder, set(REPORTS))]
 
 
 def _ours(folder: Path, names: set[str]) -> list[Path]:

@@ -99,6 +99,40 @@ def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
             ) from error
 
 
+def origins(
+    connection: duckdb.DuckDBPyConnection, table_name: str, keys: list[str], inputs_dir: Path
+) -> dict[str, tuple[str, int]]:
+    """File and physical line of the first record of each of the `keys` of an input.
+
+    Only files that are as the latest build read them are looked into. Keys that are not found there, as
+    those of seed rows, are left out.
+    """
+    table = read_contract(connection, table_name)
+    build = _latest_build(connection, table)
+    read = {each.file: each for each in build.inputs}
+    found: dict[str, tuple[str, int]] = {}
+    for source in _sources(inputs_dir, table, build)[0]:
+        if source.name in read and _is_same(inputs_dir / source.name, read[source.name]):
+            found = _first_places(source, table, keys) | found
+    return found
+
+
+def _first_places(source: Source, table: Table, keys: list[str]) -> dict[str, tuple[str, int]]:
+    sql = """
+        with keys as (select row_number() over () - 1 as ordinal, {key} as key_text from ({rows}))
+        select key_text, min(ordinal) from keys where list_contains($keys, key_text) group by key_text
+    """
+    with duckdb.connect() as session:
+        found = read_rows(
+            source,
+            lambda rows: session.execute(
+                sql.format(key=id_sql(table.key), rows=rows), {"keys": keys}
+            ).fetchall(),
+        )
+        places, _ = source.locate([ordinal for _, ordinal in found], _rejected_at(session))
+    return {key: (source.name, place.line) for (key, _), place in zip(found, places, strict=True)}
+
+
 def _wanted(connection: duckdb.DuckDBPyConnection, database: Path, table_name: str, key: str) -> _Wanted:
     declared = declared_tables(connection)
     if not declared:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import duckdb
@@ -15,7 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.text import Text
 
-from mart_helpers.charts import NOTHING_TO_DRAW, Chart, draw_bars, draw_line, draw_star
+from mart_helpers.charts import (
+    NOTHING_TO_DRAW,
+    Chart,
+    checked_table,
+    draw_bars,
+    draw_checks,
+    draw_line,
+    draw_star,
+)
 from mart_helpers.session import Session
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -58,6 +66,21 @@ def bars(frame: pd.DataFrame, title: str = "Revenue by product") -> Chart:
 def line(frame: pd.DataFrame) -> Chart:
     """The frame of `monthly_revenue` as a line."""
     return draw_line(frame, "month", "revenue", "Revenue per month", unit="revenue")
+
+
+def checks(*rows: tuple[str, str, str]) -> pd.DataFrame:
+    """Results of checks: name, severity, status."""
+    return pd.DataFrame(rows, columns=["check_name", "severity", "status"])
+
+
+MIXED = checks(
+    ("fact_sales_has_rows", "error", "pass"),
+    ("fact_sales_sale_id_is_unique", "error", "fail"),
+    ("fact_sales_is_recent", "warn", "fail"),
+    ("dim_product_has_rows", "error", "pass"),
+    ("dim_product_product_id_is_unique", "error", "pass"),
+    ("few_returns", "warn", "broken"),
+)
 
 
 def texts(chart: Chart) -> list[str]:
@@ -120,8 +143,9 @@ def open_star(tmp_path: Path) -> Iterator[Callable[[str], Session]]:
         lambda: line(monthly_revenue()),
         lambda: bars(revenues({"Espresso": 1234.5, "Filters": 20})),
         lambda: bars(revenues({})),
+        lambda: draw_checks(MIXED),
     ],
-    ids=["line", "bars", "empty"],
+    ids=["line", "bars", "empty", "checks"],
 )
 def test_the_same_rows_give_the_same_bytes_whatever_the_users_style(
     draw: Callable[[], Chart],
@@ -239,6 +263,57 @@ def test_of_many_rows_the_first_forty_are_drawn_and_the_title_says_so() -> None:
     chart = bars(revenues({f"P{number}": number for number in range(5000)}))
     assert chart.title == "Revenue by product (the first 40 of 5,000)"
     assert len(chart.figure.axes[0].patches) == 40
+
+
+def test_a_bar_a_table_says_in_words_how_its_checks_came_out() -> None:
+    chart = draw_checks(MIXED)
+    axes = chart.figure.axes[0]
+    tables = [label.get_text() for label in axes.get_yticklabels()]
+    words = [text.get_text() for text in axes.texts]
+    assert dict(zip(tables, words, strict=True)) == {
+        "dim_product": "2 pass",
+        "fact_sales": "1 fail, 1 warn, 1 pass",
+        "other checks": "1 broken",
+    }
+    longest = dict(sorted((round(bar.get_y() + 0.35), sides(bar)[1]) for bar in axes.patches))
+    assert longest == {0: 2, 1: 3, 2: 1}
+    assert_nothing_is_clipped(chart)
+    assert_no_words_overlap(chart)
+
+
+def test_outcomes_differ_in_lightness_not_in_hue_alone() -> None:
+    colours = {bar.get_facecolor() for bar in draw_checks(MIXED).figure.axes[0].patches}
+    lightness = sorted(0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue, _ in colours)
+    assert len(lightness) == 4
+    assert all(lighter - darker > 0.1 for darker, lighter in pairwise(lightness))
+
+
+@pytest.mark.parametrize("count", [1, 400])
+def test_a_table_of_any_name_with_any_number_of_checks_is_drawn_whole(count: int) -> None:
+    table = f"dim_{'long_name_' * 6}"
+    rows = [(f"{table}_rule_{n}", "error", ["pass", "fail", "broken"][n % 3]) for n in range(count)]
+    chart = draw_checks(checks((f"{table}_has_rows", "error", "pass"), *rows))
+    assert_nothing_is_clipped(chart)
+    assert_no_words_overlap(chart)
+
+
+def test_without_checks_there_is_a_sentence() -> None:
+    assert texts(draw_checks(checks())) == ["there are no checks", "Checks by table"]
+
+
+@pytest.mark.parametrize(
+    ("check", "table"),
+    [
+        ("dim_sales_has_rows", "dim_sales"),
+        ("dim_sales_region_key_is_unique", "dim_sales_region"),
+        ("dim_salesman_key_is_unique", "checks"),
+        ("no_sale_in_the_future", "checks"),
+    ],
+)
+def test_a_check_belongs_to_the_table_with_the_longest_name_it_begins_with(
+    check: str, table: str
+) -> None:
+    assert checked_table(check, [check, "dim_sales_has_rows", "dim_sales_region_has_rows"]) == table
 
 
 def test_the_star_shows_tables_rows_columns_types_and_keys(

@@ -168,7 +168,7 @@ def test_the_version_is_that_of_the_project():
         ),
         (
             ["build", "--database", ""],
-            '--database: found "", expected the path of a file or folder',
+            '--database: found "", expected a path',
         ),
         (["generate", "--sales", "9"], "the following arguments are required: --out."),
         (
@@ -393,6 +393,22 @@ def test_reset_removes_what_was_generated_and_nothing_else(mart_file):
     ]
     assert {str(each.relative_to(data)) for each in data.rglob("*") if each.is_file()} == set(others)
     assert mart("reset").stdout == "nothing to remove\n"
+
+
+def test_reset_removes_the_bad_rows_that_a_report_names_and_no_others(home):
+    quality = home / "data" / "quality"
+    (quality / "violations").mkdir(parents=True)
+    report = '{"failures": [{"violations": "violations/ours.csv"}]}'
+    (quality / "quality_report.json").write_text(report)
+    for name in ("ours", "mine"):
+        (quality / "violations" / f"{name}.csv").write_text("1234")
+    assert mart("reset").stdout.splitlines() == [
+        "removed data/quality/violations/ours.csv (4 bytes)",
+        f"removed data/quality/quality_report.json ({len(report)} bytes)",
+    ]
+    (quality / "violations" / "mine.csv").rename(quality / "violations" / "ours.csv")
+    (quality / "quality_report.json").write_text(report)
+    assert mart("reset").stdout == f"removed data/quality ({len(report) + 4} bytes)\n"
 
 
 def test_reset_follows_no_link_and_keeps_runs_that_are_not_ours(home, tmp_path):

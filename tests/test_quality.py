@@ -1,19 +1,14 @@
-"""The checks on a mart with planted faults, and the report on what they found."""
+"""The checks on a mart with planted faults."""
 
-import csv
-import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
-import pandas as pd
 import pytest
 
 from mart_helpers.checks import derive_checks, run_checks, stop_on_failures
-from mart_helpers.errors import CheckFailed, StateError
+from mart_helpers.errors import CheckFailed
 from mart_helpers.opening import open_published
-from mart_helpers.reporting import count_rows, write_quality_report
 from mart_helpers.session import Session
 
 STAR = """
@@ -32,7 +27,6 @@ create table fact_sales (
 create table build_log (build_id integer, built_at timestamp);
 insert into dim_product values (-1, null, 'Unknown'), (1, 'P1', 'Tea'), (2, 'P2', null);
 insert into fact_sales values ('S1', 1, 5, 0), ('S2', 2, -1, 0.25), ('S3', -1, 1, 1);
-insert into build_log values (1, '2024-01-01 10:00:00'), (2, '2024-02-01 10:30:00');
 """
 
 MakeMart = Callable[..., Session]
@@ -200,150 +194,3 @@ def test_the_failure_names_check_count_and_rows(make_mart: MakeMart) -> None:
     mart = make_mart("insert into fact_sales values ('S4', 4711, 1, 0)")
     with pytest.raises(CheckFailed, match=r"(?s)is_in_dim_product .*: 1 bad. .*S4 .*4711"):
         stop_on_failures(mart, run_checks(mart), "error")
-
-
-# --- the report ---
-
-INPUTS = pd.DataFrame({"table_name": ["fact_sales"], "rows_read": [4], "adds_up": [True]})
-NOTHING = pd.DataFrame({"table_name": [], "reason": [], "bad_values": []})
-
-
-def write(
-    mart: Session, data_dir: Path, inputs: pd.DataFrame = INPUTS, quarantined: pd.DataFrame = NOTHING
-) -> dict:
-    """The report as it stands in the JSON file."""
-    answer = write_quality_report(
-        mart, run_checks(mart), count_rows(mart), inputs, quarantined, str(data_dir)
-    )
-    text = (data_dir / "quality" / "quality_report.json").read_text(encoding="utf-8")
-    assert json.loads(text) == answer
-    return answer
-
-
-def csv_rows(data_dir: Path) -> list[dict[str, str]]:
-    """Rows of the CSV report."""
-    path = data_dir / "quality" / "quality_report.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_rows_of_every_table_are_counted(make_mart: MakeMart) -> None:
-    counts = count_rows(make_mart('create table "Dim odd" as from range(7)'))
-    assert list(counts.itertuples(index=False, name=None)) == [
-        ("Dim odd", 7),
-        ("build_log", 2),
-        ("dim_product", 3),
-        ("fact_sales", 3),
-    ]
-
-
-def test_the_json_report_has_all_that_version_1_promises(make_mart: MakeMart, tmp_path: Path) -> None:
-    quarantined = pd.DataFrame(
-        {
-            "table_name": ["fact_sales"],
-            "reason": ['sale_id "é" is\nbad'],
-            "bad_values": [2],
-            "first_lines": [[3, 17]],
-        }
-    )
-    report = write(make_mart(WARNS), tmp_path, quarantined=quarantined)
-    assert report["checks"][0] == {
-        "check_name": "few_returns",
-        "severity": "warn",
-        "status": "fail",
-        "bad_rows": 1,
-        "sentence": "returns are rare",
-    }
-    assert len(report.pop("checks")) == 13
-    assert report == {
-        "format_version": 1,
-        "build_id": 2,
-        "built_at": "2024-02-01T10:30:00",
-        "status": "warn",
-        "counts": {"checks": 13, "pass": 12, "fail": 1, "broken": 0},
-        "row_counts": [
-            {"table_name": "build_log", "rows": 2},
-            {"table_name": "dim_product", "rows": 3},
-            {"table_name": "fact_sales", "rows": 3},
-        ],
-        "inputs": [{"table_name": "fact_sales", "rows_read": 4, "adds_up": True}],
-        "quarantine": [
-            {
-                "table_name": "fact_sales",
-                "reason": 'sale_id "é" is\nbad',
-                "bad_values": 2,
-                "first_lines": [3, 17],
-            }
-        ],
-    }
-
-
-@pytest.mark.parametrize(
-    ("statements", "status"),
-    [
-        ("", "pass"),
-        (WARNS, "warn"),
-        (BREAKS, "warn"),
-        ("delete from fact_sales", "fail"),
-        (WARNS + "delete from fact_sales where quantity > 0; delete from dim_product", "fail"),
-        (BREAKS.replace("warn:", "error:"), "fail"),
-        ("drop schema checks cascade", "fail"),
-    ],
-)
-def test_the_status_is_that_of_the_worst_check_and_fail_without_checks(
-    make_mart: MakeMart, tmp_path: Path, statements: str, status: str
-) -> None:
-    assert write(make_mart(statements), tmp_path)["status"] == status
-
-
-def test_a_broken_check_has_no_count_in_the_report(make_mart: MakeMart, tmp_path: Path) -> None:
-    report = write(make_mart(BREAKS), tmp_path)
-    assert report["counts"] == {"checks": 13, "pass": 12, "fail": 0, "broken": 1}
-    assert report["checks"][0]["bad_rows"] is None
-    assert "scratch" in report["checks"][0]["sentence"]
-    assert csv_rows(tmp_path)[0]["bad_rows"] == ""
-
-
-def test_the_csv_report_has_one_row_a_check(make_mart: MakeMart, tmp_path: Path) -> None:
-    odd = custom_check("odd", 'warn: a "quoted", sentence', "from fact_sales where discount = 1")
-    report = write(make_mart(odd), tmp_path)
-    rows = csv_rows(tmp_path)
-    assert rows[0] == {
-        "check_name": "odd",
-        "severity": "warn",
-        "status": "fail",
-        "bad_rows": "1",
-        "sentence": 'a "quoted", sentence',
-    }
-    as_text = [{name: str(value) for name, value in each.items()} for each in report["checks"]]
-    assert rows == as_text
-
-
-def test_whole_numbers_stay_whole_where_one_is_missing(make_mart: MakeMart, tmp_path: Path) -> None:
-    inputs = pd.DataFrame({"rows_read": [4, None], "file": ["a.csv", None]})
-    report = write(make_mart(), tmp_path, inputs=inputs)
-    assert report["inputs"] == [{"rows_read": 4, "file": "a.csv"}, {"rows_read": None, "file": None}]
-    text = (tmp_path / "quality" / "quality_report.json").read_text()
-    assert '"rows_read": 4,' in text
-
-
-def test_a_mart_without_any_build_is_reported_too(make_mart: MakeMart, tmp_path: Path) -> None:
-    report = write(make_mart("delete from build_log"), tmp_path)
-    assert (report["build_id"], report["built_at"]) == (None, None)
-
-
-def test_the_same_mart_gives_the_same_report_to_the_byte(make_mart: MakeMart, tmp_path: Path) -> None:
-    mart = make_mart(WARNS)
-    contents = []
-    for name in ("first", "second"):
-        write(mart, tmp_path / name)
-        folder = tmp_path / name / "quality"
-        contents.append([(each, (folder / each).read_bytes()) for each in sorted(os.listdir(folder))])
-    assert contents[0] == contents[1]
-    assert [name for name, _ in contents[0]] == ["quality_report.csv", "quality_report.json"]
-
-
-def test_a_report_that_cannot_be_written_says_where(make_mart: MakeMart, tmp_path: Path) -> None:
-    (tmp_path / "quality").write_text("in the way")
-    with pytest.raises(StateError, match="quality cannot be written to"):
-        write(make_mart(), tmp_path)

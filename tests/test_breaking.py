@@ -1,0 +1,394 @@
+"""The break-it lab: each kind of damage is caught, by what it says catches it, on the line to blame.
+
+One kernel runs 01_build for all kinds, as Run All does. The answers are those for the sample inputs.
+"""
+
+import csv
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import CHECKOUT, query
+from kernels import Kernel, started
+
+from mart_helpers.breaking import KINDS, QUARANTINE, REFUSAL, Kind, break_inputs, find_kind
+from mart_helpers.checks import Failure, explain_failures, run_checks
+from mart_helpers.errors import InputError, StateError, UsageError
+from mart_helpers.opening import open_published
+from mart_helpers.session import Session
+
+INPUTS = CHECKOUT / "inputs"
+GOOD_BUILDS = 5  # from so many on, a build is compared with those before it
+DAY_AFTER = date(2025, 1, 1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where the damage of a kind shows: the number of bad rows, and the first of them in the inputs.
+
+    There is no line where no row is to blame: something is missing, or a file is wrong as a whole.
+    """
+
+    rows: int | None
+    file: str = ""
+    line: int | None = None
+
+
+ANSWERS = {
+    "orphan_key": Answer(16, "fact_sales.csv", 566),
+    "duplicate_key": Answer(12, "fact_sales.csv", 1002),
+    "bad_dates": Answer(50, "fact_sales.csv", 41),
+    "excel_dates": Answer(81, "fact_sales.csv", 924),
+    "total_row": Answer(1, "fact_sales.csv", 2002),
+    "cut_off_file": Answer(1, "fact_sales.csv", 1901),
+    "loose_comma": Answer(1, "dim_customer.csv", 17),
+    "missing_column": Answer(None, "fact_sales.csv"),
+    "open_quote": Answer(None, "fact_sales.csv", 1501),
+    "wrong_encoding": Answer(None, "dim_customer.csv", 2),
+    "decimal_comma": Answer(2000, "fact_sales.csv", 2),
+    "doubled_month": Answer(119, "fact_sales/2024-12.csv", 2),
+    "lost_customers": Answer(470, "fact_sales.csv", 6),
+    "error_page": Answer(None, "fact_sales.csv"),
+    "swapped_header": Answer(2000, "fact_sales.csv", 2),
+    "day_month_swapped": Answer(7, "fact_sales.csv", 131),
+    "negative_price": Answer(38, "fact_sales.csv", 28),
+    "price_times_100": Answer(95, "fact_sales.csv", 1652),
+    "lost_month": Answer(1),
+    "future_dates": Answer(5, "fact_sales.csv", 1601),
+    "sales_before_signup": Answer(255, "fact_sales.csv", 6),
+    "unknown_customers": Answer(1),
+    "anonymous_discounts": Answer(20, "fact_sales.csv", 1069),
+    "stale_extract": Answer(1),
+    "quarter_of_the_file": Answer(2),
+}
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row of `quarantine`."""
+
+    file: str
+    line: int
+    column: str
+    reason: str
+    raw_row: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a build came to: the message of a refusal, or what is in its mart, published or not."""
+
+    inputs: Path
+    database: Path
+    refusal: str
+    quarantine: list[BadRow]
+    failures: dict[str, Failure]
+
+    @property
+    def catchers(self) -> set[str]:
+        """What has noticed something."""
+        noticed = {REFUSAL} if self.refusal else set()
+        return noticed | ({QUARANTINE} if self.quarantine else set()) | set(self.failures)
+
+
+@pytest.fixture(scope="module")
+def kernel_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def kernel(kernel_home: Path) -> Iterator[Kernel]:
+    with started(kernel_home) as kernel:
+        yield kernel
+
+
+@pytest.fixture(scope="module")
+def history(kernel: Kernel, kernel_home: Path) -> Path:
+    """A mart of the sample that was built as often as the comparison of volumes asks."""
+    database = kernel_home / "history.duckdb"
+    for _ in range(GOOD_BUILDS):
+        assert not kernel.run_all("01_build", inputs_dir=str(INPUTS), database=str(database)).failed
+    return database
+
+
+@pytest.fixture(scope="module")
+def outcome_of(kernel: Kernel, kernel_home: Path, history: Path) -> Callable[[str], Outcome]:
+    """What a build of a kind of damage, or of the "undamaged" sample, comes to after good builds."""
+
+    @cache
+    def outcome(name: str) -> Outcome:
+        inputs, database = kernel_home / name, kernel_home / f"{name}.duckdb"
+        if name == "undamaged":
+            inputs = INPUTS
+        else:
+            assert break_inputs(name, INPUTS, inputs).as_of == DAY_AFTER
+        database.write_bytes(history.read_bytes())
+        ran = kernel.run_all("01_build", inputs_dir=str(inputs), database=str(database))
+        if ran.ename == "InputError":
+            return Outcome(inputs, database, ran.evalue, [], {})
+        assert ran.ename in ("", "CheckFailed"), ran.evalue
+        built = Path(f"{database}.candidate") if ran.failed else database
+        kernel.run("mart.close()")  # the candidate of a failed build can then be read
+        found = read(built, inputs)
+        is_stopped = any(failure.severity == "error" for failure in found.failures.values())
+        assert ran.failed == is_stopped
+        return found
+
+    return outcome
+
+
+def read(database: Path, inputs: Path) -> Outcome:
+    """What 04_quality finds in a mart on the day after the last sale of the sample."""
+    session = Session(open_published(database), database, {})
+    session.connection.execute(f"set variable as_of_date = date '{DAY_AFTER}'")
+    session.connection.execute("set variable max_age_days = 7")
+    failures = explain_failures(session, run_checks(session), str(inputs))
+    session.close()
+    columns = "file, line, coalesce(column_name, ''), reason, raw_row"
+    rows = query(database, f"select {columns} from quarantine order by file, line")
+    by_name = {failure.check_name: failure for failure in failures}
+    return Outcome(inputs, database, "", [BadRow(*row) for row in rows], by_name)
+
+
+def is_caught(kind: Kind, outcome: Outcome) -> bool:
+    """Whether what the kind says catches it does so, with as many rows and on the line of its answer."""
+    if kind.caught.by == REFUSAL:
+        return is_refused(kind, outcome.refusal)
+    if kind.caught.by == QUARANTINE:
+        found = in_quarantine(kind, outcome)
+        places = [(row.file, row.line) for row in found]
+    else:
+        failure = outcome.failures.get(kind.caught.by)
+        if failure is None or failure.bad_rows is None:
+            return False
+        found = range(failure.bad_rows)
+        places = named_places(failure)
+    answer = ANSWERS[kind.name]
+    first = [(answer.file, answer.line)] if answer.line else []
+    return len(found) == answer.rows and places[:1] == first
+
+
+def is_refused(kind: Kind, message: str) -> bool:
+    answer = ANSWERS[kind.name]
+    words = [f"{answer.file}: ", kind.caught.words, kind.caught.column]
+    words += [f"line {answer.line}"] if answer.line else []
+    words += [f"{answer.rows:,} of its"] if kind.name == "lost_customers" else []
+    return all(each.lower() in message.lower() for each in words) and bool(message)
+
+
+def in_quarantine(kind: Kind, outcome: Outcome) -> list[BadRow]:
+    return [
+        row
+        for row in outcome.quarantine
+        if kind.caught.words in row.reason and row.column == kind.caught.column
+    ]
+
+
+def named_places(failure: Failure) -> list[tuple[str, int]]:
+    """File and line of the rows that a failed check shows; none where it shows no rows of the inputs."""
+    if "line" not in failure.sample:
+        return []
+    return list(zip(failure.sample["file"], failure.sample["line"], strict=True))
+
+
+def lines_of_keys(path: Path) -> dict[str, int]:
+    """The physical line on which the row of each key stands in a CSV file."""
+    with path.open(newline="") as file:
+        reader = csv.reader(file)
+        return {row[0]: reader.line_num for row in reader}
+
+
+CASES = [pytest.param(kind, id=kind.name) for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_kind_of_damage_is_caught_by_what_it_says_and_on_the_line_to_blame(outcome_of, kind):
+    outcome = outcome_of(kind.name)
+    assert kind.caught.by in outcome.catchers
+    assert is_caught(kind, outcome), (outcome.refusal, in_quarantine(kind, outcome), outcome.failures)
+
+
+def test_every_kind_is_caught(outcome_of):
+    assert set(ANSWERS) == {kind.name for kind in KINDS}
+    caught = [kind.name for kind in KINDS if is_caught(kind, outcome_of(kind.name))]
+    assert (len(caught), len(KINDS)) == (25, 25)
+
+
+def test_the_undamaged_sample_is_caught_by_nothing(outcome_of):
+    assert outcome_of("undamaged").catchers == set()
+    assert not any(is_caught(kind, outcome_of("undamaged")) for kind in KINDS)
+
+
+def test_nothing_but_the_volume_shows_three_quarters_of_the_sales_lost(outcome_of):
+    assert outcome_of("quarter_of_the_file").catchers == {"build_is_near_earlier_builds"}
+
+
+@pytest.mark.parametrize("kind", [case for case in CASES if case.values[0].caught.by == QUARANTINE])
+def test_a_row_in_quarantine_is_the_line_that_it_names(outcome_of, kind):
+    outcome = outcome_of(kind.name)
+    for row in outcome.quarantine:
+        lines = (outcome.inputs / row.file).read_text().splitlines()
+        assert lines[row.line - 1] == row.raw_row
+
+
+@pytest.mark.parametrize("kind", [kind.name for kind in KINDS if ANSWERS[kind.name].line])
+def test_the_line_that_a_failed_check_names_holds_the_bad_sale(outcome_of, kind):
+    outcome = outcome_of(kind)
+    for failure in outcome.failures.values():
+        if "sale_id" in failure.sample:
+            lines = lines_of_keys(outcome.inputs / "fact_sales.csv")
+            keys = failure.sample["sale_id"]
+            assert named_places(failure) == [("fact_sales.csv", lines[key]) for key in keys]
+
+
+def test_04_quality_asks_for_recent_sales_where_it_is_given_the_day(kernel, kernel_home, outcome_of):
+    def quality(name: str, **values: object) -> str:
+        outcome = outcome_of(name)
+        paths = {"inputs_dir": str(outcome.inputs), "database": str(outcome.database)}
+        folder = str(kernel_home / "data")
+        return kernel.run_all("04_quality", **paths, data_dir=folder, fail_on="warn", **values).evalue
+
+    assert "last_sale_is_recent (warn)" in quality("stale_extract", as_of_date="2025-01-01")
+    assert quality("stale_extract") == ""
+    assert quality("stale_extract", as_of_date="2025-01-01", max_age_days=62) == ""
+    assert quality("undamaged", as_of_date="2025-01-01") == ""
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_damage_is_the_same_each_time_and_leaves_the_other_files_alone(tmp_path, kind):
+    first, second = (break_inputs(kind.name, INPUTS, tmp_path / each).paths for each in "ab")
+    assert [path.relative_to(tmp_path / "a") for path in first] == [
+        path.relative_to(tmp_path / "b") for path in second
+    ]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    originals = {path.name: path.read_bytes() for path in INPUTS.iterdir()}
+    assert sum(path.read_bytes() == originals.get(path.name) for path in first) == 2
+    assert sorted(first) == sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file())
+
+
+def test_an_unknown_kind_is_refused_with_the_nearest_one(tmp_path):
+    with pytest.raises(UsageError, match=r'unknown kind "orphan_keys"\. Did you mean orphan_key\?'):
+        break_inputs("orphan_keys", INPUTS, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+    (tmp_path / "fact_sales.csv").write_text("mine")
+    with pytest.raises(StateError, match="is not empty, and nothing in it will be overwritten"):
+        break_inputs("orphan_key", INPUTS, tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_file_where_the_folder_should_be_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="is a file, or lies below one"):
+            break_inputs("orphan_key", INPUTS, out)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_or_looked_into_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StateError, match="link: the folder cannot be made"):
+        break_inputs("orphan_key", INPUTS, tmp_path / "link")
+    with pytest.raises(StateError, match="cannot be looked into"):
+        break_inputs("orphan_key", INPUTS, tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "message"),
+    [
+        ("dim_product", None, "dim_product.csv: cannot be read"),
+        ("dim_product", lambda text: text.replace("unit_cost", "cost"), "found the columns product_id"),
+        ("fact_sales", lambda text: head(text, 50), "found 49 rows, expected 100 or more"),
+        ("fact_sales", lambda text: head(text, 150), "found sales of 3 months, expected 6 or more"),
+        ("dim_customer", lambda text: head(text, 1), "found 0 rows, expected 6 or more"),
+        ("fact_sales", lambda text: text[:-8], "is broken already .uneven rows"),
+        ("fact_sales", lambda text: text.replace("2024-05-05", "5.5.24"), '"5.5.24" of sale S001'),
+        ("dim_customer", lambda text: text.replace('"', ""), "is broken already .uneven rows"),
+        ("dim_customer", lambda text: text.encode("cp1252"), "is broken already"),
+    ],
+)
+def test_extracts_that_are_no_good_ones_are_refused(tmp_path, table, change, message):
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    for path in INPUTS.iterdir():
+        (inputs / path.name).write_bytes(path.read_bytes())
+    path = inputs / f"{table}.csv"
+    changed = change(path.read_text()) if change else None
+    path.unlink()
+    if changed is not None:
+        path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    with pytest.raises(InputError, match=message):
+        break_inputs("orphan_key", inputs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def head(text: str, lines: int) -> str:
+    return "".join(text.splitlines(keepends=True)[:lines])
+
+
+def test_extracts_that_a_kind_cannot_damage_are_refused(tmp_path):
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    for path in INPUTS.iterdir():
+        (inputs / path.name).write_text(path.read_text().replace("Kettle, Cup", "Kettle Cup"))
+    with pytest.raises(InputError, match="loose_comma: these extracts hold nothing to damage so"):
+        break_inputs("loose_comma", inputs, tmp_path / "out")
+
+
+def test_the_help_lists_the_kinds_with_what_happened_and_no_answer(home, mart):
+    said = mart("break", "--help").stdout
+    for kind in KINDS:
+        (line,) = [line for line in said.splitlines() if line.split()[:1] == [kind.name]]
+        assert line.endswith(f"  {kind.story}")
+        assert kind.caught.by not in said
+        assert len(line) <= 105
+
+
+def test_wrong_calls_say_the_way_out(home, mart):
+    assert mart("break", "orphan_key").returncode == 2
+    assert mart("break", "--out", "x").returncode == 2
+    near = mart("break", "swaped_header", "--out", "x", cwd=home)
+    assert (near.returncode, near.stdout) == (2, "")
+    assert "Did you mean swapped_header?" in near.stderr
+    taken = mart("break", "orphan_key", "--out", "inputs", cwd=home)
+    assert (taken.returncode, taken.stdout) == (1, "")
+    assert "inputs: is not empty" in taken.stderr
+
+
+def test_the_commands_that_break_prints_work_as_they_stand_and_find_the_damage(home, mart):
+    result = mart("break", "stale_extract", "--out", "a lab/one", cwd=home)
+    assert result.returncode == 0, result.stderr
+    files = [f"wrote 'a lab/one/{path.name}'" for path in sorted(INPUTS.iterdir())]
+    wrote, next_steps = result.stdout.split("\n\n")
+    assert wrote.splitlines() == files
+    commands = [shlex.split(line) for line in next_steps.splitlines() if line.startswith("  ")]
+    build, quality = ([sys.executable, *command[1:]] for command in commands)
+    assert run(build, home).returncode == 0
+    assert run(quality, home).returncode == 0
+    verdict = run([*quality, "--fail-on", "warn"], home)
+    assert verdict.returncode == 1
+    assert "last_sale_is_recent" in verdict.stdout + verdict.stderr
+
+
+def test_the_commands_that_break_prints_work_from_another_folder(home, tmp_path, mart):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    result = mart("break", "missing_column", "--out", "one", cwd=elsewhere)
+    build = result.stdout.splitlines()[-2]
+    assert "--inputs-dir one " in build
+    assert str(home / "data" / "broken" / "mart.duckdb") in build
+    refused = run([sys.executable, *shlex.split(build)[1:]], elsewhere)
+    assert refused.returncode == 1
+    assert find_kind("missing_column").caught.words in refused.stderr
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
