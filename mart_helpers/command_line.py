@@ -252,7 +252,9 @@ def _results(
         yield "exports", ", ".join(map(shown, export_folders(data_dir, formats)))
     report = data_dir / "quality" / "quality_report.json"
     if "04_quality" in notebooks and report.exists():
-        yield "checks", last_verdict(report)
+        passed, *others = last_verdict(report)
+        yield "checks", passed
+        yield from (("", line) for line in others)
     if "04_quality" in notebooks and report.parent.exists():
         yield "quality", shown(report.parent)
 

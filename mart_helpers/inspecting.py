@@ -10,7 +10,7 @@ from mart_helpers.opening import BUILD_LOG, open_published, unreadable
 from mart_helpers.project import shown
 
 Rows = list[tuple]
-_MOST_NAMED = 5
+_MOST_NAMED = 20
 
 
 def describe_mart(database: Path) -> str:
@@ -36,13 +36,17 @@ def last_account(database: Path) -> str:
     return "{:,} read, {:,} loaded, {:,} in quarantine".format(*rows)
 
 
-def last_verdict(report: Path) -> str:
-    """What a quality report says of its checks, in a few words: how many passed, and which did not."""
+def last_verdict(report: Path) -> list[str]:
+    """What a quality report says of its checks: how many passed, and a line for each that did not."""
     checks = json.loads(report.read_text(encoding="utf-8"))["checks"]
-    bad = [f"{each['check_name']} ({each['severity']})" for each in checks if each["status"] != "pass"]
-    passed = f"{len(checks) - len(bad)} of {len(checks)} passed"
-    more = f" and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
-    return f"{passed}; not {', '.join(bad[:_MOST_NAMED])}{more}" if bad else passed
+    bad = [each for each in checks if each["status"] != "pass"]
+    lines = [
+        f"{each['severity']}: {each['check_name']}, "
+        + ("cannot run" if each["bad_rows"] is None else f"{each['bad_rows']:,} bad")
+        for each in bad[:_MOST_NAMED]
+    ]
+    more = [f"and {len(bad) - _MOST_NAMED} more"] if len(bad) > _MOST_NAMED else []
+    return [f"{len(checks) - len(bad)} of {len(checks)} passed", *lines, *more]
 
 
 def size_text(path: Path) -> str:

@@ -119,3 +119,18 @@ def test_bad_rows_are_quarantined_and_the_rest_is_published(home):
         ("fact_sales.csv", 2002, "sale_date", "2024-13-01"),
         ("fact_sales.csv", 2003, "customer_id", "C999"),
     ]
+
+
+def test_a_quality_run_names_the_checks_that_did_not_pass(home):
+    sales = home / "inputs" / "fact_sales.csv"
+    sales.write_text(sales.read_text() + "X1,2024-12-31,C001,P01,1,9999,0\n")
+    build(home)
+    result = mart_command("quality", cwd=home)
+    assert result.returncode == 0, result.stderr
+    assert "checks    37 of 38 passed\n" in result.stdout
+    assert "warn: unit_price_is_near_list_price, 1 bad\n" in result.stdout
+    assert mart_command("quality", "--fail-on", "never", cwd=home).returncode == 0
+    stopped = mart_command("quality", "--fail-on", "warn", cwd=home)
+    assert stopped.returncode == 1
+    assert "X1" in stopped.stderr
+    assert "fact_sales.csv  2002" in stopped.stderr

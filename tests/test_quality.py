@@ -1,14 +1,13 @@
 """The checks on a mart with planted faults."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import duckdb
 import pytest
+from checked_marts import BREAKS, RETURNS, MakeMart, made_of
 
-from mart_helpers.checks import derive_checks, run_checks, stop_on_failures
+from mart_helpers.checks import run_checks, stop_on_failures
 from mart_helpers.errors import CheckFailed
-from mart_helpers.opening import open_published
 from mart_helpers.session import Session
 
 STAR = """
@@ -29,42 +28,11 @@ insert into dim_product values (-1, null, 'Unknown'), (1, 'P1', 'Tea'), (2, 'P2'
 insert into fact_sales values ('S1', 1, 5, 0), ('S2', 2, -1, 0.25), ('S3', -1, 1, 1);
 """
 
-MakeMart = Callable[..., Session]
-
 
 @pytest.fixture
 def make_mart(tmp_path: Path) -> Iterator[MakeMart]:
-    """Makes a mart of the sound star above with its derived checks, after further statements."""
-    sessions = []
-
-    def make(statements: str = "") -> Session:
-        database = tmp_path / f"{len(sessions)}.duckdb"
-        builder = Session(duckdb.connect(str(database)), database, {})
-        builder.connection.execute(STAR)
-        derive_checks(builder)
-        builder.connection.execute(statements or "select 1")
-        builder.close()
-        sessions.append(Session(open_published(database), database, {}))
-        return sessions[-1]
-
-    yield make
-    for session in sessions:
-        session.close()
-
-
-def custom_check(name: str, comment: str, query: str) -> str:
-    """Statements that add a check, as a user would."""
-    return f"create view checks.{name} as {query}; comment on view checks.{name} is '{comment}';"
-
-
-WARNS = custom_check(
-    "few_returns", "warn: returns are rare", "select sale_id from fact_sales where quantity < 0"
-)
-BREAKS = (
-    "create table scratch (n integer);"
-    + custom_check("needs_scratch", "warn: scratch has no rows", "select n from scratch")
-    + "drop table scratch;"
-)
+    with made_of(STAR, tmp_path) as make:
+        yield make
 
 
 def not_passed(session: Session) -> list[tuple]:
@@ -156,7 +124,7 @@ def test_a_planted_fault_fails_its_check_and_no_other(
 
 
 def test_a_check_of_ones_own_is_run_like_the_others(make_mart: MakeMart) -> None:
-    assert not_passed(make_mart(WARNS)) == [("few_returns", "warn", "fail", 1)]
+    assert not_passed(make_mart(RETURNS)) == [("few_returns", "warn", "fail", 1)]
 
 
 def test_a_check_that_cannot_run_is_broken_and_never_a_pass(make_mart: MakeMart) -> None:
@@ -170,9 +138,9 @@ def test_a_check_that_cannot_run_is_broken_and_never_a_pass(make_mart: MakeMart)
 @pytest.mark.parametrize(
     ("faults", "fail_on", "stops"),
     [
-        (WARNS, "error", False),
-        (WARNS, "warn", True),
-        (WARNS, "never", False),
+        (RETURNS, "error", False),
+        (RETURNS, "warn", True),
+        (RETURNS, "never", False),
         ("delete from fact_sales", "error", True),
         ("delete from fact_sales", "warn", True),
         ("delete from fact_sales", "never", False),

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,14 +14,12 @@ from xml.etree import ElementTree
 import duckdb
 import pandas as pd
 import pytest
+from checked_marts import BREAKS, RETURNS, MakeMart, custom_check, made_of
 
-from mart_helpers.checks import derive_checks, explain_failures, run_checks
+from mart_helpers.checks import explain_failures, run_checks
 from mart_helpers.errors import QueryError, StateError, UsageError
-from mart_helpers.opening import open_published
 from mart_helpers.reporting import REPORTS, count_rows, violations_in, write_quality_report
 from mart_helpers.session import Session
-
-MakeMart = Callable[..., Session]
 
 STAR = """
 create schema contract;
@@ -59,40 +57,10 @@ QUARANTINED = pd.DataFrame(
 NOTHING = QUARANTINED[:0]
 
 
-def custom_check(name: str, comment: str, query: str) -> str:
-    """Statements that add a check, as a user would."""
-    name, comment = name.replace('"', '""'), comment.replace("'", "''")
-    return f'create view checks."{name}" as {query}; comment on view checks."{name}" is \'{comment}\';'
-
-
-RETURNS = custom_check(
-    "few_returns", "warn: returns are rare", "select sale_id from fact_sales where quantity < 0"
-)
-BREAKS = (
-    "create table scratch (n integer);"
-    + custom_check("needs_scratch", "warn: scratch has no rows", "select n from scratch")
-    + "drop table scratch;"
-)
-
-
 @pytest.fixture
 def make_mart(tmp_path: Path) -> Iterator[MakeMart]:
-    """Makes a mart of the sound star above with its derived checks, after further statements."""
-    sessions = []
-
-    def make(statements: str = "") -> Session:
-        database = tmp_path / f"{len(sessions)}.duckdb"
-        builder = Session(duckdb.connect(str(database)), database, {})
-        builder.connection.execute(STAR)
-        derive_checks(builder)
-        builder.connection.execute(statements or "select 1")
-        builder.close()
-        sessions.append(Session(open_published(database), database, {}))
-        return sessions[-1]
-
-    yield make
-    for session in sessions:
-        session.close()
+    with made_of(STAR, tmp_path) as make:
+        yield make
 
 
 def write(
