@@ -52,16 +52,17 @@ def built(folder: Path, inputs: Path, threads: int = 2) -> Session:
     """A session on the candidate that the cells of 01_build make of `inputs`, up to the star."""
     folder.mkdir()
     database = folder / "mart.duckdb"
-    mart = create_candidate(database)
-    mart.execute(f"set threads = {threads}")
     names = {
-        "mart": mart,
         "stage": 3,
         "inputs_dir": inputs,
         "max_rejected_share": 0.2,
+        "volume_tolerance": 0.5,
+        "drops_only": False,
         "carry_history": carry_history,
         "Loader": Loader,
     }
+    names["mart"] = mart = create_candidate(database, names)
+    mart.execute(f"set threads = {threads}")
     for cell in code_cells("01_build"):
         if cell.startswith("draw_star("):
             return mart
