@@ -17,7 +17,8 @@ import pandas as pd
 from mart_helpers.contract import Table, ascends_sql, declared_keys, declared_tables, read_contract
 from mart_helpers.errors import CheckFailed
 from mart_helpers.opening import quoted
-from mart_helpers.project import resolve
+from mart_helpers.project import resolve, shown
+from mart_helpers.publishing import candidate_path
 from mart_helpers.session import Session
 from mart_helpers.tracing import origins
 
@@ -144,9 +145,12 @@ def stop_on_failures(
     )
     if failed:
         session.checks_failed = True
-        shown = [_as_text(each) for each in failed[:_SHOWN_WHOLE]]
-        shown += [_headline(each) for each in failed[_SHOWN_WHOLE:]]
-        raise CheckFailed("\n".join([f"{len(failed)} of {len(check_results)} checks failed.", *shown]))
+        texts = [_as_text(each) for each in failed[:_SHOWN_WHOLE]]
+        texts += [_headline(each) for each in failed[_SHOWN_WHOLE:]]
+        if session.lock:
+            candidate = shown(candidate_path(session.database))
+            texts.append(f"Nothing is published, the mart is as it was. Look closer in {candidate}.")
+        raise CheckFailed("\n".join([f"{len(failed)} of {len(check_results)} checks failed.", *texts]))
 
 
 def _run(
@@ -281,7 +285,7 @@ def _key_checks(table: str, column: str, known: str = "true") -> Iterator[Check]
         f"{table}_{column}_is_unique",
         f"select {column}, count(*) as rows from {table} where {column} is not null "
         f"and not ({ascends_sql(table, column)}) group by {column} having count(*) > 1",
-        f"each {column} stands once in {table}",
+        f"each {column} occurs once in {table}",
     )
     yield _not_null(table, column, known)
 

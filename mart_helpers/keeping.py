@@ -102,12 +102,14 @@ def _chosen(database: Path, build: int | None, published: int | None) -> int:
     kept = [each for each in kept_builds(database) if each != published]
     if build in kept:
         return build
+    if build is not None and build == published:
+        raise UsageError(f"build {build} is the one that is published.")
     if build is not None:
         raise UsageError(f"found build {build}, expected one of those kept: {_listed(kept) or 'none'}.")
     earlier = [each for each in kept if published is None or each < published]
     if earlier:
         return earlier[0]
-    named = f" Kept is build {_listed(kept)}: give its number." if kept else ""
+    named = f" Kept, and newer, is build {_listed(kept)}: give its number." if kept else ""
     raise StateError(f"Beside {shown(database)} no earlier mart is kept.{named}")
 
 

@@ -234,7 +234,7 @@ select
     arg_min(reason, line) as first_reason,
 from quarantine
 where table_name = ? and file = ?
-group by column_name, regexp_replace(reason, '(?s)".*"', '')
+group by column_name, regexp_replace(reason, '(?s)".*"| of line [0-9]+.*$', '', 'g')
 order by rows desc, first_line
 limit 5
 """

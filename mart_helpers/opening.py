@@ -119,9 +119,9 @@ def unreadable(database: Path, error: duckdb.Error) -> StateError:
             f"{duckdb.__version__}. Read it with that one; or move it away and run 01_build. {said}"
         )
     return StateError(
-        f"{shown(database)} cannot be opened as a mart. Take back the one before it with "
-        f"`python -m mart rollback`; or move it away and run 01_build, or name another file "
-        f"with database. {said}"
+        f"{shown(database)} cannot be opened as a mart. Take back the one before it with `python -m "
+        f"mart rollback --database {shown(database)}`; or move it away and run 01_build, or name "
+        f"another file with database. {said}"
     )
 
 

@@ -164,6 +164,9 @@ _TEMPLATE = """
 {%- endfor %}
 {%- endif %}
 
+<h2>What is in quarantine</h2>
+{{ records(report.quarantine, "Nothing: every row that was read is loaded.") }}
+
 <h2>Checks</h2>
 <img alt="{{ picture_words }}" width="{{ width }}" height="{{ height }}"
  src="data:image/png;base64,{{ picture }}">
@@ -181,9 +184,6 @@ _TEMPLATE = """
 <h2>Where the rows come from</h2>
 <p class="soft">What was read is either loaded or in quarantine.</p>
 {{ records(report.inputs, "No inputs are on record.") }}
-
-<h2>What is in quarantine</h2>
-{{ records(report.quarantine, "Nothing: every row that was read is loaded.") }}
 
 <h2>What is in the mart</h2>
 {{ records(report.row_counts, "There are no tables.") }}
@@ -250,22 +250,37 @@ def _verdict(report: Mapping[str, object]) -> str:
     checks, passed = report["counts"]["checks"], report["counts"]["pass"]
     if not checks:
         return "There are no checks, so nothing vouches for the mart."
-    if passed == checks:
-        return f"All {checks:,} checks passed."
-    return f"{checks - passed:,} of {checks:,} checks did not pass."
+    said = f"All {checks:,} checks passed"
+    if passed < checks:
+        said = f"{checks - passed:,} of {checks:,} checks did not pass"
+    aside = report["rows_quarantined"]
+    return f"{said}; {_counted(aside, 'row')} in quarantine." if aside else f"{said}."
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word} is" if number == 1 else f"{number:,} {word}s are"
 
 
 def _figures(report: Mapping[str, object]) -> dict[str, str]:
     """The figures at the head of the page; what the log of the builds does not know is left out."""
     figures = {
+        "Mart": report["mart"],
         "Build": report["build_id"] and str(report["build_id"]),
         "Built (UTC)": (report["built_at"] or "").replace("T", " ")[:16] or None,
         "Rows loaded": report["rows_loaded"],
         "Rows in quarantine": report["rows_quarantined"],
         "Revenue loaded": _money(report["revenue_loaded"]),
         "Revenue in quarantine": _money(report["revenue_quarantined"]),
+        "Sales checked": _days(report["start_date"], report["end_date"]),
     }
     return {name: _figure(value) for name, value in figures.items() if value is not None}
+
+
+def _days(start_date: str | None, end_date: str | None) -> str | None:
+    """The days that were checked; nothing where they were all."""
+    if not (start_date or end_date):
+        return None
+    return f"{start_date or 'the first'} to {end_date or 'the last'}"
 
 
 def _money(value: str | None) -> str | None:

@@ -126,6 +126,8 @@ def rollback(database: Path, build: int | None = None) -> int:
 
     Raises StateError where a build is at work or nothing is kept, UsageError where `build` is not kept.
     """
+    if not database.exists() and not kept_builds(database):
+        raise StateError(f"There is no mart at {shown(database)}, and none is kept beside it.")
     with held(database):
         return take_back(database, build)
 

@@ -55,12 +55,14 @@ def write_quality_report(
     quarantined: pd.DataFrame,
     data_dir: str,
     max_violations: int = 1000,
+    days: tuple[str, str] = ("", ""),
 ) -> dict[str, object]:
     """Write the report in `<data_dir>/quality`, each file whole or not at all; the report itself.
 
     Version 2 of `quality_report.json` is an object with
 
-    - `format_version` (2), `build_id` and `built_at` of the last build (ISO 8601, UTC), and its
+    - `format_version` (2), `mart` (its file's name), `start_date` and `end_date` of the `days` that were
+      checked (null: open), `build_id` and `built_at` of the last build (ISO 8601, UTC), and its
       `rows_loaded`, `rows_quarantined`, `revenue_loaded`, `revenue_quarantined` (money is text with all
       its decimals); null is what the log of the builds does not have
     - `status`: `fail` where a check of severity error did not pass or there is no check at all, else
@@ -94,6 +96,9 @@ def write_quality_report(
     )
     report = {
         "format_version": REPORT_VERSION,
+        "mart": session.database.name,
+        "start_date": days[0] or None,
+        "end_date": days[1] or None,
         **_last_build(session),
         "status": _status(checks),
         "counts": _counts(checks),
@@ -222,14 +227,15 @@ def _write_violations(
 
 def _history(path: Path, report: dict[str, object]) -> str:
     """The text of the history with the checks of this build in it."""
-    build = report["build_id"]
-    kept = [row for row in _earlier_rows(path) if row[0] != str(build)]
+    build, built_at = report["build_id"], report["built_at"]
+    # the builds of two marts may have the same number
+    kept = [row for row in _earlier_rows(path) if row[:2] != [str(build), built_at]]
     if build is not None:
         kept += [
-            [str(build), report["built_at"], *(_text(check[name]) for name in _HISTORY_COLUMNS[2:])]
+            [str(build), built_at, *(_text(check[name]) for name in _HISTORY_COLUMNS[2:])]
             for check in report["checks"]
         ]
-    kept.sort(key=lambda row: (int(row[0]), row[2]))
+    kept.sort(key=lambda row: (int(row[0]), row[1], row[2]))
     frame = pd.DataFrame(kept, columns=_HISTORY_COLUMNS)
     return frame.to_csv(index=False, lineterminator="\n")
 

@@ -248,7 +248,9 @@ def _understood(path: Path, name: str, table: Table) -> Source:
     head = read_head(path, name)
     header = head.lstrip("\r\n")
     blank_lines = head[: len(head) - len(header)].count("\n")
-    delimiter = max(_DELIMITERS, key=lambda mark: len(set(_names(header, mark)) & {*table.column_names}))
+    delimiter = max(
+        _DELIMITERS, key=lambda mark: len({*map(_folded, _names(header, mark))} & {*table.column_names})
+    )
     try:
         fields, ignored = _matched(name, _names(header, delimiter), table)
     except InputError:
@@ -287,11 +289,15 @@ def _names(text: str, delimiter: str) -> list[str]:
         return [text]
 
 
+def _folded(name: str) -> str:
+    return name.strip().lower()
+
+
 def _matched(
     source: str, columns: Sequence[str], table: Table
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Fields and ignored columns of a source whose header has `columns`."""
-    names = [name.strip().lower() for name in columns]
+    names = [_folded(name) for name in columns]
     known = [name for name in names if name in table.column_names]
     for name in known:
         if known.count(name) > 1:

@@ -376,7 +376,7 @@ def _file_states(build: _Build, sources: list[Source], inputs_dir: Path) -> Iter
     for source in sources:
         if source.name not in known:
             path = inputs_dir / source.name
-            yield f"{shown(path)} is new since build {build.number}: rebuild to take it in."
+            yield f"{shown(path)} was not part of build {build.number}."
 
 
 def _file_state(path: Path, before: _Input, build: int) -> str:

@@ -187,6 +187,14 @@ HEADERS = [
 ]
 
 DELIMITERS = [
+    *(
+        loads(
+            f"{words}, the names in capitals and with blanks",
+            sales(sale(1), header=SALES_HEADER.upper().replace(",", " , ")).replace(",", mark),
+            "S1",
+        )
+        for words, mark in (("commas", ","), ("semicolons", ";"), ("tabs", "\t"), ("pipes", "|"))
+    ),
     refuses(
         "header with commas, rows with semicolons",
         sales(sale(1).replace(",", ";")),

@@ -271,6 +271,13 @@ def test_more_bad_rows_than_allowed_refuse_the_file_and_say_which_are_commonest(
     assert '2 × such as line 3: sale_date "soon" is not a date' in str(refusal.value)
 
 
+def test_repeats_of_different_lines_are_one_reason_of_a_refusal(candidate, inputs):
+    rows = [f"S{number},{GOOD_SALE}" for number in (1, 2, 1, 2, 2)]
+    with pytest.raises(InputError) as refusal:
+        load_sales(candidate, inputs, sales(*rows), share=0.5)
+    assert '3 × such as line 4: sale_id "S1" repeats that of line 2' in str(refusal.value)
+
+
 @pytest.mark.parametrize("share", [-0.1, 10])
 def test_a_share_of_bad_rows_outside_0_to_1_is_refused(candidate, inputs, share):
     with pytest.raises(UsageError, match="expected a share from 0 to 1"):

@@ -129,6 +129,9 @@ def test_the_json_report_has_all_that_version_2_promises(make_mart: MakeMart, tm
     assert {name: checks[0][name] for name in failed} == failed
     assert report == {
         "format_version": 2,
+        "mart": "0.duckdb",
+        "start_date": None,
+        "end_date": None,
         "build_id": 2,
         "built_at": "2024-02-01T10:30:00",
         "rows_loaded": 1234567,
@@ -229,9 +232,28 @@ def test_values_of_any_type_find_their_way_into_a_sample(make_mart: MakeMart, tm
 def test_a_mart_without_any_build_is_reported_too(make_mart: MakeMart, tmp_path: Path) -> None:
     report = write(make_mart("delete from build_log"), tmp_path)
     assert (report["build_id"], report["built_at"], report["revenue_loaded"]) == (None, None, None)
-    assert page_of(tmp_path).texts("dt") == []
+    assert page_of(tmp_path).texts("dt") == ["Mart"]
     assert "timestamp" not in suite_of(tmp_path).attrib
     assert csv_rows(tmp_path, "history.csv") == []
+
+
+def test_the_days_that_were_checked_stand_in_the_report(make_mart: MakeMart, tmp_path: Path) -> None:
+    mart = make_mart()
+    results = run_checks(mart)
+    report = write_quality_report(
+        mart, results, [], count_rows(mart), INPUTS, NOTHING, str(tmp_path), days=("2024-02-01", "")
+    )
+    assert (report["start_date"], report["end_date"]) == ("2024-02-01", None)
+    assert "2024-02-01 to the last" in page_of(tmp_path).texts("dd")
+
+
+def test_builds_of_two_marts_with_one_number_stand_side_by_side(
+    make_mart: MakeMart, tmp_path: Path
+) -> None:
+    write(make_mart(), tmp_path)
+    write(make_mart("update build_log set built_at = '2025-01-01'"), tmp_path)
+    days = {(row["build_id"], row["built_at"]) for row in csv_rows(tmp_path, "history.csv")}
+    assert days == {("2", "2024-02-01T10:30:00"), ("2", "2025-01-01T00:00:00")}
 
 
 # --- junit.xml ---
@@ -492,8 +514,9 @@ def test_the_page_shows_the_figures_of_the_build_and_the_frames(
     mart = make_mart(RETURNS + BREAKS + ORPHANS)
     write(mart, tmp_path, INPUTS.replace(HOSTILE, "fact_sales.csv"), QUARANTINED)
     page = page_of(tmp_path)
-    assert page.texts("p")[0] == "✗ FAIL 3 of 12 checks did not pass."
+    assert page.texts("p")[0] == "✗ FAIL 3 of 12 checks did not pass; 2,345 rows are in quarantine."
     assert dict(zip(page.texts("dt"), page.texts("dd"), strict=True)) == {
+        "Mart": "0.duckdb",
         "Build": "2",
         "Built (UTC)": "2024-02-01 10:30",
         "Rows loaded": "1,234,567",
@@ -501,7 +524,7 @@ def test_the_page_shows_the_figures_of_the_build_and_the_frames(
         "Revenue loaded": "9,876,543.21",
         "Revenue in quarantine": "12.50",
     }
-    _, _, checks, inputs, quarantine, row_counts = page.tables()
+    _, _, quarantine, checks, inputs, row_counts = page.tables()
     assert checks == [
         ["status", "check", "bad rows", "what it says"],
         *(
@@ -542,7 +565,7 @@ def test_the_page_shows_each_failure_with_its_rows_and_its_query(
 def test_a_page_on_a_sound_mart_is_short(make_mart: MakeMart, tmp_path: Path) -> None:
     write(make_mart(), tmp_path)
     page = page_of(tmp_path)
-    assert page.texts("p")[0] == "✓ PASS All 10 checks passed."
+    assert page.texts("p")[0] == "✓ PASS All 10 checks passed; 2,345 rows are in quarantine."
     assert page.texts("section") == []
     assert "Nothing: every row that was read is loaded." in page.texts("p")
 
