@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mart_helpers.charts import Chart
 
@@ -61,7 +61,7 @@ table { border-collapse: collapse; font-size: .9rem; }
 th { color: var(--soft); font-weight: 600; text-align: left; vertical-align: bottom; }
 th, td { padding: .35rem 1.25rem .35rem 0; border-bottom: 1px solid var(--line); }
 td { vertical-align: top; unicode-bidi: isolate; }
-td.name { overflow-wrap: anywhere; }
+td.name { overflow-wrap: anywhere; min-width: 14rem; }
 td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .sample { margin: .5rem 0; }
 .sample table { width: max-content; font-size: .8rem; }
@@ -174,7 +174,7 @@ _TEMPLATE = """
 <div class="wide"><table class="checks">
 <tr><th>status</th><th>check</th><th class="number">bad rows</th><th class="says">what it says</th></tr>
 {%- for check in report.checks %}
-<tr><td>{{ word(check) }}</td><td class="name">{{ check.check_name | clean }}</td>
+<tr><td>{{ word(check) }}</td><td class="name">{{ check.check_name | clean | breakable }}</td>
 <td class="number">{{ check.bad_rows | figure }}</td>
 <td class="says">{{ check.sentence | clean }}</td></tr>
 {%- endfor %}
@@ -241,6 +241,7 @@ def _environment() -> Environment:
         "cell": cell_text,
         "figure": _figure,
         "words": lambda name: printable(name.replace("_", " ")),
+        "breakable": lambda name: Markup("_<wbr>").join(map(escape, name.split("_"))),
         "outcome": outcome,
     }
     return environment

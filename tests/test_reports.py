@@ -466,7 +466,7 @@ class Page(HTMLParser):
     """The elements of a page in their order: tag, attributes, all text within."""
 
     # what has no end tag
-    VOID = frozenset({"meta", "img", "br", "link"})
+    VOID = frozenset({"meta", "img", "br", "link", "wbr"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
