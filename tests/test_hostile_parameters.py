@@ -220,6 +220,7 @@ def test_a_reader_shows_the_same_whatever_the_name_of_the_mart(world, harmless, 
 def test_the_same_files_are_written_whatever_the_name_of_the_data_folder(
     world, harmless, notebook, folder
 ):
+    assert not world.run(notebook).failed, "the last report may be of another mart"
     ran = world.run(notebook, data_dir=f"written/{ODD}")
     assert not ran.failed, ran.evalue
     assert ran.text == harmless[notebook]
