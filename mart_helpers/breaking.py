@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
+import duckdb
+
+from mart_helpers.contract import SCHEMA, declared_tables, read_contract
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import whole_files
-from mart_helpers.parameters import did_you_mean
+from mart_helpers.parameters import did_you_mean, notebook_cells, notebook_path
 from mart_helpers.project import resolve, shown
 
 QUARANTINE = "quarantine"
@@ -24,20 +27,6 @@ _FEWEST_MONTHS = 6
 _TAKE_GOOD_ONES = (
     "Break good extracts, such as those of `python -m mart generate --sales 2000 --out my_extracts`."
 )
-_TABLES = {
-    "dim_customer": ("customer_id", "customer_name", "segment", "city", "country", "signup_date"),
-    "dim_product": ("product_id", "product_name", "category", "unit_cost", "list_price"),
-    "fact_sales": (
-        "sale_id",
-        "sale_date",
-        "customer_id",
-        "product_id",
-        "quantity",
-        "unit_price",
-        "discount",
-    ),
-}
-
 Row = dict[str, str]
 Files = dict[str, bytes]
 
@@ -95,8 +84,9 @@ def break_inputs(kind_name: str, inputs_dir: Path, out: Path) -> Broken:
     kind = find_kind(kind_name)
     out = resolve(out)
     _refuse_taken(out)
-    originals = {table: _read(inputs_dir, table) for table in _TABLES}
-    sample = Sample(**{table: _rows(table, data) for table, data in originals.items()})
+    originals = {table: _read(inputs_dir, table) for table in _FEWEST_ROWS}
+    declared = _declared_columns()
+    sample = Sample(**{table: _rows(table, data, declared[table]) for table, data in originals.items()})
     last_sale = max(_day(row) for row in sample.fact_sales)
     if len(sample.months) < _FEWEST_MONTHS:
         raise InputError(
@@ -163,17 +153,28 @@ def _read(inputs_dir: Path, table: str) -> bytes:
         ) from error
 
 
-def _rows(table: str, data: bytes) -> list[Row]:
-    """The rows of an extract that has the columns of the sample, and no other."""
+def _declared_columns() -> dict[str, tuple[str, ...]]:
+    """The columns of each input, as the cells of 01_build declare them."""
+    sources = ("".join(cell["source"]) for cell in notebook_cells(notebook_path("01_build")))
+    with duckdb.connect() as connection:
+        for source in sources:
+            if f"create table {SCHEMA}." in source:
+                connection.execute(source.partition("\n")[2])
+        tables = [read_contract(connection, name) for name in declared_tables(connection)]
+    return {table.name: table.column_names for table in tables}
+
+
+def _rows(table: str, data: bytes, declared: tuple[str, ...]) -> list[Row]:
+    """The rows of an extract that has the declared columns, and no other."""
     try:
         reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
         rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}.csv: is broken already ({error}). {_TAKE_GOOD_ONES}") from error
-    if tuple(reader.fieldnames or ()) != _TABLES[table]:
+    if sorted(reader.fieldnames or ()) != sorted(declared):
         raise InputError(
             f"{table}.csv: found the columns {', '.join(reader.fieldnames or ('none',))}, "
-            f"expected {', '.join(_TABLES[table])}. {_TAKE_GOOD_ONES}"
+            f"expected {', '.join(declared)}. {_TAKE_GOOD_ONES}"
         )
     if any(None in row or None in row.values() for row in rows):
         raise InputError(f"{table}.csv: is broken already (uneven rows). {_TAKE_GOOD_ONES}")

@@ -14,7 +14,14 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
-from mart_helpers.contract import Table, ascends_sql, declared_keys, declared_tables, read_contract
+from mart_helpers.contract import (
+    Table,
+    ascends_sql,
+    declared_keys,
+    declared_tables,
+    read_contract,
+    star_columns,
+)
 from mart_helpers.errors import CheckFailed
 from mart_helpers.opening import quoted
 from mart_helpers.project import resolve, shown
@@ -135,6 +142,7 @@ def stop_on_failures(
     session.checks_failed = False
     if fail_on == "never":
         return
+    session.checks_failed = True
     if check_results.empty:
         raise CheckFailed(
             "There are no checks, so nothing vouches for the mart. Build it with 01_build."
@@ -143,8 +151,8 @@ def stop_on_failures(
     failed = explain_failures(
         session, check_results[check_results["severity"].isin(counted)], inputs_dir
     )
+    session.checks_failed = bool(failed)
     if failed:
-        session.checks_failed = True
         texts = [_as_text(each) for each in failed[:_SHOWN_WHOLE]]
         texts += [_headline(each) for each in failed[_SHOWN_WHOLE:]]
         if session.lock:
@@ -242,7 +250,7 @@ def _as_html(failure: Failure) -> str:
 
 
 def _structural_checks(connection: duckdb.DuckDBPyConnection) -> Iterator[Check]:
-    star = _star_columns(connection)
+    star = star_columns(connection)
     for table, columns in star.items():
         yield _has_rows(table)
         for column in columns:
@@ -254,22 +262,6 @@ def _structural_checks(connection: duckdb.DuckDBPyConnection) -> Iterator[Check]
     for name in declared_tables(connection):
         if name in star:
             yield from _declared_checks(read_contract(connection, name), star[name])
-
-
-def _star_columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
-    rows = connection.execute(
-        """
-        select table_name, list(column_name order by column_index)
-        from duckdb_columns()
-        where
-            database_name = current_database()
-            and schema_name = 'main'
-            and (table_name like 'dim\\_%' escape '\\' or table_name like 'fact\\_%' escape '\\')
-        group by table_name
-        order by table_name
-        """
-    )
-    return dict(rows.fetchall())
 
 
 def _has_rows(table: str) -> Check:

@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
-from mart_helpers.contract import declared_keys
+from mart_helpers.contract import declared_keys, star_columns
 from mart_helpers.inspecting import aligned
 from mart_helpers.keeping import published_build
 from mart_helpers.opening import connect, current_database, quoted
@@ -123,30 +123,13 @@ def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> C
     A column that only one of them has is not compared. Takes the time of reading both marts, and room
     for the rows that differ, which DuckDB moves to disk where memory ends.
     """
-    columns = {mart: _columns(connection, mart) for mart in (before, after)}
+    columns = {mart: star_columns(connection, mart) for mart in (before, after)}
     keys = declared_keys(connection, before) | declared_keys(connection, after)
     found = [
         _compared(connection, _table(name, keys, before, after, columns))
         for name in sorted({*columns[before], *columns[after]})
     ]
     return Comparison(*(pd.concat(frames, ignore_index=True) for frames in zip(*found, strict=True)))
-
-
-def _columns(connection: duckdb.DuckDBPyConnection, mart: str) -> dict[str, list[str]]:
-    """The tables of the mart's star and their columns, in their order."""
-    rows = connection.execute(
-        """
-        select table_name, list(column_name order by column_index)
-        from duckdb_columns()
-        where
-            database_name = ?
-            and schema_name = 'main'
-            and (starts_with(table_name, 'dim_') or starts_with(table_name, 'fact_'))
-        group by table_name
-        """,
-        [mart],
-    )
-    return dict(rows.fetchall())
 
 
 def _table(
@@ -201,7 +184,7 @@ def _compared(
     connection.execute(_months_sql(table, closely))
     connection.execute(_differences_sql(table, closely))
     about = {"name": table.name, "before": rows_before, "after": rows_after}
-    counts = connection.execute(_counts_sql(table) if closely else _all_counts_sql(table), about).df()
+    counts = connection.execute(_counts_sql(table, closely), about).df()
     months = connection.execute(_MONTHS, {"name": table.name}).df()
     values = connection.execute(_values_sql(table), {"name": table.name}).df()
     return counts, months, values
@@ -242,36 +225,26 @@ def _differences_sql(table: _Table, closely: bool) -> str:
     """
 
 
-def _counts_sql(table: _Table) -> str:
+def _counts_sql(table: _Table, closely: bool) -> str:
+    counts = {"added": "$after", "removed": "$before", "changed": "0"}
+    money = {"added": "revenue_after", "removed": "revenue_before", "changed": "0"}
+    if closely:
+        counts = {
+            "added": "count(*) filter (where row_before is null)",
+            "removed": "count(*) filter (where row_after is null)",
+            "changed": "count(*) filter (where row_before is not null and row_after is not null)",
+        }
+        money = {
+            "added": f"if(row_before is null, row_after.{_MONEY}, 0)",
+            "removed": f"if(row_after is null, row_before.{_MONEY}, 0)",
+            "changed": f"row_after.{_MONEY} - row_before.{_MONEY}",
+        }
+    counted = [f"{sql} as {what}" for what, sql in counts.items()]
+    summed = [f"{table.money(sql)} as revenue_{what}" for what, sql in money.items()]
     return f"""
-        select
-            $name as table_name,
-            $before as rows_before,
-            $after as rows_after,
-            count(*) filter (where row_before is null) as added,
-            count(*) filter (where row_after is null) as removed,
-            count(*) filter (where row_before is not null and row_after is not null) as changed,
-            {table.money(f"if(row_before is null, row_after.{_MONEY}, 0)")} as revenue_added,
-            {table.money(f"if(row_after is null, row_before.{_MONEY}, 0)")} as revenue_removed,
-            {table.money(f"row_after.{_MONEY} - row_before.{_MONEY}")} as revenue_changed
-        from differences
-    """
-
-
-def _all_counts_sql(table: _Table) -> str:
-    """SQL for the same counts where one mart has no rows of the table."""
-    return f"""
-        select
-            $name as table_name,
-            $before as rows_before,
-            $after as rows_after,
-            $after as added,
-            $before as removed,
-            0 as changed,
-            {table.money("revenue_after")} as revenue_added,
-            {table.money("revenue_before")} as revenue_removed,
-            {table.money("0")} as revenue_changed
-        from differing_months
+        select $name as table_name, $before as rows_before, $after as rows_after,
+            {", ".join(counted + summed)}
+        from {"differences" if closely else "differing_months"}
     """
 
 

@@ -74,6 +74,26 @@ def declared_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for (name,) in rows.fetchall()]
 
 
+def star_columns(
+    connection: duckdb.DuckDBPyConnection, database: str | None = None
+) -> dict[str, list[str]]:
+    """The columns of each `dim_…` and `fact_…` table of the attached `database`, tables by name."""
+    rows = connection.execute(
+        """
+        select table_name, list(column_name order by column_index)
+        from duckdb_columns()
+        where
+            database_name = coalesce(?, current_database())
+            and schema_name = 'main'
+            and (starts_with(table_name, 'dim_') or starts_with(table_name, 'fact_'))
+        group by table_name
+        order by table_name
+        """,
+        [database],
+    )
+    return dict(rows.fetchall())
+
+
 def declared_keys(connection: duckdb.DuckDBPyConnection, database: str | None = None) -> dict[str, str]:
     """The natural key of each declared input of the attached `database`, in the order of declaration."""
     rows = connection.execute(

@@ -220,3 +220,10 @@ def test_many_failures_still_fit_on_one_screen(copies):
         stop_on_failures(session, run_checks(session), "warn")
     assert "6 of 38 checks failed" in str(stop.value)
     assert len(str(stop.value).splitlines()) < 45
+
+
+def test_a_mart_without_any_check_is_not_vouched_for(copies):
+    session = copies.with_fault("drop schema checks cascade")
+    with pytest.raises(CheckFailed, match="There are no checks, so nothing vouches for the mart"):
+        stop_on_failures(session, run_checks(session), "error")
+    assert session.checks_failed
