@@ -12,7 +12,7 @@ from decimal import Decimal
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from mart_helpers.charts import Chart
+from mart_helpers.drawing import Chart
 
 # What neither XML 1.0 (section 2.2) nor HTML lets stand in a text, however it is escaped.
 _FORBIDDEN = re.compile(

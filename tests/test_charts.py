@@ -15,16 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.text import Text
 
-from mart_helpers.charts import (
-    NOTHING_TO_DRAW,
-    Chart,
-    checked_table,
-    draw_bars,
-    draw_checks,
-    draw_line,
-    draw_star,
-)
+from mart_helpers.charts import checked_table, draw_bars, draw_checks, draw_line
+from mart_helpers.drawing import NOTHING_TO_DRAW, Chart
 from mart_helpers.session import Session
+from mart_helpers.star import draw_star
 
 PNG = b"\x89PNG\r\n\x1a\n"
 STAR = """
