@@ -1,47 +1,124 @@
-"""Charts for the notebooks: lines, bars and outcomes of checks, all in one quiet style.
+"""Charts for the notebooks: lines, bars, stacks, heat maps, and how checks came out.
 
 Money has no currency sign, because the mart knows none.
 """
 
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from math import ceil
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.dates import date2num
 from matplotlib.ticker import MaxNLocator
+from numpy import isfinite, nanmax, nanmin, ndenumerate
 
-from mart_helpers.drawing import BLUE, GREY, INK, Chart, empty_chart, new_figure, rendered, style
+from mart_helpers.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    Chart,
+    empty_chart,
+    new_figure,
+    rendered,
+    style,
+)
 
 # Okabe and Ito's too, and told apart by their lightness alone. In the order in which they are drawn.
-_OUTCOMES = {"broken": INK, "fail": "#D55E00", "warn": "#E69F00", "pass": "#C9DCE8"}
+_OUTCOMES = {"broken": INK, "fail": "#D55E00", "warn": ORANGE, "pass": PALE}
+_STACK = (BLUE, ORANGE, PALE)
+_HEAT = LinearSegmentedColormap.from_list("heat", ["#F3F8FB", BLUE])
+_ON = {False: INK, True: "white"}  # letters on a pale and on a dark field
+_DOTTED = {"color": BLUE, "marker": "o", "markersize": 3.5, "clip_on": False}
 _LETTER_INCHES, _SHORTEST_AXIS = 0.085, 4.8
 _LABEL_LETTERS, _LABEL_LINES = 36, 2
 _MOST_BARS, _MOST_TICKS = 40, 7
 _STEPS = (1, 2, 5, 10)
 
 
-def draw_line(frame: pd.DataFrame, x: str, y: str, title: str, unit: str) -> Chart:
+def draw_line(
+    frame: pd.DataFrame, x: str, y: str, title: str, unit: str, before: str | None = None
+) -> Chart:
     """A line through column `y` over the dates or numbers of column `x`, in the order of the frame.
 
     `unit` is the label of the value axis, whose scale includes zero. Rows without a value are left
-    out.
+    out. A paler line through column `before` shows what the value is compared with.
     """
     rows = frame.dropna(subset=[x, y])
     with style():
         if rows.empty:
             return empty_chart(title)
         figure, axes = new_figure(title, height=3.4)
-        dates = pd.api.types.is_datetime64_any_dtype(rows[x])
-        places = date2num(rows[x]) if dates else rows[x].astype(float).to_numpy()
+        places = _places(rows[x])
         values = rows[y].astype(float).tolist()
-        axes.plot(places, values, color=BLUE, marker="o", markersize=3.5, clip_on=False)
-        step = ceil(len(rows) / _MOST_TICKS)
-        axes.set_xticks(places[::step], _tick_labels(rows[x][::step]))
-        _scale_from_zero(axes, values)
-        axes.grid(axis="y")
+        if before and rows[before].notna().any():
+            earlier = rows[before].astype(float).tolist()
+            axes.plot(places, earlier, color=PALE, linewidth=2.5, label=_words(before), clip_on=False)
+            axes.plot(places, values, **_DOTTED, label=_words(y))
+            _add_legend(axes)
+        else:
+            earlier = []
+            axes.plot(places, values, **_DOTTED)
+        _name_places(axes, places, rows[x])
+        _scale_from_zero(axes, [value for value in values + earlier if isfinite(value)])
         axes.set(xlabel=_words(x), ylabel=unit)
+        return rendered(figure, title)
+
+
+def draw_stacks(frame: pd.DataFrame, x: str, parts: Sequence[str], title: str, unit: str) -> Chart:
+    """Upright bars over the dates or numbers of column `x`: the columns `parts`, one upon the other.
+
+    There are at most three parts, the first one at the foot; a missing value is nothing. `unit` is the
+    label of the value axis.
+    """
+    rows = frame.dropna(subset=[x])
+    with style():
+        if rows.empty:
+            return empty_chart(title)
+        figure, axes = new_figure(title, height=3.4)
+        places, foot = range(len(rows)), pd.Series(0.0, rows.index)
+        for part, colour in zip(parts, _STACK, strict=False):
+            height = rows[part].fillna(0).astype(float)
+            axes.bar(places, height, bottom=foot, color=colour, width=0.75, label=_words(part))
+            foot = foot + height
+        _name_places(axes, list(places), rows[x])
+        _scale_from_zero(axes, foot.tolist())
+        _add_legend(axes)
+        axes.set(xlabel=_words(x), ylabel=unit)
+        return rendered(figure, title)
+
+
+def draw_heat_map(frame: pd.DataFrame, label: str, title: str) -> Chart:
+    """A field for every number of the frame, the darker the larger, with the number in it.
+
+    Lines are named by column `label`, all other columns hold the numbers and are named as they are. A
+    missing number leaves its field empty; columns without any number are left out. Of more than 40 rows
+    the first 40 are drawn, as the title then says.
+    """
+    rows, title = _first_rows(frame, title)
+    numbers = rows.drop(columns=label).astype(float).dropna(axis="columns", how="all")
+    in_thousands = numbers.abs().max(axis=None) >= 1_000_000
+    title = f"{title}, in thousands" if in_thousands else title
+    with style():
+        if numbers.empty:
+            return empty_chart(title)
+        figure, axes = new_figure(title, height=1.0 + 0.34 * len(rows))
+        values = numbers.to_numpy() / (1000 if in_thousands else 1)
+        low, high = min(0.0, nanmin(values)), nanmax(values)
+        decimals = _decimals(values[isfinite(values)].tolist())
+        axes.imshow(values, cmap=_HEAT, vmin=low, vmax=high, aspect="auto")
+        for (line, column), value in ndenumerate(values):
+            if isfinite(value):
+                is_dark = value - low > 0.85 * (high - low)
+                text = _number(value, decimals)
+                axes.text(column, line, text, ha="center", va="center", size=9, color=_ON[is_dark])
+        axes.set_xticks(range(values.shape[1]), [_words(name) for name in numbers.columns])
+        axes.set_yticks(range(len(rows)), [_short(text) for text in rows[label]])
+        axes.xaxis.tick_top()
+        axes.spines[:].set_visible(False)
         return rendered(figure, title)
 
 
@@ -51,10 +128,7 @@ def draw_bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str
     `unit` is the label of the value axis. Of more than 40 rows the first 40 are drawn, as the title
     then says; a label takes two lines at most. Rows without a value are left out.
     """
-    rows = frame.dropna(subset=[value])
-    if len(rows) > _MOST_BARS:
-        title = f"{title} (the first {_MOST_BARS} of {len(rows):,})"
-        rows = rows.head(_MOST_BARS)
+    rows, title = _first_rows(frame.dropna(subset=[value]), title)
     with style():
         if rows.empty:
             return empty_chart(title)
@@ -106,6 +180,28 @@ def checked_table(check_name: str, check_names: Collection[str]) -> str:
     return max(found, key=len, default="checks")
 
 
+def _first_rows(frame: pd.DataFrame, title: str) -> tuple[pd.DataFrame, str]:
+    """As many rows as can be read, and the title, which says where there are more."""
+    if len(frame) <= _MOST_BARS:
+        return frame, title
+    return frame.head(_MOST_BARS), f"{title} (the first {_MOST_BARS} of {len(frame):,})"
+
+
+def _places(values: pd.Series) -> list[float]:
+    dates = pd.api.types.is_datetime64_any_dtype(values)
+    return date2num(values).tolist() if dates else values.astype(float).tolist()
+
+
+def _name_places(axes: Axes, places: Sequence[float], values: pd.Series) -> None:
+    step = ceil(len(values) / _MOST_TICKS)
+    axes.set_xticks(places[::step], _tick_labels(values[::step]))
+
+
+def _add_legend(axes: Axes) -> None:
+    """Names of the series above the axes, where no line can run through them."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0.2)
+
+
 def _scale_from_zero(axes: Axes, values: list[float]) -> None:
     lowest, highest = min(0.0, *values), max(0.0, *values)
     room = 0.06 * (highest - lowest) or 1.0
@@ -115,6 +211,7 @@ def _scale_from_zero(axes: Axes, values: list[float]) -> None:
     decimals = _decimals(values)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS, integer=decimals == 0))
     axes.yaxis.set_major_formatter(lambda value, _: _number(value, decimals))
+    axes.grid(axis="y")
 
 
 def _name_values(axes: Axes, bars: object, values: list[float]) -> None:

@@ -19,7 +19,8 @@ NOTHING_TO_DRAW = "no sales in this range"
 
 # Okabe and Ito's blue and orange: told apart from each other and from the greys in every kind of
 # colour vision, and by their lightness in print.
-BLUE, ORANGE, INK, GREY, LIGHT = "#0072B2", "#E69F00", "#222222", "#666666", "#DDDDDD"
+BLUE, ORANGE, PALE = "#0072B2", "#E69F00", "#C9DCE8"
+INK, GREY, LIGHT = "#222222", "#666666", "#DDDDDD"
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,

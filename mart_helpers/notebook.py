@@ -9,6 +9,7 @@ from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
 from mart_helpers.errors import UsageError
+from mart_helpers.frames import show_frames
 from mart_helpers.opening import identity, open_published
 from mart_helpers.parameters import check_cell
 from mart_helpers.project import resolve, shown
@@ -62,11 +63,8 @@ def _prepared_shell() -> InteractiveShell:
     earlier = shell.user_ns.get(_SESSION)
     if isinstance(earlier, Session):
         earlier.close()
-    pd.set_option("display.float_format", "{:,.2f}".format)
-    pd.set_option("display.max_columns", 30)
-    pd.set_option("display.max_rows", 60)
     pd.set_option("display.max_colwidth", 100)
-    pd.set_option("display.width", 120)
+    show_frames(shell)
     return shell
 
 

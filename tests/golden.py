@@ -26,7 +26,8 @@ def execute(names: tuple[str, ...], target: Path) -> list[Path]:
     Raises nbclient's CellExecutionError where a cell fails.
     """
     with tempfile.TemporaryDirectory() as home:
-        copytree(CHECKOUT / "inputs", Path(home, "inputs"))
+        for part in ("inputs", "notebooks"):
+            copytree(CHECKOUT / part, Path(home, part))
         os.environ |= {"MART_HOME": home, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         return [_executed(name, target) for name in names]
 
