@@ -100,7 +100,7 @@ def draw_heat_map(frame: pd.DataFrame, label: str, title: str) -> Chart:
     """
     rows, title = _first_rows(frame, title)
     numbers = rows.drop(columns=label).astype(float).dropna(axis="columns", how="all")
-    in_thousands = numbers.abs().max(axis=None) >= 1_000_000
+    in_thousands = not numbers.empty and numbers.abs().max(axis=None) >= 1_000_000
     title = f"{title}, in thousands" if in_thousands else title
     with style():
         if numbers.empty:

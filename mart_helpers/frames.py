@@ -23,7 +23,8 @@ def show_frames(shell: InteractiveShell) -> None:
 def as_html(frame: pd.DataFrame) -> str:
     """The frame as a table: separators in thousands, decimals where a column has any, two at most.
 
-    Row numbers are left out, other row names are shown. Of more than 60 rows the first 60 are there, and
+    Row numbers are left out. Named rows are shown with their names, and each number with the decimals
+    that it needs: a row may be money and the next one a count. Of more than 60 rows the first 60 are there, and
     how many there are.
     """
     return _texts(frame).to_html(border=0, index=_has_names(frame)) + _rest(frame, "\n<p>{}</p>")
@@ -53,7 +54,7 @@ def _texts(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _column_texts(column: pd.Series) -> pd.Series:
     name = str(column.name)
-    if pd.api.types.is_float_dtype(column):
+    if pd.api.types.is_float_dtype(column) and isinstance(column.index, pd.RangeIndex):
         decimals = max((_decimals(value, name) for value in column.dropna()), default=0)
         return column.map(lambda value: "" if pd.isna(value) else f"{value:z,.{decimals}f}")
     if name.endswith(_LABELS):

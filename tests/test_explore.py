@@ -1,0 +1,315 @@
+"""The answers of 02_explore, computed a second time from the extracts without SQL."""
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import CHECKOUT, mart_command
+from kernels import started
+
+from mart_helpers.opening import open_published
+from mart_helpers.questions import answer_questions
+from mart_helpers.session import Session
+
+ANSWERS = [
+    "sales_range",
+    "headline_figures",
+    "monthly_revenue",
+    "top_products",
+    "product_classes",
+    "category_revenue",
+    "segment_revenue",
+    "country_revenue",
+    "weekday_revenue",
+    "new_and_returning",
+    "rfm_segments",
+    "cohort_retention",
+    "discount_bands",
+]
+SELECTIONS = [
+    pytest.param({}, id="everything"),
+    pytest.param({"start_date": "2024-01-01", "end_date": "2024-03-31"}, id="a quarter"),
+    pytest.param({"start_date": "2024-02-10", "end_date": "2024-04-20"}, id="parts of months"),
+    pytest.param({"segment": "Cafe", "end_date": "2024-06-30"}, id="a segment"),
+    pytest.param({"country": "Unknown"}, id="unknown customers"),
+    pytest.param({"category": "Tea", "country": "Austria", "start_date": "2023-05-01"}, id="filters"),
+]
+
+Ask = Callable[..., dict[str, pd.DataFrame]]
+
+
+@pytest.fixture(scope="module")
+def database(shared_home: Path) -> Path:
+    """The mart of the sample."""
+    assert mart_command("build", cwd=shared_home).returncode == 0
+    return shared_home / "data" / "mini_data_mart.duckdb"
+
+
+@pytest.fixture(scope="module")
+def ask(database: Path) -> Iterator[Ask]:
+    """Asks 02_explore; its answers as frames by their names."""
+    mart = Session(open_published(database), database, {})
+
+    def answers(threads: int = 2, **values: object) -> dict[str, pd.DataFrame]:
+        mart.connection.execute(f"set threads = {threads}")
+        names = answer_questions(mart, "02_explore", **values)
+        return {name: mart.connection.execute(f"from {name}").df() for name in names}
+
+    yield answers
+    mart.close()
+
+
+@cache
+def extracts() -> pd.DataFrame:
+    """The sample's sales, joined and computed with pandas."""
+    read = [
+        pd.read_csv(CHECKOUT / "inputs" / f"{table}.csv", dtype=str)
+        for table in ("fact_sales", "dim_customer", "dim_product")
+    ]
+    sales = read[0].merge(read[1], on="customer_id", how="left").merge(read[2], on="product_id")
+    for name in ("quantity", "unit_price", "discount", "unit_cost"):
+        sales[name] = sales[name].map(Decimal)
+    sales["date"] = pd.to_datetime(sales["sale_date"])
+    sales["month"] = sales["date"].dt.to_period("M").dt.start_time
+    sales["revenue"] = sales["quantity"] * sales["unit_price"] * (1 - sales["discount"])
+    sales["margin"] = sales["revenue"] - sales["quantity"] * sales["unit_cost"]
+    sales["bought"] = sales["quantity"] > 0
+    sales["customer"] = sales["customer_id"].fillna(sales["sale_id"])
+    for name in ("segment", "country"):
+        sales[name] = sales[name].fillna("Unknown")
+    return sales
+
+
+def selected(values: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame, pd.Timestamp, pd.Timestamp]:
+    """Sales in the range, sales of all days, and the first and last day, for parameters."""
+    sales, days = extracts(), extracts()["date"]
+    for name in set(values) - {"start_date", "end_date"}:
+        sales = sales[sales[name] == values[name]]
+    first = max(pd.Timestamp(values.get("start_date", "1900-01-01")), days.min())
+    last = min(pd.Timestamp(values.get("end_date", "2100-01-01")), days.max())
+    return sales[sales["date"].between(first, last)], sales, first, last
+
+
+def assert_same(found: pd.Series, expected: pd.Series, tolerance: float = 0.005) -> None:
+    """The same labels in any order, and values as near as their rounding allows."""
+    expected = expected.astype(float)
+    assert found.index.tolist() == expected.reindex(found.index).index.tolist()
+    assert sorted(map(str, found.index)) == sorted(map(str, expected.index))
+    assert ((found.astype(float) - expected.reindex(found.index)).abs() <= tolerance).all()
+
+
+def test_the_notebook_answers_these_questions_by_name(ask: Ask) -> None:
+    assert list(ask()) == ANSWERS
+
+
+@pytest.mark.parametrize("values", SELECTIONS)
+def test_headline_figures_are_those_of_the_extracts_for_both_periods(ask: Ask, values: dict) -> None:
+    figures = ask(**values)["headline_figures"].set_index("figure")
+    in_range, sales, first, last = selected(values)
+    days = (last - first).days + 1
+    before = sales[sales["date"].between(first - pd.Timedelta(days=days), first, inclusive="left")]
+    assert_same(figures["this_period"], headline(in_range), tolerance=0.00501)
+    assert_same(figures["previous_period"].dropna(), headline(before), tolerance=0.00501)
+    growth = 100 * (figures["this_period"] / figures["previous_period"] - 1)
+    growth = growth.drop([name for name in growth.index if name.endswith("_pct")])
+    assert_same(figures["change_pct"].dropna(), growth.dropna(), tolerance=0.0501)
+
+
+def headline(sales: pd.DataFrame) -> pd.Series:
+    """The headline figures of some sales; none where there are no sales."""
+    if sales.empty:
+        return pd.Series()
+    bought, returned = sales[sales["bought"]], sales[~sales["bought"]]
+    return pd.Series(
+        {
+            "days_with_sales": sales["date"].nunique(),
+            "revenue": sales["revenue"].sum(),
+            "orders": len(set(zip(bought["customer"], bought["date"], strict=True))),
+            "units": sales["quantity"].sum(),
+            "customers": bought["customer_id"].nunique(),
+            "average_line": sales["revenue"].sum() / len(sales),
+            "margin": sales["margin"].sum(),
+            "margin_pct": 100 * sales["margin"].sum() / sales["revenue"].sum(),
+            "return_pct": 100 * -returned["quantity"].sum() / bought["quantity"].sum(),
+        }
+    )
+
+
+@pytest.mark.parametrize("values", SELECTIONS)
+def test_each_month_stands_beside_the_same_days_a_year_before(ask: Ask, values: dict) -> None:
+    found = ask(**values)["monthly_revenue"].set_index("month")
+    in_range, sales, first, last = selected(values)
+    months = pd.period_range(first, last, freq="M").start_time
+    expected = in_range.groupby("month")["revenue"].sum().reindex(months, fill_value=0)
+    assert_same(found["revenue"], expected)
+    moved = sales.assign(date=sales["date"] + pd.DateOffset(years=1))
+    moved = moved[moved["date"].between(first, last)]
+    earlier = moved.groupby(moved["date"].dt.to_period("M").dt.start_time)["revenue"].sum()
+    assert_same(found["revenue_year_before"].dropna(), earlier)
+    growth = 100 * (found["revenue"] / found["revenue_year_before"] - 1)
+    assert_same(found["growth_pct"].dropna(), growth.dropna(), tolerance=0.0501)
+
+
+@pytest.mark.parametrize("values", SELECTIONS)
+def test_products_categories_segments_and_countries_share_one_revenue(ask: Ask, values: dict) -> None:
+    answers = ask(top_n=5, **values)
+    in_range, *_ = selected(values)
+    by_product = in_range.groupby(["product_id", "product_name"])["revenue"].sum().reset_index()
+    best = by_product.sort_values(["revenue", "product_id"], ascending=[False, True])
+    top = answers["top_products"]
+    assert top["product_name"].tolist() == best["product_name"].head(5).tolist()
+    running = best["revenue"].astype(float).cumsum() / float(best["revenue"].sum()) * 100
+    assert top["running_pct"].tolist() == pytest.approx(running.head(5).tolist(), abs=0.051)
+    total = float(in_range["revenue"].sum())
+    assert answers["product_classes"]["products"].sum() == len(best)
+    assert answers["product_classes"]["revenue"].sum() == pytest.approx(total)
+    for name in ("segment", "country", "category"):
+        found = answers[f"{name}_revenue"].set_index(name)["revenue"]
+        expected = in_range.groupby(name)["revenue"].sum()
+        if name == "category":
+            expected["All categories"] = in_range["revenue"].sum()
+        assert_same(found, expected)
+
+
+def test_class_a_is_the_shortest_list_that_brings_in_80_percent(ask: Ask) -> None:
+    classes = ask()["product_classes"].set_index("class")
+    revenue = extracts().groupby("product_id")["revenue"].sum().sort_values(ascending=False)
+    shares = revenue.cumsum() / revenue.sum()
+    assert classes.loc["A", "products"] == (shares < Decimal("0.80")).sum() + 1
+    assert classes.loc["C", "products"] == len(shares) - (shares < Decimal("0.95")).sum() - 1
+
+
+@pytest.mark.parametrize("values", SELECTIONS)
+def test_weekdays_are_compared_by_day_days_without_sales_included(ask: Ask, values: dict) -> None:
+    found = ask(**values)["weekday_revenue"].set_index("weekday_name")
+    in_range, _, first, last = selected(values)
+    days = pd.date_range(first, last)
+    revenue = in_range.groupby("date")["revenue"].sum().astype(float).reindex(days, fill_value=0)
+    expected = revenue.groupby([days.day_name(), days.strftime("%b")]).mean()
+    assert_same(found.stack().dropna(), expected)
+    week = pd.date_range("2024-01-01", periods=7).day_name()
+    assert found.index.tolist() == [day for day in week if day in set(days.day_name())]
+
+
+@pytest.mark.parametrize("values", SELECTIONS)
+def test_a_customer_is_new_in_the_month_of_the_first_purchase_only(ask: Ask, values: dict) -> None:
+    found = ask(**values)["new_and_returning"].set_index("month")
+    _, sales, first, last = selected(values)
+    known = sales[sales["customer_id"].notna() & sales["bought"]]
+    known = known.assign(first=known.groupby("customer_id")["month"].transform("min"))
+    known = known[known["date"].between(first, last)]
+    is_new = known["first"] == known["month"]
+    for name, rows in (("new", known[is_new]), ("returning", known[~is_new])):
+        months = sorted(known["month"].unique())
+        customers = rows.groupby("month")["customer_id"].nunique().reindex(months, fill_value=0)
+        assert_same(found[f"{name}_customers"], customers)
+        revenue = rows.groupby("month")["revenue"].sum().reindex(months, fill_value=0)
+        assert_same(found[f"revenue_of_{name}"], revenue)
+
+
+@pytest.mark.parametrize("values", SELECTIONS)
+def test_rfm_segments_hold_every_known_customer_once(ask: Ask, values: dict) -> None:
+    segments = ask(**values)["rfm_segments"].set_index("rfm_segment")
+    in_range, _, _, last = selected(values)
+    known = in_range[in_range["customer_id"].notna()]
+    customers = pd.DataFrame(
+        {
+            "recency": (last - known[known["bought"]].groupby("customer_id")["date"].max()).dt.days,
+            "orders": known[known["bought"]].groupby("customer_id")["date"].nunique(),
+        }
+    ).reset_index(names="customer_id")
+    assert segments["customers"].sum() == len(customers)
+    if customers.empty:
+        return
+    points = {
+        name: points_of(customers.sort_values([name, "customer_id"], ascending=[rising, True]))
+        for name, rising in (("recency", False), ("orders", True))
+    }
+    champions = [each for each in customers["customer_id"] if points["recency"][each] == 3]
+    champions = [each for each in champions if points["orders"][each] == 3]
+    if champions:
+        assert segments.loc["Champions", "customers"] == len(champions)
+        revenue = known[known["customer_id"].isin(champions)]["revenue"].sum()
+        assert segments.loc["Champions", "revenue"] == pytest.approx(float(revenue))
+    else:
+        assert "Champions" not in segments.index
+
+
+def points_of(customers: pd.DataFrame) -> dict[str, int]:
+    """1 to 3 for the thirds of the customers in this order; the first thirds are the larger ones."""
+    ranked = customers["customer_id"].tolist()
+    size, larger = divmod(len(ranked), 3)
+    ends = [size + (larger > 0), 2 * size + min(larger, 2)]
+    return {each: 1 + sum(place >= end for end in ends) for place, each in enumerate(ranked)}
+
+
+@pytest.mark.parametrize("values", SELECTIONS)
+def test_cohorts_are_followed_quarter_by_quarter_to_the_end_of_the_range(ask: Ask, values: dict) -> None:
+    found = ask(**values)["cohort_retention"].set_index("cohort")
+    in_range, sales, first, last = selected(values)
+    bought = sales[sales["bought"] & sales["customer_id"].notna()]
+    firsts = bought.groupby("customer_id")["date"].min()
+    firsts = firsts[firsts.between(first, last)].dt.to_period("Q")
+    active = in_range[in_range["bought"]].assign(quarter=lambda rows: rows["date"].dt.to_period("Q"))
+    for cohort, members in firsts.groupby(firsts):
+        line = found.loc[str(cohort).replace("Q", " Q")]
+        assert line["customers"] == len(members)
+        for later in range(1, 9):
+            quarter = cohort + later
+            if quarter.start_time > last:
+                assert pd.isna(line[f"q{later}"])
+                continue
+            who = active[(active["quarter"] == quarter) & active["customer_id"].isin(members.index)]
+            share = 100 * who["customer_id"].nunique() / len(members)
+            assert line[f"q{later}"] == pytest.approx(share, abs=0.5)
+    assert len(found) == firsts.nunique()
+
+
+def test_discount_bands_add_up_and_have_the_margin_of_the_extracts(ask: Ask) -> None:
+    bands = ask()["discount_bands"].set_index("discount_band")
+    sales = extracts()
+    assert bands["sales_lines"].sum() == len(sales)
+    none = sales[sales["discount"] == 0]
+    assert bands.loc["none", "margin"] == pytest.approx(float(none["margin"].sum()))
+    steep = sales[(sales["discount"] > Decimal("0.10")) & (sales["discount"] <= Decimal("0.20"))]
+    assert bands.loc["up to 20 %", "sales_lines"] == len(steep)
+    expected = 100 * float(steep["margin"].sum() / steep["revenue"].sum())
+    assert bands.loc["up to 20 %", "margin_pct"] == pytest.approx(expected, abs=0.051)
+
+
+def test_the_answers_do_not_depend_on_threads(ask: Ask) -> None:
+    one, two = ask(threads=1), ask(threads=2)
+    for name in ANSWERS:
+        pd.testing.assert_frame_equal(one[name], two[name])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"segment": "Caffe"},
+        {"country": "' or true --"},
+        {"category": "$x {{y}}"},
+        {"start_date": "2031-01-01"},
+        {"end_date": "1999-12-31"},
+    ],
+    ids=str,
+)
+def test_where_nothing_matches_every_answer_is_empty(ask: Ask, values: dict) -> None:
+    assert [name for name, frame in ask(**values).items() if len(frame)] == []
+
+
+def test_a_filter_that_matches_nothing_ends_in_a_kind_sentence(database: Path) -> None:
+    home = database.parents[1]
+    with started(home) as kernel:
+        ran = kernel.run_all("02_explore", segment="Caffe")
+        assert not ran.failed, ran.evalue
+        assert "No sale passes the filters. Compare them with the words listed below." in ran.text
+        assert "Cafe, Office, Retail, Unknown" in ran.text
+        ran = kernel.run_all("02_explore", start_date="2031-01-01")
+        assert not ran.failed, ran.evalue
+        assert (
+            "No sale that passes the filters lies between these dates. Take a wider range." in ran.text
+        )
