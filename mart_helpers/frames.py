@@ -24,8 +24,8 @@ def as_html(frame: pd.DataFrame) -> str:
     """The frame as a table: separators in thousands, decimals where a column has any, two at most.
 
     Row numbers are left out. Named rows are shown with their names, and each number with the decimals
-    that it needs: a row may be money and the next one a count. Of more than 60 rows the first 60 are there, and
-    how many there are.
+    that it needs: a row may be money and the next one a count. Of more than 60 rows the first 60 are
+    there, and how many there are.
     """
     return _texts(frame).to_html(border=0, index=_has_names(frame)) + _rest(frame, "\n<p>{}</p>")
 

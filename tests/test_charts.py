@@ -12,10 +12,18 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.text import Text
 
-from mart_helpers.charts import checked_table, draw_bars, draw_checks, draw_line
+from mart_helpers.charts import (
+    checked_table,
+    draw_bars,
+    draw_checks,
+    draw_heat_map,
+    draw_line,
+    draw_stacks,
+)
 from mart_helpers.drawing import NOTHING_TO_DRAW, Chart
 from mart_helpers.session import Session
 from mart_helpers.star import draw_star
@@ -60,6 +68,17 @@ def bars(frame: pd.DataFrame, title: str = "Revenue by product") -> Chart:
 def line(frame: pd.DataFrame) -> Chart:
     """The frame of `monthly_revenue` as a line."""
     return draw_line(frame, "month", "revenue", "Revenue per month", unit="revenue")
+
+
+def stacks(frame: pd.DataFrame) -> Chart:
+    """The frame of `monthly_revenue` as stacks: the revenue, and a part as high upon it."""
+    frame = frame.assign(revenue_of_new=frame["revenue"])
+    return draw_stacks(frame, "month", ["revenue", "revenue_of_new"], "Revenue", unit="revenue")
+
+
+def heat_map(frame: pd.DataFrame) -> Chart:
+    """The frame of `monthly_revenue` as a heat map of one column."""
+    return draw_heat_map(frame[["month", "revenue"]].astype({"month": str}), "month", "Revenue")
 
 
 def checks(*rows: tuple[str, str, str]) -> pd.DataFrame:
@@ -138,8 +157,10 @@ def open_star(tmp_path: Path) -> Iterator[Callable[[str], Session]]:
         lambda: bars(revenues({"Espresso": 1234.5, "Filters": 20})),
         lambda: bars(revenues({})),
         lambda: draw_checks(MIXED),
+        lambda: stacks(monthly_revenue()),
+        lambda: heat_map(monthly_revenue()),
     ],
-    ids=["line", "bars", "empty", "checks"],
+    ids=["line", "bars", "empty", "checks", "stacks", "heat map"],
 )
 def test_the_same_rows_give_the_same_bytes_whatever_the_users_style(
     draw: Callable[[], Chart],
@@ -176,7 +197,7 @@ def test_no_figure_is_left_open_for_the_notebook_to_show_again() -> None:
     assert pyplot.get_fignums() == []
 
 
-@pytest.mark.parametrize("draw", [line, bars])
+@pytest.mark.parametrize("draw", [line, bars, stacks, heat_map])
 def test_without_rows_the_title_stands_over_a_sentence(draw: Callable[..., Chart]) -> None:
     frame = monthly_revenue(0).assign(product="")
     chart = draw(frame)
@@ -204,6 +225,63 @@ def test_a_line_of_days_names_days_and_may_fall_below_zero() -> None:
     assert chart.figure.axes[0].get_ylim()[0] < -35
     assert_nothing_is_clipped(chart)
     assert_no_words_overlap(chart)
+
+
+def test_a_paler_line_shows_what_the_value_is_compared_with() -> None:
+    frame = monthly_revenue(24).assign(a_year_before=lambda rows: rows["revenue"].shift(12))
+    chart = draw_line(frame, "month", "revenue", "Revenue", unit="revenue", before="a_year_before")
+    earlier, now, *_ = chart.figure.axes[0].lines
+    assert (earlier.get_label(), now.get_label()) == ("a year before", "revenue")
+    assert luminance(earlier.get_color()) > luminance(now.get_color()) + 0.3
+    assert {"a year before", "revenue"} <= set(texts(chart))
+    assert_nothing_is_clipped(chart)
+    alone = draw_line(
+        frame.head(12), "month", "revenue", "Revenue", unit="revenue", before="a_year_before"
+    )
+    assert "a year before" not in texts(alone)
+
+
+def test_stacks_stand_upon_each_other_and_are_named() -> None:
+    rows = pd.DataFrame({"month": pd.date_range("2024-01-01", periods=2, freq="MS")})
+    rows = rows.assign(old_ones=[5, 0], new_ones=[2, None])
+    chart = draw_stacks(rows, "month", ["old_ones", "new_ones"], "Customers", unit="customers")
+    bars_drawn = [(bar.get_y(), bar.get_height()) for bar in chart.figure.axes[0].patches]
+    assert bars_drawn == [(0, 5), (0, 0), (5, 2), (0, 0)]
+    assert {"old ones", "new ones", "2024-01", "customers"} <= set(texts(chart))
+    assert_nothing_is_clipped(chart)
+
+
+@pytest.mark.parametrize("largest", [9.5, 480, 999_999, 123_456_789])
+def test_a_heat_map_says_every_number_in_letters_that_can_be_read(largest: float) -> None:
+    months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+    rows = pd.DataFrame({"weekday": ["Monday", "Tuesday"]})
+    rows = rows.assign(**{month: [largest * (n + 1) / 12, None] for n, month in enumerate(months)})
+    chart = draw_heat_map(rows.assign(never=None), "weekday", "Revenue per day")
+    axes = chart.figure.axes[0]
+    in_thousands = "in thousands" in chart.title
+    assert in_thousands == (largest >= 1_000_000)
+    shown = largest / 1000 if in_thousands else largest
+    assert axes.texts[-1].get_text() == (f"{shown:,.0f}" if shown >= 100 else f"{shown:,.2f}")
+    assert len(axes.texts) == 12, "a missing number has no field"
+    assert "never" not in texts(chart)
+    image = axes.images[0]
+    for letters in axes.texts:
+        field = image.cmap(image.norm(image.get_array()[0, int(letters.get_position()[0])]))
+        assert contrast(letters.get_color(), field) >= 4, letters.get_text()
+    assert_nothing_is_clipped(chart)
+    assert_no_words_overlap(chart)
+
+
+def contrast(one: object, other: object) -> float:
+    """The contrast ratio of two colours, as WCAG 2.2 defines it."""
+    darker, lighter = sorted(luminance(each) for each in (one, other))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: object) -> float:
+    """The relative luminance of a colour, as WCAG 2.2 defines it."""
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
 
 def test_bars_stand_in_the_order_of_the_frame_with_their_values() -> None:
