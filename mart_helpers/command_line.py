@@ -357,6 +357,14 @@ def _break(values: Values) -> None:
     print(f"  {PROGRAM} quality --inputs-dir {_typed(out)} --as-of-date {broken.as_of} {places}")
 
 
+def _portfolio(values: Values) -> None:
+    from mart_helpers.portfolio import make_portfolio
+
+    with _reported("portfolio"):
+        paths = make_portfolio(resolve(values["inputs_dir"]), Path(values["out"]))
+    print("\n".join(f"wrote {_typed(path)}" for path in paths))
+
+
 def _kinds_of_damage() -> str:
     from mart_helpers.breaking import described_kinds
 
@@ -417,6 +425,12 @@ COMMANDS = {
         "remove the mart and everything else that runs have written",
         parameters=(Parameter("dry_run", bool, False, "only list what would be removed"),),
         run=_reset,
+    ),
+    "portfolio": Command(
+        "make pictures of the mart, of what it says and of what an edit changes",
+        parameters=(Parameter("out", str, REQUIRED, "folder for the PNG files"),),
+        run=_portfolio,
+        shared=("inputs_dir",),
     ),
     "generate": Command(
         "write synthetic inputs of any size",

@@ -27,14 +27,14 @@ def as_html(frame: pd.DataFrame) -> str:
     that it needs: a row may be money and the next one a count. Of more than 60 rows the first 60 are
     there, and how many there are.
     """
-    return _texts(frame).to_html(border=0, index=_has_names(frame)) + _rest(frame, "\n<p>{}</p>")
+    return as_texts(frame).to_html(border=0, index=_has_names(frame)) + _rest(frame, "\n<p>{}</p>")
 
 
 def as_text(frame: pd.DataFrame) -> str:
     """The same for where there is text only."""
     if frame.empty:
         return f"no rows of {', '.join(map(str, frame.columns))}"
-    return _texts(frame).to_string(index=_has_names(frame)) + _rest(frame, "\n{}")
+    return as_texts(frame).to_string(index=_has_names(frame)) + _rest(frame, "\n{}")
 
 
 def _has_names(frame: pd.DataFrame) -> bool:
@@ -46,8 +46,8 @@ def _rest(frame: pd.DataFrame, template: str) -> str:
     return template.format(f"the first {_MOST_ROWS} of {len(frame):,} rows") if many else ""
 
 
-def _texts(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that are shown, each value as it is shown."""
+def as_texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """The first 60 rows, each value as it is shown."""
     rows = frame.head(_MOST_ROWS)
     return rows.apply(_column_texts).astype(object) if frame.size else rows
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from mart_helpers.opening import BUILD_LOG, open_published, unreadable
+from mart_helpers.opening import BUILD_LOG, open_published, quoted, unreadable
 from mart_helpers.project import shown
 
 Rows = list[tuple]
@@ -25,6 +25,18 @@ def describe_mart(database: Path) -> str:
             return "\n\n".join([title, *_last_build(connection), *tables])
         except duckdb.Error as error:
             raise unreadable(database, error) from error
+
+
+def tables_of(database: Path) -> Rows:
+    """Name, rows, columns and comment of each table of the mart, ordered by name.
+
+    Raises StateError where there is no mart to read.
+    """
+    with open_published(database) as connection:
+        return [
+            (name, _count(connection, name), len(connection.table(name).columns), comment)
+            for name, comment in _tables(connection)
+        ]
 
 
 def last_account(database: Path) -> str:
@@ -105,10 +117,13 @@ def _described(connection: duckdb.DuckDBPyConnection, table: str, comment: str) 
         """,
         {"table": table},
     ).fetchall()
-    name = table.replace('"', '""')
-    rows = connection.execute(f'select count(*) from "{name}"').fetchone()[0]
+    rows = _count(connection, table)
     title = f"{table}: {rows:,} {'row' if rows == 1 else 'rows'}"
     return "\n".join([f"{title}. {comment}" if comment else title, aligned(columns)])
+
+
+def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    return connection.execute(f"select count(*) from {quoted(table)}").fetchone()[0]
 
 
 def _text(value: object) -> str:

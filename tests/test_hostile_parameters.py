@@ -73,6 +73,9 @@ REFUSED: dict[str, list[tuple[object, str]]] = {
     "end_date": [(value, "expected a date as yyyy-mm-dd") for value in (*TEXTS, "nul\0", "\ud800")],
     "as_of_date": [(value, "expected a date as yyyy-mm-dd") for value in (*TEXTS, "nul\0", "\ud800")],
     "formats": [(value, "expected some of csv, json") for value in (*TEXTS, "", "csv,", "csv;json")],
+    "segment": [],
+    "country": [],
+    "category": [],
     "fail_on": [(value, "expected one of error, warn, never") for value in (*TEXTS, "")],
     "inputs_dir": [
         *((value, "there is no such folder") for value in TEXTS[::2]),
@@ -231,6 +234,16 @@ def test_the_same_files_are_written_whatever_the_name_of_the_data_folder(
 def test_a_list_may_be_as_long_as_a_number_can_be(world, harmless):
     ran = world.run("02_explore", top_n=2**63 - 1)
     assert not ran.failed, ran.evalue
+
+
+@pytest.mark.parametrize("name", ["segment", "country", "category"])
+def test_a_filter_is_a_word_to_look_for_whatever_it_holds(world, name):
+    mart = world.mart.read_bytes()
+    for value in (TEXTS[0], TEXTS[3], "nul\0😀"):
+        ran = world.run("02_explore", **{name: value})
+        assert not ran.failed, ran.evalue
+        assert "No sale passes the filters." in ran.text
+    assert world.mart.read_bytes() == mart
 
 
 # The same from outside: the command line, which parses text, and papermill.

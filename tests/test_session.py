@@ -76,20 +76,20 @@ def canary(home: Path) -> Path:
 
 
 def test_views_variables_and_transactions_live_from_cell_to_cell(outputs):
-    assert text(outputs["read them"]) == "   rows   x\n0     1  40"
+    assert text(outputs["read them"]) == "rows  x\n   1 40"
 
 
 def test_a_statement_runs_exactly_once(outputs):
-    assert text(outputs["number"]) == "   number  rows\n0       2     2"
+    assert text(outputs["number"]) == "number rows\n     2    2"
 
 
 def test_returning_gives_its_rows_and_other_changes_give_none(outputs):
-    assert text(outputs["returning"]) == "   a\n0  7"
+    assert text(outputs["returning"]) == "a\n7"
     assert outputs["insert with"] == outputs["make"] == outputs["delete"] == []
 
 
 def test_a_name_is_bound_as_a_value_and_never_as_text(outputs):
-    assert text(outputs["bound"]).endswith("'; drop table t; --     2")
+    assert text(outputs["bound"]).endswith("'; drop table t; --    2")
 
 
 def test_an_undefined_name_is_an_error(outputs):
@@ -125,8 +125,8 @@ def test_a_failing_cell_fails_nbval(canary):
 def test_readers_cannot_write_to_the_mart(outputs):
     assert "read-only" in error(outputs["reader inserts"])
     assert "read-only" in error(outputs["reader drops"])
-    assert text(outputs["reader reads"]) == "   rows\n0     2"
+    assert text(outputs["reader reads"]) == "rows\n   2"
 
 
 def test_the_set_up_cell_may_run_again_and_starts_afresh(outputs):
-    assert text(outputs["fresh"]) == "   tables\n0       0"
+    assert text(outputs["fresh"]) == "tables\n     0"
