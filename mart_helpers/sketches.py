@@ -3,13 +3,15 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.textpath import text_to_path
 
 from mart_helpers.drawing import BLUE, DOTS_PER_INCH, GREY, INK, LIGHT, ORANGE, Chart, rendered, style
 from mart_helpers.frames import as_texts
 
-# Lengths are in points; the widest letters of the font are about 0.62 of its size wide on average.
-_SIZE, _LETTER, _LINE = 9.0, 5.6, 19.0
+# Lengths are in points.
+_SIZE, _LINE = 9.0, 19.0
 _MARGIN, _TITLE_ROOM, _BETWEEN = 10.0, 28.0, 18.0
 _BOX_WIDE, _BOX_HIGH, _STEP_RIGHT, _STEP_DOWN = 118.0, 46.0, 158.0, 76.0
 
@@ -41,9 +43,9 @@ def draw_table(frame: pd.DataFrame, title: str, note: str = "") -> Chart:
     """The frame as a notebook shows it, numbers to the right; `note` stands below it."""
     texts = as_texts(frame)
     columns = [[str(name).replace("_", " "), *texts[name]] for name in texts]
-    # the head is bold, and so a tenth wider
-    widths = [max(1.1 * len(head), *map(len, others)) * _LETTER for head, *others in columns]
-    width = max(sum(widths) + _BETWEEN * (len(widths) - 1), len(title) * 7.5, len(note) * 5.0)
+    widths = [max(_wide(head, "bold"), *(_wide(text) for text in others)) for head, *others in columns]
+    table = sum(widths) + _BETWEEN * (len(widths) - 1)
+    width = max(table, _wide(title, "bold", size=12), _wide(note))
     height = _TITLE_ROOM + _LINE * (len(texts) + 1) + (_LINE + 6 if note else 0)
     with style():
         figure, axes = _sheet(title, width, height)
@@ -62,7 +64,7 @@ def draw_table(frame: pd.DataFrame, title: str, note: str = "") -> Chart:
             colour = GREY if place == 1 else LIGHT
             axes.plot([_MARGIN, _MARGIN + width], [y, y], color=colour, linewidth=0.8)
         if note:
-            axes.text(_MARGIN, _MARGIN + height - 4, note, size=8.5, color=GREY, va="bottom")
+            axes.text(_MARGIN, _MARGIN + height - 4, note, size=_SIZE, color=GREY, va="bottom")
         return rendered(figure, title)
 
 
@@ -83,6 +85,11 @@ def draw_workflow(title: str = "From extracts to a mart that can be believed") -
         axes.plot([left, right], [y, y], color=GREY, linewidth=0.8)
         axes.text((left + right) / 2, y - 4, "01_build", color=GREY, ha="center", va="bottom", size=10)
         return rendered(figure, title)
+
+
+def _wide(text: str, weight: str = "normal", size: float = _SIZE) -> float:
+    letters = FontProperties(family=["DejaVu Sans"], weight=weight, size=size)
+    return text_to_path.get_text_width_height_descent(text, letters, ismath=False)[0]
 
 
 def _sheet(title: str, width: float, height: float) -> tuple[Figure, Axes]:
