@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from mart_helpers.charts import checked_table
-from mart_helpers.pages import cell_text, outcome, printable
+from mart_helpers.page_frame import cell_text, printable
+from mart_helpers.pages import outcome
 
 _LONGEST_CELL = 40
 
