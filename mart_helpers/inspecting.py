@@ -22,7 +22,7 @@ def describe_mart(database: Path) -> str:
         try:
             title = f"{shown(database)} ({size_text(database)})"
             tables = [_described(connection, *each) for each in _tables(connection)]
-            return "\n\n".join([title, *_last_build(connection), *tables])
+            return "\n\n".join([title, *_newest_build(connection), *tables])
         except duckdb.Error as error:
             raise unreadable(database, error) from error
 
@@ -46,6 +46,26 @@ def last_account(database: Path) -> str:
             "select rows_read, rows_loaded, rows_quarantined from build_log order by build_id desc"
         ).fetchone()
     return "{:,} read, {:,} loaded, {:,} in quarantine".format(*rows)
+
+
+def last_build(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
+    """What the mart's log says of its last build; null is what it does not have.
+
+    `build_id`, `built_at` (ISO 8601, UTC), `rows_loaded`, `rows_quarantined`, `revenue_loaded`,
+    `revenue_quarantined` (money is text with all its decimals).
+    """
+    found = connection.execute(f"from {BUILD_LOG} order by build_id desc limit 1")
+    columns = [column for column, *_ in found.description]
+    build = dict(zip(columns, found.fetchone() or (), strict=False))
+    built_at = build.get("built_at")
+    revenue = {name: build.get(name) for name in ("revenue_loaded", "revenue_quarantined")}
+    return {
+        "build_id": build.get("build_id"),
+        "built_at": built_at and built_at.isoformat(),
+        "rows_loaded": build.get("rows_loaded"),
+        "rows_quarantined": build.get("rows_quarantined"),
+        **{name: None if money is None else str(money) for name, money in revenue.items()},
+    }
 
 
 def last_verdict(report: Path) -> list[str]:
@@ -94,7 +114,7 @@ def _tables(connection: duckdb.DuckDBPyConnection) -> Rows:
     ).fetchall()
 
 
-def _last_build(connection: duckdb.DuckDBPyConnection) -> list[str]:
+def _newest_build(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """The newest row of the build log, whatever columns it has; nothing where there was no build."""
     newest = connection.execute(f"select * from {BUILD_LOG} order by built_at desc limit 1")
     names = [column[0] for column in newest.description]

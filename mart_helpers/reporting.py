@@ -15,6 +15,7 @@ from mart_helpers.charts import draw_checks
 from mart_helpers.checks import SEVERITIES, Failure
 from mart_helpers.errors import QueryError, StateError, UsageError
 from mart_helpers.files import whole_files
+from mart_helpers.inspecting import last_build
 from mart_helpers.junit import junit_xml
 from mart_helpers.pages import report_page
 from mart_helpers.project import resolve, shown
@@ -99,7 +100,7 @@ def write_quality_report(
         "mart": session.database.name,
         "start_date": days[0] or None,
         "end_date": days[1] or None,
-        **_last_build(session),
+        **last_build(session.connection),
         "status": _status(checks),
         "counts": _counts(checks),
         "checks": _records(checks),
@@ -141,21 +142,6 @@ def violations_in(folder: Path) -> set[str]:
         return {name for name in ours if (folder / VIOLATIONS / name).is_file()}
     except (OSError, ValueError, LookupError, TypeError):
         return set()
-
-
-def _last_build(session: Session) -> dict[str, object]:
-    found = session.connection.execute("from build_log order by build_id desc limit 1")
-    columns = [column for column, *_ in found.description]
-    build = dict(zip(columns, found.fetchone() or (), strict=False))
-    built_at = build.get("built_at")
-    return {
-        "build_id": build.get("build_id"),
-        "built_at": built_at and built_at.isoformat(),
-        "rows_loaded": build.get("rows_loaded"),
-        "rows_quarantined": build.get("rows_quarantined"),
-        "revenue_loaded": _text(build.get("revenue_loaded")),
-        "revenue_quarantined": _text(build.get("revenue_quarantined")),
-    }
 
 
 def _text(value: object) -> str | None:
