@@ -96,6 +96,8 @@ def _run_command(words: list[str]) -> None:
         notebook: {each.name: given[each.name] for each in known if each.name in given}
         for notebook, known in declared.items()
     }
+    if values["show_code"] and not values.get("html", True):
+        raise UsageError("--show-code is about the page of a notebook: give --html as well.")
     _run_notebooks(name, own, values)
 
 
@@ -225,17 +227,34 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
     """Run the notebooks in `own`, each with its own values, then say where the results are."""
     folder = None
     database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
-    seconds = {}
+    seconds, executed = {}, []
     for notebook, given in own.items():
         started = monotonic()
         with _reported(notebook) as on_cell:
             from mart_helpers.running import new_run_folder, run_notebook
 
             folder = folder or new_run_folder(data_dir / "runs", command)
-            run_notebook(notebook, given, folder, on_cell)
+            executed.append(run_notebook(notebook, given, folder, on_cell))
         seconds[notebook] = f"{monotonic() - started:.1f} s"
     results = list(_results(list(own), database, data_dir, values.get("formats", "")))
-    _print_aligned([*(seconds.items() if len(own) > 1 else ()), *results, ("executed", shown(folder))])
+    pages = zip(["page", *[""] * len(executed)], map(shown, _pages(executed, values)), strict=False)
+    times = seconds.items() if len(own) > 1 else ()
+    _print_aligned([*times, *results, ("executed", shown(folder)), *pages])
+
+
+def _pages(executed: list[Path], values: Values) -> list[Path]:
+    """Write the executed notebooks as pages where they are asked for; those pages."""
+    is_report = "html" not in values  # which is a page anyway
+    if not is_report and not values["html"]:
+        return []
+    from mart_helpers.notebook_pages import write_pages, write_report
+
+    database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
+    folder, show_code = data_dir / "pages", values["show_code"]
+    if is_report:
+        report = data_dir / "quality" / "quality_report.json"
+        return [write_report(executed, folder, database, report, show_code)]
+    return write_pages(executed, folder, database, show_code)
 
 
 def _results(
@@ -388,15 +407,19 @@ COMMON = (
     Parameter("database", str, "data/mini_data_mart.duckdb", "the mart, one DuckDB file"),
     Parameter("data_dir", str, "data", "folder of exports, reports and executed notebooks"),
 )
+SHOW_CODE = Parameter("show_code", bool, False, "with the code of the notebook's cells on the page")
+PAGES = (
+    Parameter("html", bool, False, "write each notebook as a page of HTML too, to read or to mail"),
+    SHOW_CODE,
+)
+ALL = ("01_build", "04_quality", "02_explore", "03_export")
 COMMANDS = {
-    "build": Command("load the inputs, check them, publish the mart", ("01_build",)),
-    "explore": Command("look at sales, customers and products", ("02_explore",)),
-    "export": Command("write the mart's tables as files to share", ("03_export",)),
-    "quality": Command("check the mart and write a report", ("04_quality",)),
-    "all": Command(
-        "build, quality, explore and export, in this order",
-        ("01_build", "04_quality", "02_explore", "03_export"),
-    ),
+    "build": Command("load the inputs, check them, publish the mart", ("01_build",), PAGES),
+    "explore": Command("look at sales, customers and products", ("02_explore",), PAGES),
+    "export": Command("write the mart's tables as files to share", ("03_export",), PAGES),
+    "quality": Command("check the mart and write a report", ("04_quality",), PAGES),
+    "all": Command("build, quality, explore and export, in this order", ALL, PAGES),
+    "report": Command("do all of that, and write it as one page of HTML to mail", ALL, (SHOW_CODE,)),
     "inspect": Command("show the tables and columns of the mart", run=_inspect),
     "trace": Command(
         "show where a row of the mart comes from",

@@ -11,6 +11,10 @@ from decimal import Decimal
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from mart_helpers.project import home
+
+REPORT = "report.html"
+
 # What neither XML 1.0 (section 2.2) nor HTML lets stand in a text, however it is escaped.
 _FORBIDDEN = re.compile(
     "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]"
@@ -140,6 +144,11 @@ def render_page(
         **values,
     )
     return f"{page.strip()}\n"
+
+
+def page_names() -> set[str]:
+    """Names of all files that notebooks become as pages: one each, and one for all."""
+    return {REPORT, *(f"{path.stem}.html" for path in (home() / "notebooks").glob("*.ipynb"))}
 
 
 def printable(text: str) -> str:

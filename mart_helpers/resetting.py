@@ -8,6 +8,7 @@ from pathlib import Path
 from mart_helpers.errors import StateError
 from mart_helpers.exporting import FORMATS, MANIFEST, named_in
 from mart_helpers.opening import is_mart
+from mart_helpers.page_frame import page_names
 from mart_helpers.project import shown
 from mart_helpers.reporting import REPORTS, VIOLATIONS, violations_in
 from mart_helpers.running import run_folders
@@ -37,6 +38,7 @@ def generated(database: Path, data_dir: Path) -> list[Path]:
     exports = [data_dir / kind.folder / MANIFEST for kind in FORMATS.values()]
     written = [
         *[_ours(each.parent, named_in(each) | {MANIFEST}) for each in exports],
+        _ours(data_dir / "pages", page_names()),
         _reports(data_dir / "quality"),
         _ours(data_dir / "runs", {each.name for each in run_folders(data_dir / "runs")}),
     ]

@@ -107,7 +107,8 @@ def test_help_lists_every_command_and_imports_nothing_heavy(home):
         "from mart_helpers.command_line import main\n"
         "try:\n    main(sys.argv[1:])\n"
         "finally:\n"
-        "    heavy = {'papermill', 'nbformat', 'jupyter_client', 'IPython', 'duckdb', 'pandas'}\n"
+        "    heavy = {'papermill', 'nbconvert', 'nbformat', 'jupyter_client', 'IPython'}\n"
+        "    heavy |= {'duckdb', 'pandas', 'jinja2'}\n"
         "    print(heavy & set(sys.modules))\n"
     )
     for words in (["--help"], ["all", "--help"], ["reset", "--help"]):
@@ -175,6 +176,8 @@ def test_the_version_is_that_of_the_project():
             ["generate", "--sales", "1e3", "--out", "x"],
             '--sales: found "1e3", expected a whole num',
         ),
+        (["all", "--show-code"], "--show-code is about the page of a notebook: give --html as well."),
+        (["report", "--html"], "report: unknown option --html."),
         (["inspect", "--top-n", "3"], "inspect: unknown option --top-n."),
         (["trace", "fact_sales"], "the following arguments are required: KEY."),
         (["trace", "fact_sales", "S1", "--stage", "1"], "trace: unknown option --stage."),
@@ -221,6 +224,18 @@ def test_all_runs_each_notebook_with_its_own_values_and_says_where_the_results_a
 
 def size_of(path: Path) -> str:
     return f"{path.stat().st_size / 1e6:.1f} MB"
+
+
+def test_pages_of_all_notebooks_are_written_when_all_have_run(home):
+    (home / "data").mkdir()
+    assert mart("all", "--html", "--fail-on", "warn", "--database", "data/other").returncode == 1
+    assert not (home / "data" / "pages").exists()
+    done = mart("all", "--html")
+    names = ["01_build", "04_quality", "02_explore", "03_export"]
+    pages = [f"data/pages/{name}.html" for name in names]
+    assert [line.split()[-1] for line in done.stdout.splitlines()[-4:]] == pages
+    assert done.stdout.splitlines()[-4].startswith("page        data")
+    assert all("<h1>Write</h1>" in (home / page).read_text() for page in pages)
 
 
 def test_all_stops_at_the_first_failure(home):
@@ -370,9 +385,17 @@ def test_reset_removes_what_was_generated_and_nothing_else(mart_file):
         "mini_data_mart.duckdb.previous-1",
         "mini_data_mart.duckdb.wal",
         "quality/quality_report.json",
+        "pages/02_explore.html",
+        "pages/report.html",
         "runs/20240101T000000Z-all/01_build.ipynb",
     ]
-    others = ["notes.txt", "my-export/a.csv", "mini_data_mart.duckdb.wal.md", "other.duckdb"]
+    others = [
+        "notes.txt",
+        "pages/mine.html",
+        "my-export/a.csv",
+        "mini_data_mart.duckdb.wal.md",
+        "other.duckdb",
+    ]
     others += ["JSON-export/mine.json"]
     for name in ours + others:
         (data / name).parent.mkdir(parents=True, exist_ok=True)
@@ -388,6 +411,8 @@ def test_reset_removes_what_was_generated_and_nothing_else(mart_file):
         "removed data/mini_data_mart.duckdb.wal (4 bytes)",
         "removed data/CSV-export (34 bytes)",
         "removed data/JSON-export/manifest.json (30 bytes)",
+        "removed data/pages/02_explore.html (4 bytes)",
+        "removed data/pages/report.html (4 bytes)",
         "removed data/quality (4 bytes)",
         "removed data/runs (4 bytes)",
     ]
