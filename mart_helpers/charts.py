@@ -139,7 +139,7 @@ def draw_bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str
         # by place, not by name: two products may share a name
         bars = axes.barh(range(len(rows)), values, color=BLUE, height=0.7)
         axes.set_yticks(range(len(rows)), labels)
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.4, -0.6)
         _name_values(axes, bars, values)
         axes.set_xlabel(unit, loc="left")
         return rendered(figure, title)
@@ -163,7 +163,7 @@ def draw_checks(check_results: pd.DataFrame) -> Chart:
             axes.barh(places, width, left=left, color=_OUTCOMES[outcome], height=0.7, label=outcome)
             left = left + width
         axes.set_yticks(places, [_short(table) for table in counts.index])
-        axes.invert_yaxis()
+        axes.set_ylim(len(counts) - 0.4, -0.6)
         words = [_in_words(row) for row in counts.to_dict("records")]
         _write_at_ends(axes, left.tolist(), words)
         axes.set_xlabel("checks", loc="left")

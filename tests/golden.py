@@ -1,7 +1,7 @@
 """Execute the notebooks on the sample and save them with their outputs, free of noise.
 
 `make golden` saves into notebooks/; the tests save elsewhere and compare. The pictures of the README
-are taken from the notebooks' outputs.
+are taken from the notebooks' outputs, but for the way of the data.
 """
 
 import base64
@@ -14,10 +14,15 @@ from shutil import copytree
 import nbformat
 from nbclient import NotebookClient
 
+from mart_helpers.sketches import draw_workflow
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 ORDER = ("01_build", "02_explore", "03_export", "04_quality")
 # The outputs that are the README's pictures, by what they say they are.
-PICTURES = {"<chart: Star schema>": "star.png", "<chart: Revenue per month>": "monthly_revenue.png"}
+PICTURES = {
+    "<chart: Star schema>": "star_schema.png",
+    "<chart: Average revenue per day, by weekday and month>": "weekday_revenue.png",
+}
 
 
 def execute(names: tuple[str, ...], target: Path) -> list[Path]:
@@ -55,6 +60,8 @@ def save_pictures(notebook: Path, folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
+    pictures = CHECKOUT / "notebooks" / "pictures"
     for path in execute(tuple(sys.argv[1:]) or ORDER, CHECKOUT / "notebooks"):
-        for saved in (path, *save_pictures(path, CHECKOUT / "notebooks" / "pictures")):
+        for saved in (path, *save_pictures(path, pictures)):
             print(f"saved {saved.relative_to(CHECKOUT)}")
+    (pictures / "workflow.png").write_bytes(draw_workflow().png)

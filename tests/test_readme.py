@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from shutil import copytree
 
+import golden
 import pytest
 from conftest import CHECKOUT, mart_command, query
 
@@ -69,6 +70,16 @@ def test_the_codebook_is_that_of_the_mart(built_home):
 @pytest.mark.parametrize("path", re.findall(r"\]\(([\w./]+)\)", README))
 def test_a_link_of_the_readme_leads_somewhere(path):
     assert (CHECKOUT / path).exists()
+
+
+def test_the_pictures_are_those_of_the_notebooks(tmp_path):
+    for name in golden.ORDER:
+        golden.save_pictures(CHECKOUT / "notebooks" / f"{name}.ipynb", tmp_path)
+    shown = {Path(path).name for path in re.findall(r"!\[.*?\]\(([\w./]+)\)", README)}
+    kept = {path.name: path.read_bytes() for path in (CHECKOUT / "notebooks" / "pictures").iterdir()}
+    made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert kept.keys() == shown == {*made, "workflow.png"}
+    assert {name: kept[name] for name in made} == made
 
 
 @pytest.mark.parametrize(
