@@ -6,15 +6,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import pandas as pd
 
 from mart_helpers.errors import StateError, UsageError
 from mart_helpers.files import whole_files
+from mart_helpers.opening import quoted
 from mart_helpers.parameters import did_you_mean
 from mart_helpers.project import resolve, shown
 from mart_helpers.session import Session
+
+if TYPE_CHECKING:  # it brings XlsxWriter, which only a workbook needs
+    from mart_helpers.sheets import Sheet
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
@@ -22,28 +27,42 @@ MANIFEST_VERSION = 1
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: its folder in `data_dir`, its ending, and its options for DuckDB's `copy`."""
+    """A kind of file: its folder in `data_dir`, its ending, and its options for DuckDB's `copy`.
+
+    A kind without options is no matter of DuckDB, but one workbook for all tables.
+    """
 
     folder: str
     ending: str
-    options: str
+    options: str = ""
 
 
 FORMATS = {
     "csv": Format("CSV-export", "csv", "format csv, header true"),
     "json": Format("JSON-export", "json", "format json, array true"),
+    "ndjson": Format("NDJSON-export", "ndjson", "format json, array false"),
+    "parquet": Format("Parquet-export", "parquet", "format parquet, compression zstd"),
+    "xlsx": Format("Excel-export", "xlsx"),
 }
 
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """What a manifest says of one file; `rows` does not count the header."""
+    """What a manifest says of a table and its file; `rows` does not count the header.
+
+    Several tables are in one workbook: each has the `sheet` of its name.
+    """
 
     file: str
     table: str
     rows: int
     bytes: int
     sha256: str
+    sheet: str | None = None
+
+    def as_entry(self) -> dict[str, object]:
+        """What the manifest holds: `sheet` only where there is one."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def export_tables(
@@ -56,20 +75,30 @@ def export_tables(
 ) -> pd.DataFrame:
     """Write the rows of each relation (a table or view) under the table name it is given for.
 
-    `formats` are names of FORMATS with commas between them. The files are
-    `<data_dir>/CSV-export/<table>.csv` (RFC 4180, UTF-8, a header; null is an empty field, empty text
-    is `""`) and `<data_dir>/JSON-export/<table>.json` (an array of objects; a decimal is a number with
-    all its digits), rows in the order of the relation. Text is written as it is: what a spreadsheet
-    would take for a formula is not disarmed.
+    `formats` are names of FORMATS with commas between them. The files, below `data_dir`, with rows in
+    the order of the relation:
+
+    - `CSV-export/<table>.csv`: RFC 4180, UTF-8, a header; null is an empty field, empty text is `""`.
+      Text is written as it is: what a spreadsheet would take for a formula is not disarmed.
+    - `JSON-export/<table>.json`: an array of objects; a decimal is a number with all its digits.
+    - `NDJSON-export/<table>.ndjson`: the same objects, one a line.
+    - `Parquet-export/<table>.parquet`: the types of the mart, compressed with zstd;
+      a HUGEINT, as sums of whole numbers are, is a `decimal(38, 0)`.
+    - `Excel-export/<mart>.xlsx`: one workbook for the mart, a sheet a table. Dates, numbers and
+      booleans are real ones, and text is text, also `007` and `=1+1`. What a cell would not give back
+      is text as well: a number of more than 15 digits, a day before 1900-03-01 (from then on programs
+      agree on them), a time finer than milliseconds. Null is no cell; empty text is a cell with an
+      empty text, which looks the same, and for which ISBLANK is false.
 
     Beside them, `manifest.json`: `format_version` 1, `build_id`, `start_date` and `end_date` as they
-    were asked for (null: open), and `files`, each with file, table, rows, bytes and sha256. Files
-    that the manifest before named and this one does not are removed; others are left alone. In a
-    folder, no file is replaced before all are written, and the manifest comes last. The folder of a
-    format not asked for stays as it is.
+    were asked for (null: open), and `files`, for each table its file, table, rows, bytes and sha256,
+    and in a workbook its sheet. Files that the manifest before named and this one does not are removed;
+    others are left alone. In a folder, no file is replaced before all are written, and the manifest
+    comes last. The folder of a format not asked for stays as it is.
 
     The answer has one row a file: file (relative to `data_dir`), rows, bytes, sha256. Raises
-    UsageError for an unknown format, StateError where a table cannot be read or written.
+    UsageError for an unknown format, StateError where a table cannot be read or written. A table that
+    does not fit into a sheet is refused before anything is written in any format.
     """
     kinds = [FORMATS[name] for name in _format_names(formats)]
     about = {
@@ -78,12 +107,16 @@ def export_tables(
         "start_date": start_date or None,
         "end_date": end_date or None,
     }
+    folder = resolve(data_dir)
+    sheets = _plan_sheets(session.connection, relations, folder) if FORMATS["xlsx"] in kinds else []
     exported = [
         {**asdict(each), "file": f"{kind.folder}/{each.file}"}
         for kind in kinds
-        for each in _export_folder(session, relations, kind, resolve(data_dir), about)
+        for each in _export_folder(session, relations, sheets, kind, folder / kind.folder, about)
     ]
-    return pd.DataFrame(exported, columns=["file", "rows", "bytes", "sha256"])
+    columns = ["file", "rows", "bytes", "sha256"]
+    by_file = pd.DataFrame(exported, columns=columns).groupby("file", sort=False, as_index=False)
+    return by_file.agg({"rows": "sum", "bytes": "first", "sha256": "first"})
 
 
 def export_folders(data_dir: str | Path, formats: str) -> Iterator[Path]:
@@ -112,18 +145,23 @@ def _build_id(connection: duckdb.DuckDBPyConnection) -> int | None:
 def _export_folder(
     session: Session,
     relations: Mapping[str, str],
+    sheets: list["Sheet"],
     kind: Format,
-    data_dir: Path,
+    folder: Path,
     about: dict[str, object],
 ) -> list[ExportedFile]:
-    manifest = data_dir / kind.folder / MANIFEST
-    targets = [manifest.with_name(f"{table}.{kind.ending}") for table in relations]
+    tables = relations if kind.options else [session.database.stem]
+    targets = [folder / f"{name}.{kind.ending}" for name in tables]
+    manifest = folder / MANIFEST
     with whole_files([*targets, manifest]) as (*parts, manifest_part):
-        exported = [
-            _export_file(session.connection, table, relation, kind, part)
-            for (table, relation), part in zip(relations.items(), parts, strict=True)
-        ]
-        files = [asdict(each) for each in sorted(exported, key=lambda each: each.file)]
+        if kind.options:
+            exported = [
+                _copy_table(session.connection, table, relation, kind, part)
+                for (table, relation), part in zip(relations.items(), parts, strict=True)
+            ]
+        else:
+            exported = _write_workbook(session.connection, sheets, targets[0].name, parts[0])
+        files = [each.as_entry() for each in sorted(exported, key=lambda each: each.table)]
         text = json.dumps({**about, "files": files}, indent=2, ensure_ascii=False, sort_keys=True)
         manifest_part.write_text(text + "\n", encoding="utf-8")
         # before the new manifest is in place: what it does not name, no later export would remove
@@ -132,24 +170,70 @@ def _export_folder(
     return exported
 
 
-def _export_file(
+def _copy_table(
     connection: duckdb.DuckDBPyConnection, table: str, relation: str, kind: Format, part: Path
 ) -> ExportedFile:
     path = str(part).replace("'", "''")
+    with _in_words(relation, part.parent), _single_threaded(connection):
+        select = _select(connection, relation, kind)
+        # `part` is a temporary file already
+        copy = f"copy ({select}) to '{path}' ({kind.options}, use_tmp_file false)"
+        rows = connection.execute(copy).fetchone()[0]
+    return ExportedFile(f"{table}.{kind.ending}", table, rows, *_size_and_digest(part))
+
+
+def _select(connection: duckdb.DuckDBPyConnection, relation: str, kind: Format) -> str:
+    """The rows of the relation; for Parquet, sums of whole numbers (HUGEINT) as decimals.
+
+    Parquet has no whole numbers of 128 bits: DuckDB 2.0.0 would make binary floats of them.
+    """
+    if kind is not FORMATS["parquet"]:
+        return f"from {relation}"
+    columns = connection.execute(f"from {relation} limit 0").description
+    huge = [quoted(name) for name, type, *_ in columns if type.id in ("hugeint", "uhugeint")]
+    casts = ", ".join(f"{name}::decimal(38, 0) as {name}" for name in huge)
+    return f"select * replace ({casts}) from {relation}" if huge else f"from {relation}"
+
+
+def _plan_sheets(
+    connection: duckdb.DuckDBPyConnection, relations: Mapping[str, str], folder: Path
+) -> list["Sheet"]:
+    from mart_helpers.sheets import plan_sheet, sheet_names
+
+    sheets = []
+    for (table, relation), name in zip(relations.items(), sheet_names(list(relations)), strict=True):
+        with _in_words(relation, folder):
+            sheets.append(plan_sheet(connection, table, relation, name))
+    return sheets
+
+
+def _write_workbook(
+    connection: duckdb.DuckDBPyConnection, sheets: list["Sheet"], file: str, part: Path
+) -> list[ExportedFile]:
+    from mart_helpers.sheets import open_workbook, write_sheet
+
+    with open_workbook(part) as workbook, _single_threaded(connection):
+        for sheet in sheets:
+            with _in_words(sheet.relation, part.parent):
+                write_sheet(connection, workbook, sheet)
+    found = _size_and_digest(part)
+    return [ExportedFile(file, sheet.table, sheet.rows, *found, sheet.name) for sheet in sheets]
+
+
+def _size_and_digest(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _in_words(relation: str, folder: Path) -> Iterator[None]:
     try:
-        with _single_threaded(connection):
-            # `part` is a temporary file already
-            rows = connection.execute(
-                f"copy (from {relation}) to '{path}' ({kind.options}, use_tmp_file false)"
-            ).fetchone()[0]
+        yield
     except duckdb.Error as error:
         raise StateError(
-            f"{relation} cannot be exported to {shown(part.parent)}. Mend the name or the view, or make "
+            f"{relation} cannot be exported to {shown(folder)}. Mend the name or the view, or make "
             f"room in the folder. DuckDB says: {error}"
         ) from error
-    with part.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ExportedFile(f"{table}.{kind.ending}", table, rows, part.stat().st_size, digest)
 
 
 @contextmanager

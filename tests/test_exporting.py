@@ -6,18 +6,21 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
 import duckdb
+import openpyxl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openpyxl.utils.escape import unescape
 
 from mart_helpers.errors import StateError, UsageError
-from mart_helpers.exporting import export_tables
+from mart_helpers.exporting import FORMATS, export_tables
 from mart_helpers.files import whole_file, whole_files
 from mart_helpers.opening import open_published
 from mart_helpers.session import Session
@@ -88,6 +91,7 @@ SALES = [
     ("S4", None, None, None, None),
 ]
 FACTS = {"fact_sales": "fact_sales"}
+ALL_FORMATS = ",".join(FORMATS)
 
 
 @pytest.fixture
@@ -282,11 +286,13 @@ def test_any_text_comes_back(scratch_session: Session, texts: list[str]) -> None
         "insert into texts select * from (select unnest(range(len($texts))), unnest($texts::text[]))",
         {"texts": texts},
     )
-    export_tables(scratch_session, {"texts": "texts"}, "csv,json", str(folder))
+    export_tables(scratch_session, {"texts": "texts"}, ALL_FORMATS, str(folder))
     with (folder / "CSV-export" / "texts.csv").open(encoding="utf-8", newline="") as file:
         assert [row["text"] for row in csv.DictReader(file)] == texts
     rows = json.loads((folder / "JSON-export" / "texts.json").read_bytes())
     assert [row["text"] for row in rows] == texts
+    sheet = openpyxl.load_workbook(folder / "Excel-export" / "scratch.xlsx")["texts"]
+    assert [unescape(cell.value) for cell in sheet["B"][1:]] == texts
 
 
 def test_a_view_is_exported_under_the_name_of_its_table(sales_mart: Session, tmp_path: Path) -> None:
@@ -301,11 +307,14 @@ def test_a_view_is_exported_under_the_name_of_its_table(sales_mart: Session, tmp
 
 def test_without_rows_there_is_a_header_and_an_empty_array(make_mart: MakeMart, tmp_path: Path) -> None:
     export_tables(
-        make_mart([SALES[0]]), {"none": "(from fact_sales where false)"}, "csv,json", str(tmp_path)
+        make_mart([SALES[0]]), {"none": "(from fact_sales where false)"}, ALL_FORMATS, str(tmp_path)
     )
     header = "sale_id,sale_date,quantity,net_amount,is_return\n"
     assert (tmp_path / "CSV-export" / "none.csv").read_text() == header
     assert json.loads((tmp_path / "JSON-export" / "none.json").read_text()) == []
+    assert (tmp_path / "NDJSON-export" / "none.ndjson").read_text() == ""
+    parquet = duckdb.read_parquet(str(tmp_path / "Parquet-export" / "none.parquet"))
+    assert (len(parquet), ",".join(parquet.columns) + "\n") == (0, header)
 
 
 def settings_of(session: Session) -> tuple:
@@ -316,20 +325,37 @@ def settings_of(session: Session) -> tuple:
 def test_the_same_rows_give_the_same_bytes_whatever_the_threads(
     make_mart: MakeMart, tmp_path: Path
 ) -> None:
-    many_mart = make_mart([SALES[0]], "create table many as select * from range(300_000) t(n);")
+    many_mart = make_mart(
+        [SALES[0]],
+        "create table many as select range as n, range % 1000 as key from range(300_000);"
+        "create table few as select range as key, 'name ' || range as name from range(1000);",
+    )
+    joined = "(select many.n, few.name from many inner join few on many.key = few.key)"
     digests = []
     for threads in (1, 4):
         many_mart.connection.execute(f"set threads = {threads}; set async_threads = 3")
-        exported = export_tables(many_mart, {"many": "many"}, "csv,json", str(tmp_path))
+        exported = export_tables(
+            many_mart, {"many": "many", "joined": joined}, "csv,json,ndjson,parquet", str(tmp_path)
+        )
         digests.append(exported["sha256"].to_list())
         assert settings_of(many_mart) == (threads, 3)
     assert digests[0] == digests[1]
+    with (tmp_path / "CSV-export" / "joined.csv").open() as file:
+        assert [int(row["n"]) for row in csv.DictReader(file)] == list(range(300_000))
 
 
 # --- the manifest ---
 
 
-@pytest.mark.parametrize(("name", "folder"), [("csv", "CSV-export"), ("json", "JSON-export")])
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("csv", "CSV-export"),
+        ("json", "JSON-export"),
+        ("ndjson", "NDJSON-export"),
+        ("parquet", "Parquet-export"),
+    ],
+)
 def test_the_manifest_tells_rows_bytes_and_digests(
     sales_mart: Session, tmp_path: Path, name: str, folder: str
 ) -> None:
@@ -354,14 +380,33 @@ def test_the_manifest_tells_rows_bytes_and_digests(
     assert names(tmp_path / folder) == [each["file"] for each in files] + ["manifest.json"]
 
 
+def test_the_manifest_names_each_sheet_of_a_workbook(sales_mart: Session, tmp_path: Path) -> None:
+    relations = {"fact_sales": "fact_sales", "dim_builds": "build_log"}
+    exported = export_tables(sales_mart, relations, "xlsx", str(tmp_path))
+    content = (tmp_path / "Excel-export" / "mart 0.xlsx").read_bytes()
+    file = {
+        "file": "mart 0.xlsx",
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    assert manifest(tmp_path / "Excel-export")["files"] == [
+        {**file, "table": "dim_builds", "sheet": "dim_builds", "rows": 2},
+        {**file, "table": "fact_sales", "sheet": "fact_sales", "rows": 4},
+    ]
+    assert names(tmp_path / "Excel-export") == ["manifest.json", "mart 0.xlsx"]
+    file["file"] = "Excel-export/mart 0.xlsx"
+    assert exported.to_dict("records") == [{**file, "rows": 6}]
+
+
 def test_two_exports_of_one_mart_are_the_same_to_the_byte(sales_mart: Session, tmp_path: Path) -> None:
     contents = []
     for folder in ("first", "second"):
-        export_tables(sales_mart, FACTS, "csv,json", str(tmp_path / folder), "", "2024-12-31")
+        export_tables(sales_mart, FACTS, ALL_FORMATS, str(tmp_path / folder), "", "2024-12-31")
+        time.sleep(1.1)  # a time written anywhere would be another one
         files = sorted((tmp_path / folder).rglob("*.*"))
         contents.append([(each.name, each.read_bytes()) for each in files])
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 4
+    assert len(contents[0]) == 10
 
 
 def test_the_answer_is_one_row_a_file_with_its_place_in_the_data_folder(
@@ -457,14 +502,17 @@ def run_python(script: str, *arguments: str | Path) -> subprocess.CompletedProce
     )
 
 
-def test_a_full_disk_leaves_the_export_before_whole(sales_mart: Session, tmp_path: Path) -> None:
-    export_tables(sales_mart, FACTS, "csv", str(tmp_path))
-    folder = tmp_path / "CSV-export"
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_full_disk_leaves_the_export_before_whole(
+    sales_mart: Session, tmp_path: Path, name: str
+) -> None:
+    export_tables(sales_mart, FACTS, name, str(tmp_path))
+    folder = tmp_path / FORMATS[name].folder
     before = {name: (folder / name).read_bytes() for name in names(folder)}
     failed = run_python(
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "many = {'fact_sales': '(select * from range(100_000))'}\n"
-        "export_tables(session, many, 'csv', sys.argv[2])",
+        "many = {'fact_sales': '(select *, hash(range) from range(100_000))'}\n"
+        f"export_tables(session, many, '{name}', sys.argv[2])",
         sales_mart.database,
         tmp_path,
     )
@@ -494,11 +542,12 @@ def test_no_export_that_fails_hangs(sales_mart: Session, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("formats", "message"),
     [
-        ("xlsx", 'found "xlsx", expected some of csv, json'),
+        ("xml", 'found "xml", expected some of csv, json, ndjson, parquet, xlsx, separated by commas'),
+        ("xslx", "Did you mean xlsx"),
         ("csv,cvs", "Did you mean csv"),
         ("", 'found "", expected some of csv, json'),
         ("csv,", 'found "", expected some of csv, json'),
-        ("csv;json", 'found "csv;json", expected some of csv, json, separated by commas'),
+        ("csv;json", 'found "csv;json", expected some of csv, json, .* separated by commas'),
     ],
 )
 def test_an_unknown_format_is_refused_before_anything_is_written(
