@@ -54,7 +54,7 @@ def _pictures(inputs_dir: Path, scratch: Path) -> Iterator[tuple[str, bytes]]:
     mart, data = {"database": str(before)}, {"data_dir": str(data_dir)}
     run_notebook("01_build", {**mart, "inputs_dir": str(inputs_dir)}, scratch)
     run_notebook("02_explore", mart, scratch)
-    run_notebook("03_export", {**mart, **data, "formats": "csv,json"}, scratch)
+    run_notebook("03_export", {**mart, **data, "formats": "csv,json,parquet,xlsx"}, scratch)
     run_notebook("04_quality", {**mart, **data, "inputs_dir": str(inputs_dir)}, scratch)
     drawn = {name: _output(scratch, *output) for name, output in _DRAWN.items()}
     after = scratch / "after.duckdb"
