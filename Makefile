@@ -9,7 +9,8 @@ VENV_PYTHON := .venv/bin/python
 # A stamp is as old as the last install, so nothing is installed twice.
 RUN_READY := .venv/run.stamp
 DEV_READY := .venv/dev.stamp
-PIP_INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check install --quiet --quiet
+PIP := -m pip --disable-pip-version-check install --quiet --quiet
+PIP_INSTALL := $(VENV_PYTHON) $(PIP)
 INSTALL := $(PIP_INSTALL) --no-compile --require-hashes -r
 INSTALL_PROJECT := $(PIP_INSTALL) --no-deps --editable .
 # On all cores, and without the packages' own tests: pip does neither, and takes a quarter longer.
@@ -17,12 +18,16 @@ INSTALL_PROJECT := $(PIP_INSTALL) --no-deps --editable .
 BYTECODE := $(VENV_PYTHON) -m compileall -q -j 0 -x /tests/ .venv/lib >/dev/null 2>&1 || true
 # Matplotlib looks for fonts once, which is slow and may write a line into a notebook.
 FONTS := $(VENV_PYTHON) -c 'import matplotlib.font_manager' 2>/dev/null
-COMPILE := $(UV) pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
+COMPILE := $(UV) pip compile --quiet --no-config --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock"
+# dbt, pandas and polars, which `make bench` measures against, have an environment of their own.
+BENCHMARKS := tests/benchmarks
+PEERS := $(BENCHMARKS)/.venv
+PEERS_READY := $(PEERS)/peers.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lab lint lock golden generate reset clean
+.PHONY: help run test lab lint lock bench golden generate reset clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +45,9 @@ lint: $(DEV_READY)  ## Check style and formatting of Python files and notebooks.
 	@$(VENV_PYTHON) -m ruff check
 	@$(VENV_PYTHON) -m ruff format --check
 
+bench: $(RUN_READY) $(PEERS_READY)  ## Measure against plain scripts, dbt, pandas and polars; BENCH_ARGS is passed on.
+	@$(VENV_PYTHON) $(BENCHMARKS)/bench.py $(BENCH_ARGS)
+
 golden: $(DEV_READY)  ## Run the notebooks on the sample and save them with their outputs.
 	@$(VENV_PYTHON) tests/golden.py
 
@@ -50,13 +58,15 @@ reset: $(RUN_READY)  ## Remove the mart and everything else that runs have writt
 	@$(VENV_PYTHON) -m mart reset
 
 clean:  ## Remove .venv and caches; the mart and its exports stay.
-	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	@rm -rf .venv $(PEERS) .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-lock:  ## Rebuild both lock files; LOCK_ARGS=--upgrade for newer packages.
+lock:  ## Rebuild the lock files; LOCK_ARGS=--upgrade for newer packages.
 	@command -v "$(UV)" >/dev/null || { echo 'make lock needs uv. Install it, or point to it: make lock UV=path/to/uv' >&2; exit 1; }
-	@$(COMPILE) $(LOCK_ARGS) --output-file requirements.lock >/dev/null
-	@$(COMPILE) $(LOCK_ARGS) --all-extras --constraints requirements.lock --output-file requirements-dev.lock >/dev/null
+	@$(COMPILE) pyproject.toml $(LOCK_ARGS) --output-file requirements.lock >/dev/null
+	@$(COMPILE) pyproject.toml $(LOCK_ARGS) --all-extras --constraints requirements.lock --output-file requirements-dev.lock >/dev/null
+	@$(COMPILE) $(BENCHMARKS)/requirements-peers.in $(LOCK_ARGS) --no-strip-extras \
+		--output-file $(BENCHMARKS)/requirements-peers.lock >/dev/null
 
 $(RUN_READY): requirements.lock pyproject.toml | $(VENV_PYTHON)
 	@echo 'Installing what a run needs into .venv …'
@@ -74,6 +84,12 @@ $(DEV_READY): requirements-dev.lock requirements.lock pyproject.toml | $(VENV_PY
 	@$(BYTECODE)
 	@$(FONTS)
 	@touch $(RUN_READY) $@
+
+$(PEERS_READY): $(BENCHMARKS)/requirements-peers.lock | $(VENV_PYTHON)
+	@echo 'Installing what the benchmarks measure against into $(PEERS) …'
+	@$(VENV_PYTHON) -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python $(PIP) --require-hashes -r $<
+	@touch $@
 
 # Missing, or left behind by a Python that is gone: start afresh.
 $(VENV_PYTHON):

@@ -22,10 +22,14 @@ CONDA_NAMES = {
 LOCK_LINE = re.compile(
     r"""\#.*                                      # header
     | \s+\#\ .*                                   # who asks for it
-    | [a-z0-9-]+==[\w.]+ (\ ;\ [^/@]+)?\ \\       # name==version ; marker
+    | [a-z0-9-]+(\[[a-z]+\])?==[\w.]+ (\ ;\ [^/@]+)?\ \\  # name[extra]==version ; marker
     | \s{4}--hash=sha256:[0-9a-f]{64}(\ \\)?""",
     re.VERBOSE,
 )
+
+
+PEERS = "tests/benchmarks/requirements-peers"
+LOCKS = ["requirements.lock", "requirements-dev.lock", f"{PEERS}.lock"]
 
 
 def pins(requirements: list[str]) -> dict[str, str]:
@@ -36,6 +40,7 @@ def pins(requirements: list[str]) -> dict[str, str]:
 RUN_PINS = pins(PROJECT["dependencies"])
 EXTRAS = PROJECT["optional-dependencies"].values()
 ALL_PINS = RUN_PINS | pins([requirement for extra in EXTRAS for requirement in extra])
+PEER_PINS = pins(re.findall(r"^\w.*$", (ROOT / f"{PEERS}.in").read_text("utf-8"), re.MULTILINE))
 
 
 def environment() -> dict[str, object]:
@@ -46,7 +51,7 @@ def locked_versions(lock: str) -> dict[str, set[str]]:
     """Versions per package; more than one where they depend on the Python."""
     versions: dict[str, set[str]] = {}
     for line in (ROOT / lock).read_text("utf-8").splitlines():
-        if found := re.match(r"([a-z0-9-]+)==([\w.]+)", line):
+        if found := re.match(r"([a-z0-9-]+)(?:\[\w+\])?==([\w.]+)", line):
             versions.setdefault(found[1], set()).add(found[2])
     return versions
 
@@ -79,20 +84,20 @@ def test_conda_packages_come_from_conda_forge_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lock", "expected"), [("requirements.lock", RUN_PINS), ("requirements-dev.lock", ALL_PINS)]
+    ("lock", "expected"), list(zip(LOCKS, [RUN_PINS, ALL_PINS, PEER_PINS], strict=True))
 )
-def test_a_lock_holds_each_pin_of_pyproject(lock: str, expected: dict[str, str]) -> None:
+def test_a_lock_holds_each_pin(lock: str, expected: dict[str, str]) -> None:
     locked = locked_versions(lock)
     assert {name: locked.get(name) for name in expected} == {n: {v} for n, v in expected.items()}
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_has_pins_and_hashes_and_no_place_to_load_from(lock: str) -> None:
     lines = (ROOT / lock).read_text("utf-8").splitlines()
     assert [line for line in lines if not LOCK_LINE.fullmatch(line)] == []
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_each_locked_package_has_a_hash(lock: str) -> None:
     text = (ROOT / lock).read_text("utf-8")
     packages = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
@@ -103,6 +108,12 @@ def test_each_locked_package_has_a_hash(lock: str) -> None:
 def test_the_tests_run_on_the_versions_of_a_batch_run() -> None:
     run, dev = locked_versions("requirements.lock"), locked_versions("requirements-dev.lock")
     assert {name: dev.get(name) for name in run} == run
+
+
+def test_the_benchmarks_measure_against_the_engines_of_a_batch_run() -> None:
+    shared = PEER_PINS.keys() & RUN_PINS.keys()
+    assert shared == {"duckdb", "numpy", "pandas"}
+    assert {name: PEER_PINS[name] for name in shared} == {name: RUN_PINS[name] for name in shared}
 
 
 @pytest.mark.parametrize("name", sorted(ALL_PINS))
