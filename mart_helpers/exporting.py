@@ -86,9 +86,9 @@ def export_tables(
       a HUGEINT, as sums of whole numbers are, is a `decimal(38, 0)`.
     - `Excel-export/<mart>.xlsx`: one workbook for the mart, a sheet a table. Dates, numbers and
       booleans are real ones, and text is text, also `007` and `=1+1`. What a cell would not give back
-      is text as well: a number of more than 15 digits, a day before 1900-03-01 (from then on programs
-      agree on them), a time finer than milliseconds. Null is no cell; empty text is a cell with an
-      empty text, which looks the same, and for which ISBLANK is false.
+      is text as well: a whole number or decimal of more than 15 digits, a day before 1900-03-01 (from
+      then on programs agree on them), a time finer than milliseconds. Null is no cell; empty text is a
+      cell with an empty text, which looks the same, and for which ISBLANK is false.
 
     Beside them, `manifest.json`: `format_version` 1, `build_id`, `start_date` and `end_date` as they
     were asked for (null: open), and `files`, for each table its file, table, rows, bytes and sha256,
