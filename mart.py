@@ -1,6 +1,13 @@
 """`python -m mart`: the notebooks from the command line."""
 
+import os
+import sys
+
 from mart_helpers.command_line import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # all is written and closed: to take the imported modules apart would take Python half a second
+    os._exit(status)

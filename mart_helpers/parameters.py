@@ -91,8 +91,15 @@ def notebook_path(name: str) -> Path:
 
 def notebook_cells(path: Path) -> list[dict]:
     """Cells of the notebook at `path`, as its JSON has them. Raises StateError without them."""
+    return read_notebook(path)["cells"]
+
+
+def read_notebook(path: Path) -> dict:
+    """The notebook at `path`, as its JSON has it. Raises StateError where there is none with cells."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["cells"]
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        _ = notebook["cells"]
+        return notebook
     except OSError as error:
         reason = error.strerror
     except (ValueError, LookupError, TypeError):

@@ -101,10 +101,15 @@ def test_a_kernel_is_of_this_interpreter_whatever_is_registered(home, monkeypatc
             2,
         ),
         ("1 / 0", "01_build, cell 2 (Load): ZeroDivisionError: division by zero", 1),
-        ("%%nosuchmagic\nx", "01_build, cell 2 (Load): CellExecutionError: UsageError: Cell", 1),
+        ("%%nosuchmagic\nx", "01_build, cell 2 (Load): UsageError: Cell magic `%%nosuchmagic`", 1),
         (
             "import os; os._exit(7)",
-            "01_build, cell 2 (Load): the kernel stopped: Kernel died",
+            "01_build, cell 2 (Load): the kernel stopped: it ended with status 7\n",
+            1,
+        ),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            "01_build, cell 2 (Load): the kernel stopped: it was killed, as the system does",
             1,
         ),
     ],

@@ -1,0 +1,125 @@
+"""A kernel without sockets: a process that executes cells by the IPython of a Jupyter kernel.
+
+A Jupyter kernel takes a second to start, and imports everything anew. This one is forked from a process
+that has imported it already, and sends what cells show through a pipe, in Jupyter's own messages; the
+cells cannot tell the difference. Where forking is not safe, the process is started afresh.
+"""
+
+import gc
+import json
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+DONE = "done"
+# What takes long in a notebook. None of it starts a thread of ours or opens a file, so that a process
+# can fork afterwards.
+_IMPORTED_ONCE = (
+    "mart_helpers.charts",
+    "mart_helpers.notebook",
+    "mart_helpers.shell",
+    "sql.magic",
+    # what others of these import at the first use
+    "IPython.core.completer",
+    "IPython.core.completerlib",
+    "pandas.io.formats.html",
+    "wcwidth",
+)
+
+Message = tuple[str, dict]
+
+
+class KernelStopped(Exception):
+    """The kernel's process has ended in the middle of a cell; the text says how."""
+
+
+class Kernel:
+    """Executes cells, one after the other, in the process at the other end of the pipe."""
+
+    def __init__(self, pipe: Connection, process: BaseProcess) -> None:
+        self._pipe = pipe
+        self._process = process
+
+    def run(self, source: str) -> Iterator[Message]:
+        """The messages of one cell as they come: the type of each, and its content. The last is DONE.
+
+        DONE tells the `execution_count`; of a cell that failed also `ename`, `evalue` and `exit_status`,
+        which is None where the error is none of ours. Raises KernelStopped.
+        """
+        kind = None
+        try:
+            self._pipe.send(source)
+            while kind != DONE:
+                kind, content = json.loads(self._pipe.recv_bytes())
+                yield kind, content
+        except (EOFError, ConnectionError) as error:
+            self._process.join()
+            raise KernelStopped(_end(self._process.exitcode)) from error
+
+
+@contextmanager
+def started() -> Iterator[Kernel]:
+    """A new kernel in the project's home. It ends with the block, or when this process does."""
+    context = get_context(START_METHOD)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=[theirs], daemon=True)
+    with _uninterrupted():
+        if START_METHOD == "fork":
+            _import_once()
+        with warnings.catch_warnings():
+            # of numpy's threads, which are prepared for it
+            warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)
+            process.start()
+    theirs.close()
+    try:
+        yield Kernel(ours, process)
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let an interrupt wait for the end of the block: amid an import it would leave half a module."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _import_once() -> None:
+    """Import what takes long, once for all kernels that are forked from here."""
+    collects = gc.isenabled()
+    gc.disable()  # there is little garbage among modules, and looking for it costs a fifth of the time
+    try:
+        for module in _IMPORTED_ONCE:
+            import_module(module)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _serve(pipe: Connection) -> None:
+    """What the new process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the parent too, who ends us
+    from mart_helpers.shell import serve
+
+    serve(pipe)
+
+
+def _end(exitcode: int) -> str:
+    if exitcode == -9:
+        return "it was killed, as the system does when memory runs out"
+    return f"it ended by signal {-exitcode}" if exitcode < 0 else f"it ended with status {exitcode}"
