@@ -24,7 +24,9 @@ class ExecutedNotebook:
 
     def __init__(self, notebook: dict, values: dict[str, object]) -> None:
         self.cells = _with_values(map(_emptied, notebook["cells"]), values)
-        self._rest = {**notebook, "metadata": {**notebook["metadata"], "language_info": _language()}}
+        self._rest = notebook | {
+            "metadata": notebook.get("metadata", {}) | {"language_info": _language()}
+        }
         self._displays: dict[str, list[dict]] = {}
         self._clears = False
 
@@ -42,7 +44,7 @@ class ExecutedNotebook:
 
     def save(self, path: Path) -> None:
         """Write the notebook as far as it was executed. Raises OSError."""
-        notebook = {**self._rest, "cells": [_in_lines(cell) for cell in self.cells]}
+        notebook = self._rest | {"cells": [_in_lines(cell) for cell in self.cells]}
         text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
         # half a character, which UTF-8 has not, becomes the escape that JSON has for it
         path.write_bytes(f"{text}\n".encode(errors="backslashreplace"))
@@ -78,7 +80,7 @@ class ExecutedNotebook:
 
 def _emptied(cell: dict) -> dict:
     ran = {"execution_count": None, "outputs": []} if cell["cell_type"] == "code" else {}
-    return {**cell, "source": "".join(cell["source"]), "metadata": dict(cell["metadata"]), **ran}
+    return {**cell, "source": "".join(cell["source"]), "metadata": dict(cell.get("metadata", {})), **ran}
 
 
 def _with_values(emptied: Iterable[dict], values: dict[str, object]) -> list[dict]:

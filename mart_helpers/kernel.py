@@ -69,7 +69,7 @@ def started() -> Iterator[Kernel]:
     """A new kernel in the project's home. It ends with the block, or when this process does."""
     context = get_context(START_METHOD)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=[theirs], daemon=True)
+    process = context.Process(target=_serve, args=[theirs])
     with _uninterrupted():
         if START_METHOD == "fork":
             _import_once()
@@ -113,7 +113,7 @@ def _import_once() -> None:
 
 def _serve(pipe: Connection) -> None:
     """What the new process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the parent too, who ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends us
     from mart_helpers.shell import serve
 
     serve(pipe)

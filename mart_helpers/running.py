@@ -51,7 +51,7 @@ def run_notebook(
     notebook = ExecutedNotebook(read_notebook(notebook_path(name)), values)
     try:
         with started() as kernel:
-            _run_cells(notebook, kernel, Progress(name, 0, 0, ""), on_cell, executed)
+            _run_cells(name, notebook, kernel, on_cell, executed)
     finally:
         _save(notebook, executed)
     return executed
@@ -84,13 +84,13 @@ def run_folders(runs_dir: Path) -> list[Path]:
 
 
 def _run_cells(
+    name: str,
     notebook: ExecutedNotebook,
     kernel: Kernel,
-    at: Progress,
     on_cell: Callable[[Progress], None],
     executed: Path,
 ) -> None:
-    at = replace(at, cells=sum(map(_is_run, notebook.cells)))
+    at = Progress(name, 0, sum(map(_is_run, notebook.cells)), "")
     for cell in notebook.cells:
         if cell["cell_type"] == "markdown":
             at = replace(at, heading=(HEADING.findall(cell["source"]) or [at.heading])[-1])
@@ -101,9 +101,8 @@ def _run_cells(
         try:
             done = notebook.run(cell, kernel)
         except KernelStopped as error:
-            raise _failure(
-                at, {"ename": "the kernel stopped", "evalue": str(error)}, executed
-            ) from error
+            stopped = {"ename": "the kernel stopped", "evalue": str(error)}
+            raise _failure(at, stopped, executed) from error
         if "ename" in done and "raises-exception" not in tags(cell):
             raise _failure(at, done, executed)
 

@@ -4,11 +4,12 @@ import codecs
 import gc
 import os
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
-from tempfile import TemporaryFile
-from threading import Thread
+from tempfile import mkstemp
+from threading import RLock, Thread
 
 import matplotlib
 from ipykernel.compiler import XCachingCompiler
@@ -64,10 +65,15 @@ def _described(error: BaseException) -> dict[str, object]:
 
 
 class _Wire(Session):
-    """What the shell takes for its connection to front ends."""
+    """What the shell takes for its connection to front ends.
+
+    A cell may start threads, which take turns by `turn`, and fork: such processes only write to streams.
+    """
 
     def __init__(self, pipe: Connection) -> None:
         super().__init__(key=b"")
+        self.turn = RLock()
+        self.process = os.getpid()
         self._pipe = pipe
         self._error: dict[str, object] = {}
 
@@ -79,7 +85,9 @@ class _Wire(Session):
             message, content = message["header"]["msg_type"], message["content"]
         if message == "error":
             self._error = {"ename": content["ename"], "evalue": content["evalue"], "exit_status": None}
-        self._pipe.send_bytes(self.pack([message, content]))
+        if os.getpid() == self.process:
+            with self.turn:
+                self._pipe.send_bytes(self.pack([message, content]))
 
     def taken_error(self) -> dict[str, object]:
         """The error that was shown since, which need not be raised: that of a `repr`, for one."""
@@ -91,17 +99,21 @@ class _Stream(TextIOWrapper):
     """What is printed, and what is written to the descriptor by other code; sent on each `flush`."""
 
     def __init__(self, descriptor: int, name: str, wire: _Wire) -> None:
-        self._file = TemporaryFile("a+b", buffering=0)  # noqa: SIM115
-        super().__init__(self._file, encoding="utf-8", errors="backslashreplace", write_through=True)
-        os.dup2(self._file.fileno(), descriptor)
+        own, path = mkstemp()
+        target = open(path, "ab", buffering=0)  # noqa: SIM115
+        super().__init__(target, "utf-8", "backslashreplace", write_through=True)
+        os.dup2(self.fileno(), descriptor)
+        self._written = open(own, "rb", buffering=0)  # noqa: SIM115
+        with suppress(PermissionError):  # Windows keeps it
+            os.unlink(path)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._name, self._wire, self._sent = name, wire, 0
+        self._name, self._wire = name, wire
 
     def flush(self) -> None:
         """Send what was written since the last time."""
         super().flush()
-        self._file.seek(self._sent)
-        written = self._file.read()
-        self._sent += len(written)
-        if text := self._decoder.decode(written):
-            self._wire.send(None, "stream", {"name": self._name, "text": text})
+        if os.getpid() != self._wire.process:
+            return  # what was written here is sent with the rest
+        with self._wire.turn:
+            if text := self._decoder.decode(self._written.read()):
+                self._wire.send(None, "stream", {"name": self._name, "text": text})

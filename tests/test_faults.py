@@ -201,7 +201,7 @@ def start(*words: str, **options: object) -> subprocess.Popen:
 
 
 def processes_of(home: Path) -> list[int]:
-    """The processes that were started for `home`: the command, and kernels in groups of their own."""
+    """The processes that were started for `home`: the command, its kernel, and kernels of tests."""
     mine = f"MART_HOME={home}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

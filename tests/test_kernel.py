@@ -1,14 +1,24 @@
-"""The kernel of headless runs gives what a Jupyter kernel gives, cell by cell."""
+"""The kernel of headless runs gives what a Jupyter kernel gives, cell by cell, and leaves nothing."""
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import golden
 import nbformat
+import papermill
 import pytest
 from conftest import CHECKOUT, make_home, mart_command
 from nbclient import NotebookClient
+from test_running import is_gone, write_notebook
+
+from mart_helpers import kernel
+from mart_helpers.running import Progress, run_notebook
 
 
 def executed_cells(path: Path) -> list[dict]:
@@ -108,3 +118,124 @@ def comparable(cell: dict) -> tuple[int, list]:
         else:
             outputs.append(output)
     return cell["execution_count"], outputs
+
+
+QUERY = "import duckdb\nduckdb.sql('from range(10_000_000_000_000) select sum(hash(range))').fetchall()"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project without notebooks yet."""
+    monkeypatch.setenv("MART_HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    return tmp_path
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_kernel_ends_with_the_command_even_amid_a_query(home: Path, ended_by: signal.Signals):
+    said = "import os\nfrom pathlib import Path\n_ = Path('pid').write_text(str(os.getpid()))"
+    write_notebook(home / "notebooks" / "02_explore.ipynb", "a: int = 1", said, QUERY)
+    heeds = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-m", "mart", "explore"]
+    run = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=CHECKOUT, preexec_fn=heeds)
+    while not ((home / "pid").exists() and (home / "pid").read_text()):
+        assert run.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    run.send_signal(ended_by)
+    assert run.wait(10) == (130 if ended_by == signal.SIGINT else -ended_by)
+    assert is_gone(int((home / "pid").read_text()))
+
+
+def test_what_was_executed_before_an_interrupt_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(progress: Progress) -> None:
+        if progress.cell == 3:
+            raise KeyboardInterrupt
+
+    write_notebook(home / "notebooks" / "n.ipynb", "a: int = 1", "print(a)", "print(a + 1)")
+    with pytest.raises(KeyboardInterrupt):
+        run_notebook("n", {}, home, interrupt)
+    assert [bool(cell.outputs) for cell in executed_cells(home / "n.ipynb")] == [False, True, False]
+
+
+def test_a_kernel_that_is_not_forked_gives_the_same(home: Path, monkeypatch: pytest.MonkeyPatch):
+    source = "import os, sys\nprint(os.getcwd(), sys.executable)\n_ = os.system('echo a')\n1 + 1"
+    write_notebook(home / "notebooks" / "n.ipynb", "a: int = 1", source)
+    gave = []
+    for method in ("fork", "spawn"):
+        monkeypatch.setattr(kernel, "START_METHOD", method)
+        gave.append([cell.outputs for cell in executed_cells(run_notebook("n", {"a": 2}, home))])
+    assert gave[0] == gave[1]
+    assert gave[0][-1][0].text == f"{home} {sys.executable}\na\n"
+
+
+def test_start_up_files_and_settings_of_a_user_do_not_reach_a_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    profile = home / "ipython" / "profile_default"
+    (profile / "startup").mkdir(parents=True)
+    (profile / "startup" / "mine.py").write_text("mine = 1")
+    (profile / "ipython_config.py").write_text("c.InteractiveShell.ast_node_interactivity = 'all'")
+    monkeypatch.setenv("IPYTHONDIR", str(home / "ipython"))
+    write_notebook(home / "notebooks" / "n.ipynb", "a: int = 1", "1\n'mine' in globals()")
+    *_, last = executed_cells(run_notebook("n", {}, home))
+    assert [output.data["text/plain"] for output in last.outputs] == ["False"]
+    assert not list(profile.glob("history*"))
+
+
+@pytest.mark.parametrize("given", [{}, {"name": 'é "b"\\n', "share": 1e-7, "asked": True, "count": -3}])
+def test_a_notebook_is_prepared_and_kept_as_papermill_does_it(home: Path, given: dict[str, object]):
+    parameters = "name: str = ''\nshare: float = 0.1\nasked: bool = False\ncount: int = 1"
+    write_notebook(home / "notebooks" / "n.ipynb", parameters, "# Prose", "name, share, asked, count")
+    ours = nbformat.read(run_notebook("n", given, home), as_version=nbformat.NO_CONVERT)
+    nbformat.validate(ours)
+    source, options = home / "notebooks" / "n.ipynb", {"kernel_name": "python3", "language": "python"}
+    theirs = papermill.execute_notebook(source, None, given, progress_bar=False, **options)
+    for expected, found in zip(theirs.cells, ours.cells, strict=True):
+        assert found.cell_type == expected.cell_type
+        assert found.metadata.get("tags", []) == expected.metadata.get("tags", [])
+        assert found.get("outputs") == expected.get("outputs")
+        assert found.get("execution_count") == expected.get("execution_count")
+
+
+def test_a_notebook_with_ids_of_its_cells_stays_a_valid_one(pairs):
+    for _, ours in pairs.values():
+        nbformat.validate(nbformat.read(ours, as_version=nbformat.NO_CONVERT))
+
+
+def test_cells_with_jupyters_tags_are_skipped_or_may_fail(home: Path):
+    cells = [nbformat.v4.new_code_cell(source) for source in ("1 / 0", "1 / 0", "3")]
+    cells[0].metadata["tags"] = ["skip-execution"]
+    cells[1].metadata["tags"] = ["raises-exception"]
+    (home / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), home / "notebooks" / "n.ipynb")
+    ran = executed_cells(run_notebook("n", {}, home))
+    kinds = [[output.output_type for output in cell.outputs] for cell in ran]
+    assert kinds == [[], ["error"], ["execute_result"]]
+
+
+WORKERS = """
+import os
+from multiprocessing import get_context
+from threading import Thread
+
+def work(number):
+    print("process", flush=True)
+    display(number)
+
+print("cell")
+with get_context("fork").Pool(2) as pool:
+    pool.map(work, range(50))
+threads = [Thread(target=print, args=["thread"], kwargs={"flush": True}) for _ in range(50)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_processes_and_threads_of_a_cell_may_print(home: Path):
+    write_notebook(home / "notebooks" / "n.ipynb", "a: int = 1", WORKERS, "'the next cell'")
+    *_, cell, following = executed_cells(run_notebook("n", {}, home))
+    (output,) = cell.outputs
+    said = {word: output.text.count(word) for word in ("cell", "process", "thread", "\n")}
+    assert said == {"cell": 1, "process": 50, "thread": 50, "\n": 101}
+    assert following.outputs[0].data["text/plain"] == "'the next cell'"
