@@ -12,7 +12,7 @@ from mart_helpers.project import resolve
 from mart_helpers.quarantining import Quarantined, Reading, Reject, quarantine_bad_rows
 from mart_helpers.recognising import one_line, refuse_eight_bit
 from mart_helpers.records import REJECTED_AT, FileCount
-from mart_helpers.session import Session
+from mart_helpers.session import Session, in_words
 from mart_helpers.sources import (
     CsvFile,
     SeedRows,
@@ -59,8 +59,12 @@ class Loader:
 
         Adds the bad rows to `quarantine` and a row for each file to `build_inputs`; doing it again
         replaces them. Raises InputError for a file that cannot be taken, StateError for a table that
-        is not declared.
+        is not declared, QueryError where memory or disk do not suffice.
         """
+        with in_words():
+            self._load(table_name, from_seed)
+
+    def _load(self, table_name: str, from_seed: bool) -> None:
         table = read_contract(self._connection, table_name)
         self._forget(table)
         seed = SeedRows(self._connection, table.name)
@@ -118,6 +122,8 @@ class Loader:
 
         try:
             read_rows(source, fill)
+        except duckdb.OutOfMemoryException:
+            raise
         except duckdb.Error as error:
             return error
         return None

@@ -20,14 +20,14 @@ _SESSION = "mart"  # what every notebook calls it
 _MISREAD = {"?", "\\"} - {os.sep}  # for DuckDB a path ends or branches here
 
 
-def open_candidate(database: str) -> Session:
+def open_candidate(database: str, memory_limit: str = "70%") -> Session:
     """A session on a new candidate beside the mart `database`, for `01_build`.
 
     No other build can begin until it is published, or until a cell fails. Raises UsageError where the
     parameters cell holds a wrong value, StateError where the candidate cannot be made.
     """
     shell = _prepared_shell()
-    return _attached(create_candidate(_real(database), shell.user_ns), shell)
+    return _attached(create_candidate(_real(database), shell.user_ns, memory_limit), shell)
 
 
 def open_mart(database: str, writes_to: Iterable[str | Path] = ()) -> Session:

@@ -36,6 +36,9 @@ LITERALS = {
 ONE_OF = re.compile(r"\bone of ([^:]+)")
 OR_MORE = re.compile(r"\b([0-9]+) or more\b")
 ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+LIMIT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(MB|GB|TB|%)", re.IGNORECASE)
+MEGABYTES = {"MB": 1, "GB": 1_000, "TB": 1_000_000}
+LEAST_MEGABYTES = 50  # the reader of a large CSV file takes 32 of them
 INJECTED = "# Parameters"
 PATHS = ("_dir", "database")  # a parameter of such a name is a path
 
@@ -116,7 +119,7 @@ def checked(
 
     `spell` turns a name into the user's word for it. Raises UsageError for an unknown name, a value
     of another type, outside the choices or below the minimum, a `…_date` that is neither empty nor
-    ISO 8601 `yyyy-mm-dd`, and a start after its end.
+    ISO 8601 `yyyy-mm-dd`, a `…_limit` that is neither `4GB` nor `70%`, and a start after its end.
     """
     _refuse_unknown(parameters, values, spell)
     known = {each.name: each for each in parameters}
@@ -261,6 +264,9 @@ def _refuse_value(parameter: Parameter, value: object, name: str) -> None:
         raise UsageError(_wrong(name, value, f"{parameter.minimum} or more"))
     if parameter.name.endswith("_date") and value and not _is_date(value):
         raise UsageError(_wrong(name, value, 'a date as yyyy-mm-dd, or "" for an open end'))
+    if parameter.name.endswith("_limit") and not _is_limit(value):
+        expected = f"a size from {LEAST_MEGABYTES}MB on, such as 4GB, or a share, such as 70%"
+        raise UsageError(_wrong(name, value, expected))
     if parameter.name.endswith(PATHS) and not _is_path(value):
         raise UsageError(_wrong(name, value, "a path"))
 
@@ -277,6 +283,15 @@ def _is_date(text: str) -> bool:
         return bool(ISO_DATE.fullmatch(text) and date.fromisoformat(text))
     except ValueError:
         return False
+
+
+def _is_limit(text: str) -> bool:
+    """Whether `text` says how much memory: a size, or a percentage of what the machine has."""
+    found = LIMIT.fullmatch(text)
+    if not found:
+        return False
+    number, unit = float(found[1]), found[2].upper()
+    return 1 <= number <= 100 if unit == "%" else number * MEGABYTES[unit] >= LEAST_MEGABYTES
 
 
 def _is_path(text: str) -> bool:

@@ -45,11 +45,14 @@ def candidate_path(database: Path) -> Path:
     return database.with_name(f"{database.name}.candidate")
 
 
-def create_candidate(database: Path, variables: Mapping[str, Any] | None = None) -> Session:
+def create_candidate(
+    database: Path, variables: Mapping[str, Any] | None = None, memory_limit: str = "70%"
+) -> Session:
     """A session on a new, empty candidate for `database`; `variables` are those of the notebook.
 
     Attached to it: `staging` and `seed` (in memory), and `published`, the present mart to read from, or
     an empty database where there is none. The SQL variable `build_started` is the time now, in UTC.
+    What needs more than `memory_limit` uses files in `<candidate>.tmp`, which end with the session.
     Raises StateError where another build is at work, the folder cannot be written, or `database` is
     something else than a mart.
     """
@@ -63,7 +66,7 @@ def create_candidate(database: Path, variables: Mapping[str, Any] | None = None)
     lock = held(database)
     try:
         _discard(candidate)
-        connection = _prepared(candidate, database)
+        connection = _prepared(candidate, database, memory_limit)
     except (OSError, duckdb.Error) as error:
         lock.release()
         raise StateError(
@@ -199,9 +202,10 @@ def _discard(candidate: Path) -> None:
     shutil.rmtree(candidate.with_name(f"{candidate.name}.tmp"), ignore_errors=True)
 
 
-def _prepared(candidate: Path, database: Path) -> duckdb.DuckDBPyConnection:
+def _prepared(candidate: Path, database: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
     connection = connect(candidate)
     try:
+        connection.execute(f"set memory_limit = '{memory_limit}'")
         for scratch in _SCRATCH:
             connection.execute(f"attach ':memory:' as {scratch}")
         _attach_published(connection, database)

@@ -33,12 +33,17 @@ _DAMAGED = (
     "and run 01_build."
 )
 _NO_ROOM = "Make room on the disk, then run the notebook from its top."
+_NO_MEMORY = (
+    "That is more than fits in memory and on the disk. Give a build more with memory_limit; or close "
+    "other programs, and make room on the disk."
+)
 # what DuckDB says where a file is to blame, or a notebook only reads the mart, and what that means there
 _HINTS = {
     "Corrupt database file": _DAMAGED,
     "Could not read enough bytes": _DAMAGED,
     "Could not write": _NO_ROOM,
     "No space left": _NO_ROOM,
+    "Out of Memory": _NO_MEMORY,
     "file system operations are disabled": "A notebook that reads the mart reaches no other files; "
     "03_export writes into its own folders.",
     "external extensions is disabled": "A notebook that reads the mart loads no extensions.",
@@ -216,7 +221,7 @@ def in_words(*, reads_only: bool = False) -> Iterator[None]:
 
 def _message(error: duckdb.Error) -> str:
     """DuckDB's message without its class, by which JupySQL would know it and add advice of its own."""
-    message = str(error)
+    message, _, _ = str(error).partition("\n\nPossible solutions")  # settings that we set
     for kind in _KINDS:
         message = message.removeprefix(kind)
     return message.strip()

@@ -56,6 +56,11 @@ REFUSED: dict[str, list[tuple[object, str]]] = {
         *((value, "expected a whole number") for value in (*NO_NUMBERS, 1.0, True)),
         *((value, "expected 0 or more") for value in (-1, -(2**64))),
     ],
+    "memory_limit": [
+        (value, "expected a size from 50MB on, such as 4GB, or a share, such as 70%")
+        for value in (*TEXTS, "", "lots", "0", "0GB", "-1GB", "49.9MB", "4", "4KB", "1e9MB", "none")
+    ]
+    + [(value, "or a share") for value in ("0%", "101%", "70", "70%'; --", "9" * 99 + "GB")],
     "max_age_days": [(value, "expected a whole number") for value in (*NO_NUMBERS, 1.0, True)]
     + [(-1, "expected 0 or more")],
     "max_violations": [(value, "expected a whole number") for value in (*NO_NUMBERS, 1.0, True)]
@@ -255,6 +260,7 @@ def test_a_filter_is_a_word_to_look_for_whatever_it_holds(world, name):
         (["build", "--stage", "3; drop table fact_sales"], 'found "3; drop table fact_sales", expected'),
         (["build", "--max-rejected-share", "nan"], 'found "nan", expected a finite number'),
         (["build", "--keep-previous", "0x10"], 'found "0x10", expected a whole number'),
+        (["build", "--memory-limit=-1GB"], '--memory-limit: found "-1GB", expected a size'),
         (["build", "--database", "~nobody-at-home/mart"], "expected a path"),
         (["build", "--inputs-dir", ""], "expected a path"),
         (["explore", "--start-date", "2024-01-01'::date --"], "expected a date"),

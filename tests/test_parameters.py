@@ -21,6 +21,7 @@ start_date: str = ""  # first day
 end_date: str = ""
 fail_on: str = "error"  # one of error, warn, never
 is_quick: bool = False
+memory_limit: str = "70%"
 """
 PARAMETERS = read_parameters(CELL)
 
@@ -40,6 +41,7 @@ def test_a_cell_gives_names_types_defaults_help_and_choices():
         Parameter("end_date", str, ""),
         Parameter("fail_on", str, "error", "one of error, warn, never", ("error", "warn", "never")),
         Parameter("is_quick", bool, False),
+        Parameter("memory_limit", str, "70%"),
     ] == PARAMETERS
 
 
@@ -95,6 +97,11 @@ def test_a_file_that_is_no_notebook_is_refused(tmp_path, content):
 @pytest.mark.parametrize(
     ("name", "given", "value"),
     [
+        ("memory_limit", "50MB", "50MB"),
+        ("memory_limit", "1.5 GB", "1.5 GB"),
+        ("memory_limit", "4gb", "4gb"),
+        ("memory_limit", "1%", "1%"),
+        ("memory_limit", "100%", "100%"),
         ("stage", "2", 2),
         ("stage", 1, 1),
         ("max_rejected_share", "0.25", 0.25),
@@ -144,6 +151,10 @@ def test_a_value_of_the_type_is_taken(name, given, value):
         ("start_date", "2024-1-1", "expected a date as yyyy-mm-dd"),
         ("end_date", "2024-01-01 ", "expected a date as yyyy-mm-dd"),
         ("end_date", "today", "expected a date as yyyy-mm-dd"),
+        ("memory_limit", "lots", 'found "lots", expected a size from 50MB on, such as 4GB, or a share'),
+        ("memory_limit", "49MB", "expected a size from 50MB on"),
+        ("memory_limit", "100.5%", "expected a size from 50MB on"),
+        ("memory_limit", "4G", "expected a size from 50MB on"),
         ("strat_date", "2024-01-01", "parameter strat_date. Did you mean start_date? Expected one"),
         ("zzz", 1, "unknown parameter zzz. Expected one of stage, inputs_dir, max_rejected_share"),
     ],
