@@ -229,6 +229,10 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
     database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
     seconds, executed = {}, []
     for notebook, given in own.items():
+        if notebook == "01_build" and (build := _same_build(values)):
+            seconds[notebook] = f"nothing has changed since {build}"
+            print(f"{notebook}  {seconds[notebook]} (--force builds again)", file=sys.stderr)
+            continue
         started = monotonic()
         with _reported(notebook) as on_cell:
             from mart_helpers.running import new_run_folder, run_notebook
@@ -239,7 +243,15 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
     results = list(_results(list(own), database, data_dir, values.get("formats", "")))
     pages = zip(["page", *[""] * len(executed)], map(shown, _pages(executed, values)), strict=False)
     times = seconds.items() if len(own) > 1 else ()
-    _print_aligned([*times, *results, ("executed", shown(folder)), *pages])
+    kept = [("executed", shown(folder))] if folder else []
+    _print_aligned([*times, *results, *kept, *pages])
+
+
+def _same_build(values: Values) -> str | None:
+    """The published build, if building would only repeat it and nobody insists; a report shows it all."""
+    from mart_helpers.recipes import unchanged_since
+
+    return None if values.get("force", True) else unchanged_since(values)
 
 
 def _pages(executed: list[Path], values: Values) -> list[Path]:
@@ -407,6 +419,7 @@ COMMON = (
     Parameter("database", str, "data/mini_data_mart.duckdb", "the mart, one DuckDB file"),
     Parameter("data_dir", str, "data", "folder of exports, reports and executed notebooks"),
 )
+FORCE = Parameter("force", bool, False, "build even if nothing has changed since the last build")
 SHOW_CODE = Parameter("show_code", bool, False, "with the code of the notebook's cells on the page")
 PAGES = (
     Parameter("html", bool, False, "write each notebook as a page of HTML too, to read or to mail"),
@@ -414,11 +427,13 @@ PAGES = (
 )
 ALL = ("01_build", "04_quality", "02_explore", "03_export")
 COMMANDS = {
-    "build": Command("load the inputs, check them, publish the mart", ("01_build",), PAGES),
+    "build": Command(
+        "load the inputs, check them, publish the mart", ("01_build",), (FORCE, *PAGES)
+    ),
     "explore": Command("look at sales, customers and products", ("02_explore",), PAGES),
     "export": Command("write the mart's tables as files to share", ("03_export",), PAGES),
     "quality": Command("check the mart and write a report", ("04_quality",), PAGES),
-    "all": Command("build, quality, explore and export, in this order", ALL, PAGES),
+    "all": Command("build, quality, explore and export, in this order", ALL, (FORCE, *PAGES)),
     "report": Command("do all of that, and write it as one page of HTML to mail", ALL, (SHOW_CODE,)),
     "inspect": Command("show the tables and columns of the mart", run=_inspect),
     "trace": Command(

@@ -78,7 +78,7 @@ def take_back(database: Path, build: int | None) -> int:
     published = _published_or_none(database)
     build = _chosen(database, build, published)
     source = previous_path(database, build)
-    _refuse_damaged(source)
+    refuse_damaged(source)
     try:
         if published is not None:
             keep(database, published)
@@ -117,8 +117,8 @@ def _listed(builds: list[int]) -> str:
     return ", ".join(map(str, builds))
 
 
-def _refuse_damaged(path: Path) -> None:
-    """Refuse a file that is no mart, or whose tables cannot all be read to their end."""
+def refuse_damaged(path: Path) -> None:
+    """Raise StateError for a file that is no mart, or whose tables cannot all be read to their end."""
     try:
         with connect(path, read_only=True) as connection:
             if not last_build(connection, current_database(connection)):

@@ -158,7 +158,7 @@ def _comments(source: str) -> dict[int, str]:
 def _parameter(source: str, statement: ast.stmt, comment: str) -> Parameter:
     match statement:
         case ast.AnnAssign(target=ast.Name(id=name), annotation=ast.Name(id=kind), value=value):
-            if kind in TYPES and _is_literal(value):
+            if kind in TYPES and is_literal(value):
                 return Parameter(
                     name,
                     TYPES[kind],
@@ -174,7 +174,7 @@ def _parameter(source: str, statement: ast.stmt, comment: str) -> Parameter:
     )
 
 
-def _is_literal(value: ast.expr | None) -> bool:
+def is_literal(value: ast.expr | None) -> bool:
     """Whether `value` is a constant, or a number with a sign."""
     operand = value.operand if isinstance(value, ast.UnaryOp) else value
     return isinstance(operand, ast.Constant)

@@ -189,7 +189,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def built(home: Path, *words: str) -> None:
-    run = mart_command("build", *words, cwd=home)
+    run = mart_command("build", "--force", *words, cwd=home)
     assert run.returncode == 0, run.stderr
 
 
@@ -241,7 +241,7 @@ def wait_until(there: Callable[[], bool], run: subprocess.Popen) -> None:
 def test_a_build_killed_at_any_moment_leaves_the_mart_whole_or_absent(home: Path):
     database = home / "data" / "mini_data_mart.duckdb"
     candidate, at = candidate_path(database), random.Random(1)
-    run = start("build", "--stage", "1")
+    run = start("build", "--force", "--stage", "1")
     wait_until(candidate.exists, run)
     began = time.monotonic()
     wait_until(database.exists, run)
@@ -252,7 +252,7 @@ def test_a_build_killed_at_any_moment_leaves_the_mart_whole_or_absent(home: Path
     for moment in moments:
         candidate.unlink(missing_ok=True)
         before, mart = build_of(database), database.read_bytes()
-        run = start("build", "--stage", "1")
+        run = start("build", "--force", "--stage", "1")
         wait_until(candidate.exists, run)
         time.sleep(moment)
         kill_9(run, home)
@@ -311,7 +311,7 @@ def test_what_a_killed_build_moved_to_disk_is_removed_by_the_next(small: Path):
 
 
 def test_when_the_command_alone_is_killed_its_kernel_ends_too(home: Path):
-    run = start("build")
+    run = start("build", "--force")
     wait_until(candidate_path(home / "data" / "mini_data_mart.duckdb").exists, run)
     run.kill()
     run.wait()
@@ -351,7 +351,7 @@ def test_a_publisher_without_room_says_so_and_publishes_nothing(small: Path, siz
 
 def test_a_build_whose_last_step_finds_no_room_leaves_the_mart_as_it_was(home: Path, database: Path):
     before = database.read_bytes()
-    message = refusal(mart_under(partial(limit_files, 1_200_000), "build"))
+    message = refusal(mart_under(partial(limit_files, 1_200_000), "build", "--force"))
     assert message.startswith("data/mini_data_mart.duckdb is as it was: the new mart cannot take its ")
     assert message.endswith("Make room on the disk, or make the folder writable, then build again.\n")
     assert database.read_bytes() == before
@@ -381,11 +381,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_build_on_a_disk_that_fills_up_leaves_the_mart_as_it_was(database: Path, small_disk: Path):
     mart = shutil.copy(database, small_disk / "mart.duckdb")
     before = mart.read_bytes()
-    message = refusal(mart_command("build", "--database", mart))
+    message = refusal(mart_command("build", "--force", "--database", mart))
     assert "Make room on the disk" in message
     assert mart.read_bytes() == before
     subprocess.run(["mount", "-o", "remount,size=30m", small_disk], check=True)
-    assert mart_command("build", "--database", mart).returncode == 0
+    assert mart_command("build", "--force", "--database", mart).returncode == 0
     assert build_of(mart) == 3
     assert_tidy(mart)
 
@@ -399,7 +399,7 @@ def test_a_build_on_a_disk_that_is_read_only_is_refused_and_reading_is_not(
     mart = shutil.copy(database, small_disk / "mart.duckdb")
     before = contents(small_disk)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    message = refusal(mart_command("build", "--database", mart))
+    message = refusal(mart_command("build", "--force", "--database", mart))
     assert message.startswith(f"{mart}.lock cannot be written: ")
     assert message.endswith("Make the folder writable, or name another one with database.\n")
     assert contents(small_disk) == before
@@ -461,7 +461,7 @@ def test_of_two_builds_started_together_one_is_published_or_both_in_turn(
 ):
     if not there:
         shutil.rmtree(home / "data")
-    runs = [start("build", stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    runs = [start("build", "--force", stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [run.communicate(timeout=120)[1] for run in runs]
     statuses = [run.returncode for run in runs]
     assert 0 in statuses
