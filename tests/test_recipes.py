@@ -302,6 +302,7 @@ def test_a_run_of_the_cells_as_they_stand_has_the_recipe_of_the_file(home, execu
         [f"{PARAMETERS}\nprint()", *STEPS],
         [PARAMETERS.partition("\n")[2], *STEPS],
         STEPS,
+        [],
     ],
     ids=[
         "a cell twice",
@@ -319,6 +320,7 @@ def test_a_run_of_the_cells_as_they_stand_has_the_recipe_of_the_file(home, execu
         "more than parameters",
         "a parameter less",
         "no parameters",
+        "no history",
     ],
 )
 def test_a_run_of_anything_else_has_no_recipe(home, executed):
