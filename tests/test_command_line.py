@@ -382,6 +382,7 @@ def test_reset_removes_what_was_generated_and_nothing_else(mart_file):
         "CSV-export/manifest.json",
         "JSON-export/manifest.json",
         "mini_data_mart.duckdb.candidate",
+        "mini_data_mart.duckdb.candidate.tmp/duckdb_temp_1_0_storage_DEFAULT-0.tmp",
         "mini_data_mart.duckdb.previous-1",
         "mini_data_mart.duckdb.wal",
         "quality/quality_report.json",
@@ -407,6 +408,7 @@ def test_reset_removes_what_was_generated_and_nothing_else(mart_file):
     assert done.stdout == listed.replace("would remove", "removed")
     assert done.stdout.splitlines()[1:] == [
         "removed data/mini_data_mart.duckdb.candidate (4 bytes)",
+        "removed data/mini_data_mart.duckdb.candidate.tmp (4 bytes)",
         "removed data/mini_data_mart.duckdb.previous-1 (4 bytes)",
         "removed data/mini_data_mart.duckdb.wal (4 bytes)",
         "removed data/CSV-export (34 bytes)",
