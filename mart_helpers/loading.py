@@ -1,7 +1,9 @@
 """Loading a declared table: good rows into `staging`, bad rows into `quarantine`, each row counted."""
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -9,7 +11,7 @@ import duckdb
 from mart_helpers.contract import Table, read_contract
 from mart_helpers.errors import InputError, UsageError
 from mart_helpers.project import resolve
-from mart_helpers.quarantining import Quarantined, Reading, Reject, quarantine_bad_rows
+from mart_helpers.quarantining import Quarantined, Reading, Reject, find_problems, quarantine_bad_rows
 from mart_helpers.recognising import one_line, refuse_eight_bit
 from mart_helpers.records import REJECTED_AT, FileCount
 from mart_helpers.session import Session, in_words
@@ -22,6 +24,7 @@ from mart_helpers.sources import (
     refuse_open_quote,
 )
 from mart_helpers.staging import create_staging, fill_staging
+from mart_helpers.taking_over import EarlierFile, Rows, is_recipe_published, noted, take_over
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class Outcome:
     rows_loaded: int
     rows_quarantined: int
     ignored_columns: str
+    first_day: date | None
+    last_day: date | None
+    rows_hash: str | None
+    taken_over: bool
 
 
 class Loader:
@@ -50,6 +57,7 @@ class Loader:
             raise UsageError(
                 f"max_rejected_share: found {max_rejected_share:g}, expected a share from 0 to 1."
             )
+        self._session = session
         self._connection = session.connection
         self._inputs_dir = resolve(inputs_dir)
         self._max_rejected_share = max_rejected_share
@@ -57,6 +65,8 @@ class Loader:
     def load(self, table_name: str, *, from_seed: bool) -> None:
         """Fill `staging.<table_name>` from `seed.<table_name>`, or from its file or folder of files.
 
+        Where it is a folder, the rows of files that have not changed since the last build are taken from
+        the published mart.
         Adds the bad rows to `quarantine` and a row for each file to `build_inputs`; doing it again
         replaces them. Raises InputError for a file that cannot be taken, StateError for a table that
         is not declared, QueryError where memory or disk do not suffice.
@@ -69,15 +79,42 @@ class Loader:
         self._forget(table)
         seed = SeedRows(self._connection, table.name)
         sources = [seed] if from_seed else find_sources(self._inputs_dir, table)
-        create_staging(self._connection, table)
-        read = [self._read(table, source) for source in sources]
-        bad = quarantine_bad_rows(self._connection, table, [reading for reading, _ in read])
-        for (reading, count), quarantined in zip(read, bad, strict=True):
-            _refuse_miscount(reading, count, quarantined)
-            outcome = _outcome(table, reading.source, count, quarantined)
+        may_take_over = len(sources) > 1 and is_recipe_published(self._session)
+        for outcome in self._outcomes(table, sources, may_take_over):
             self._refuse_too_bad(outcome)
             self._record(outcome)
         self._connection.execute(f"alter table staging.{table.name} drop column problems")
+
+    def _outcomes(
+        self, table: Table, sources: Sequence[Source], may_take_over: bool
+    ) -> Iterator[Outcome]:
+        """Fill staging and quarantine, and say of each source in turn what became of it."""
+        create_staging(self._connection, table)
+        taken = take_over(self._connection, table, sources) if may_take_over else {}
+        taken_rows = self._staged(table)
+        read = [self._read(table, source) for source in sources if source.name not in taken]
+        find_problems(self._connection, table)
+        if self._are_in_doubt(taken_rows):
+            yield from self._outcomes(table, sources, may_take_over=False)
+            return
+        readings = [reading for reading, _ in read]
+        notes = [noted(self._connection, table, each) if len(sources) > 1 else None for each in readings]
+        bad = quarantine_bad_rows(self._connection, table, readings)
+        parsed = zip(read, notes, bad, strict=True)
+        for source in sources:
+            if source.name in taken:
+                yield _taken_over(table, source, taken[source.name])
+            else:
+                (reading, count), rows, quarantined = next(parsed)
+                yield _outcome(table, reading, count, rows, quarantined)
+
+    def _are_in_doubt(self, taken_rows: int) -> bool:
+        """Whether a problem touches one of the first rows of staging, those that were taken over.
+
+        Only who parses a file knows the line of a row, and which of two rows comes first.
+        """
+        touching = f"select count(*) from problems where least(row_id, first_row_id) < {taken_rows}"
+        return self._connection.execute(touching).fetchall() != [(0,)]
 
     def _forget(self, table: Table) -> None:
         self._connection.execute("delete from quarantine where table_name = ?", [table.name])
@@ -170,16 +207,40 @@ class Loader:
         )
 
 
-def _outcome(table: Table, source: Source, count: FileCount, bad: Quarantined) -> Outcome:
+def _outcome(
+    table: Table, reading: Reading, count: FileCount, rows: Rows | None, bad: Quarantined
+) -> Outcome:
+    _refuse_miscount(reading, count, bad)
     return Outcome(
         table_name=table.name,
-        file=source.name,
+        file=reading.source.name,
         bytes=count.bytes,
         sha256=count.sha256,
         rows_read=count.records,
         rows_loaded=count.records - bad.rows,
         rows_quarantined=bad.rows,
+        ignored_columns=", ".join(reading.source.ignored),
+        first_day=rows and rows.first_day,
+        last_day=rows and rows.last_day,
+        rows_hash=rows and rows.rows_hash,
+        taken_over=False,
+    )
+
+
+def _taken_over(table: Table, source: Source, file: EarlierFile) -> Outcome:
+    return Outcome(
+        table_name=table.name,
+        file=source.name,
+        bytes=file.bytes,
+        sha256=file.sha256,
+        rows_read=file.rows.count,
+        rows_loaded=file.rows.count,
+        rows_quarantined=0,
         ignored_columns=", ".join(source.ignored),
+        first_day=file.rows.first_day,
+        last_day=file.rows.last_day,
+        rows_hash=file.rows.rows_hash,
+        taken_over=True,
     )
 
 

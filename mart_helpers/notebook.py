@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
-from mart_helpers.errors import MartError, UsageError
+from mart_helpers.errors import UsageError
 from mart_helpers.frames import show_frames
 from mart_helpers.opening import identity, open_published
 from mart_helpers.parameters import check_cell
@@ -19,7 +18,6 @@ from mart_helpers.recipes import recipe_of_run
 from mart_helpers.session import Session, attach_sql_magic
 
 _SESSION = "mart"  # what every notebook calls it
-_RECIPE = "update build_log set recipe = ? where build_id = getvariable('build_id')"
 _MISREAD = {"?", "\\"} - {os.sep}  # for DuckDB a path ends or branches here
 
 
@@ -30,7 +28,9 @@ def open_candidate(database: str, memory_limit: str = "70%") -> Session:
     parameters cell holds a wrong value, StateError where the candidate cannot be made.
     """
     shell = _prepared_shell()
-    return _attached(create_candidate(_real(database), shell.user_ns, memory_limit), shell)
+    session = create_candidate(_real(database), shell.user_ns, memory_limit)
+    session.recipe = lambda: recipe_of_run(shell.history_manager.input_hist_raw, shell.user_ns)
+    return _attached(session, shell)
 
 
 def open_mart(database: str, writes_to: Iterable[str | Path] = ()) -> Session:
@@ -45,18 +45,6 @@ def open_mart(database: str, writes_to: Iterable[str | Path] = ()) -> Session:
     opened = identity(path)
     connection = open_published(path, [resolve(folder) for folder in writes_to])
     return _attached(Session(connection, path, shell.user_ns, opened=opened), shell)
-
-
-def record_recipe(session: Session) -> None:
-    """Note in `build_log` what this build was made by, so that the command line need not repeat it.
-
-    Only where the cells of 01_build were run as its file has them, in order and once.
-    """
-    shell = get_ipython()
-    recipe = None
-    with suppress(MartError, OSError):
-        recipe = recipe_of_run(shell.history_manager.input_hist_raw, shell.user_ns)
-    session.connection.execute(_RECIPE, [recipe])
 
 
 def _real(database: str) -> Path:

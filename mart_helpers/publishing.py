@@ -37,6 +37,7 @@ _SCRATCH = ("staging", "seed")
 _ATTACHED = (*_SCRATCH, "published")
 _SCHEMAS = ("contract", "checks")  # a database of such a name would hide them
 _HISTORY = (BUILD_LOG, "build_inputs")
+_RECIPE = f"update {BUILD_LOG} set recipe = ? where build_id = getvariable('build_id')"
 _SIGNING = 0.1  # seconds in which who has just taken the lock has signed it
 
 
@@ -92,6 +93,14 @@ def carry_history(session: Session) -> None:
                 _carry(connection, table)
     newest = max([last_build(connection, "published"), *kept_builds(session.database)])
     connection.execute("set variable build_id = $newest + 1", {"newest": newest})
+
+
+def record_recipe(session: Session) -> None:
+    """Note in `build_log` what this build was made by, so that the command line need not repeat it.
+
+    Nothing where cells were run that are not those of 01_build's file, in their order and once.
+    """
+    session.connection.execute(_RECIPE, [session.recipe()])
 
 
 def publish(session: Session, keep_previous: int = 2) -> None:

@@ -38,16 +38,36 @@ class Quarantined:
     rejected: int
 
 
+def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Make the temporary table `problems` of the bad rows of `staging.<table>`, known by their row ids.
+
+    Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier
+    good row, which is its `first_row_id`.
+    """
+    connection.execute(
+        f"""
+        create or replace temp table problems as
+        select bad.row_id, unnest(bad.problems, recursive := true), null::bigint as first_row_id
+        from (
+            select rowid as row_id, problems from staging.{table.name} where problems is not null
+        ) as bad
+        """
+    )
+    for reference in table.references:
+        connection.execute(_orphans_sql(connection, table, reference))
+    connection.execute(_ONLY_THE_ROW)
+    if not connection.execute(ascends_sql(f"staging.{table.name}", table.key)).fetchone()[0]:
+        connection.execute(_repeats_sql(table))
+
+
 def quarantine_bad_rows(
     connection: duckdb.DuckDBPyConnection, table: Table, readings: list[Reading]
 ) -> list[Quarantined]:
-    """Move the bad rows of `staging.<table>` and the rejected records to `quarantine`; count them.
+    """Move the rows with `problems` and the rejected records to `quarantine`; count them.
 
-    Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier
-    good row. What the bad rows hold, as far as it could be read, stays in
-    `staging.<table>_quarantined`. The answer has an entry for each reading.
+    What the bad rows hold, as far as it could be read, stays in `staging.<table>_quarantined`. The
+    answer has an entry for each reading.
     """
-    _collect_problems(connection, table)
     connection.execute(
         f"create or replace table staging.{table.name}_quarantined as "
         f"select * exclude (problems) from staging.{table.name} "
@@ -66,23 +86,6 @@ def quarantine_bad_rows(
         Quarantined(int(rows["row_id"].isin(bad_rows).sum()) + len(records), len(records))
         for rows, records in found
     ]
-
-
-def _collect_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    connection.execute(
-        f"""
-        create or replace temp table problems as
-        select bad.row_id, unnest(bad.problems, recursive := true), null::bigint as first_row_id
-        from (
-            select rowid as row_id, problems from staging.{table.name} where problems is not null
-        ) as bad
-        """
-    )
-    for reference in table.references:
-        connection.execute(_orphans_sql(connection, table, reference))
-    connection.execute(_ONLY_THE_ROW)
-    if not connection.execute(ascends_sql(f"staging.{table.name}", table.key)).fetchone()[0]:
-        connection.execute(_repeats_sql(table))
 
 
 # Of a row with the wrong number of fields, nobody knows which value belongs where.

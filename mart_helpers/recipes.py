@@ -9,7 +9,6 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -28,7 +27,7 @@ from mart_helpers.parameters import (
     read_parameters,
 )
 from mart_helpers.project import resolve
-from mart_helpers.sources import find_sources
+from mart_helpers.sources import find_sources, sha256_of, unchanged
 
 NOTEBOOK = "01_build"
 # These say where the mart is and how it comes about, not what is in it.
@@ -41,7 +40,7 @@ def recipe_of(values: Mapping[str, object]) -> str:
     shaping = {
         each.name: each.type(values[each.name]) for each in declared if each.name not in _WITHOUT_EFFECT
     }
-    helpers = [(path.name, _sha256(path)) for path in _helper_files()]
+    helpers = [(path.name, sha256_of(path)) for path in _helper_files()]
     recipe = [duckdb.__version__, shaping, _steps(), helpers]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
@@ -51,10 +50,15 @@ def recipe_of_run(executed: Iterable[str], names: Mapping[str, object]) -> str |
 
     `executed` are the cells that its kernel has run so far, `names` what they have defined. They have to
     be the cells of 01_build, in their order and once, and this package the one that was loaded.
-    Raises StateError where the project has no such notebook.
     """
-    # some that run cells, such as nbval, keep no history
-    parameters, *steps = [source for source in executed if source.strip()] or [""]
+    try:
+        return _recipe_of_run([source for source in executed if source.strip()], names)
+    except (MartError, OSError):  # the project has no such notebook
+        return None
+
+
+def _recipe_of_run(executed: list[str], names: Mapping[str, object]) -> str | None:
+    parameters, *steps = executed or [""]  # some, such as nbval, keep no history
     names_in_file = [each.name for each in notebook_parameters(notebook_path(NOTEBOOK))]
     if _declared(parameters) != names_in_file:
         return None
@@ -86,22 +90,14 @@ def unchanged_since(values: Mapping[str, object]) -> str | None:
 
 
 def _are_inputs_the_same(connection: duckdb.DuckDBPyConnection, build_id: int, inputs_dir: Path) -> bool:
-    recorded = {
-        (table, file): (size, sha256)
-        for table, file, size, sha256 in connection.execute(_INPUTS, [build_id]).fetchall()
-    }
-    found = {
-        (table, source.name): source.path
-        for table in {table for table, _ in recorded}
+    rows = connection.execute(_INPUTS, [build_id]).fetchall()
+    found = [
+        source
+        for table in {table for table, *_ in rows}
         for source in find_sources(inputs_dir, read_contract(connection, table))
-    }
-    if {each: path.stat().st_size for each, path in found.items()} != {
-        each: size for each, (size, _) in recorded.items()
-    }:
-        return False
-    with ThreadPoolExecutor() as pool:
-        hashes = dict(zip(found, pool.map(_sha256, found.values()), strict=True))
-    return hashes == {each: sha256 for each, (_, sha256) in recorded.items()}
+    ]
+    prints = {file: (size, sha256) for _, file, size, sha256 in rows}
+    return len(unchanged(found, prints)) == len(found) == len(prints)
 
 
 def _steps() -> list[str]:
@@ -147,11 +143,6 @@ def _have_helpers_changed() -> bool:
         max(path.stat().st_mtime, path.stat().st_ctime) > mart_helpers.LOADED_AT
         for path in _helper_files()
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _LAST_BUILD = "select build_id, built_at, recipe from build_log order by build_id desc limit 1"

@@ -58,7 +58,7 @@ class Session:
 
     `$name` in a statement is bound to the notebook's variable of that name, as a value, never as text.
     `opened` is the identity of the file behind it; a session that builds holds a `lock`, and knows
-    whether its `checks_failed`.
+    whether its `checks_failed`. `recipe()` is that of the build so far, None where it is not known.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Session:
         self.opened = opened
         self.lock = lock
         self.checks_failed = False
+        self.recipe: Callable[[], str | None] = lambda: None
         self._variables = variables
 
     def execute(self, sql: str) -> pd.DataFrame | None:

@@ -9,7 +9,8 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -170,10 +171,8 @@ class ParquetFile:
         return f"select {texts}, {_NO_FAULT} from read_parquet({_quoted(self.path)})"
 
     def count(self) -> FileCount:
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         rows = _parquet(f"select num_rows from parquet_file_metadata({_quoted(self.path)})")
-        return FileCount(self.path.stat().st_size, digest, rows[0][0], None, None)
+        return FileCount(self.path.stat().st_size, sha256_of(self.path), rows[0][0], None, None)
 
     def locate(
         self, rows: Sequence[int], rejected_at: Sequence[int]
@@ -186,6 +185,28 @@ class ParquetFile:
         )
         texts = {number: ",".join("" if v is None else v for v in values) for number, *values in raws}
         return [Located(row + 1, row + 1, texts[row]) for row in rows], []
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of the file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unchanged(sources: Sequence[Source], prints: Mapping[str, tuple[int, str]]) -> list[Source]:
+    """Those of `sources` whose file has the size and the sha256 that `prints` holds for its name."""
+    same_size = [
+        source
+        for source in sources
+        if source.name in prints and source.path.stat().st_size == prints[source.name][0]
+    ]
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(sha256_of, [source.path for source in same_size])
+        return [
+            source
+            for source, sha256 in zip(same_size, hashes, strict=True)
+            if sha256 == prints[source.name][1]
+        ]
 
 
 def read_rows(source: Source, run: Callable[[str], T]) -> T:
