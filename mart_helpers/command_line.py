@@ -248,7 +248,7 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
 
 
 def _same_build(values: Values) -> str | None:
-    """The published build, if building would only repeat it and nobody insists; a report shows it all."""
+    """The published build, if building would only repeat it and nobody insists; a report does."""
     from mart_helpers.recipes import unchanged_since
 
     return None if values.get("force", True) else unchanged_since(values)
@@ -427,9 +427,7 @@ PAGES = (
 )
 ALL = ("01_build", "04_quality", "02_explore", "03_export")
 COMMANDS = {
-    "build": Command(
-        "load the inputs, check them, publish the mart", ("01_build",), (FORCE, *PAGES)
-    ),
+    "build": Command("load the inputs, check them, publish the mart", ("01_build",), (FORCE, *PAGES)),
     "explore": Command("look at sales, customers and products", ("02_explore",), PAGES),
     "export": Command("write the mart's tables as files to share", ("03_export",), PAGES),
     "quality": Command("check the mart and write a report", ("04_quality",), PAGES),
