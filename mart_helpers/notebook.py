@@ -17,7 +17,7 @@ from mart_helpers.publishing import create_candidate
 from mart_helpers.recipes import recipe_of_run
 from mart_helpers.session import Session, attach_sql_magic
 
-_SESSION = "mart"  # what every notebook calls it
+_SESSION = "mart_session"  # of the shell, so that no cell can lose it
 _MISREAD = {"?", "\\"} - {os.sep}  # for DuckDB a path ends or branches here
 
 
@@ -63,8 +63,7 @@ def _real(database: str) -> Path:
 def _prepared_shell() -> InteractiveShell:
     shell = get_ipython()
     check_cell(shell.user_ns["In"], shell.user_ns)
-    earlier = shell.user_ns.get(_SESSION)
-    if isinstance(earlier, Session):
+    if earlier := getattr(shell, _SESSION, None):
         earlier.close()
     pd.set_option("display.max_colwidth", 100)
     show_frames(shell)
@@ -73,15 +72,14 @@ def _prepared_shell() -> InteractiveShell:
 
 def _attached(session: Session, shell: InteractiveShell) -> Session:
     attach_sql_magic(session, shell)
+    setattr(shell, _SESSION, session)
     shell.events.register("post_run_cell", _after_cell)
     return session
 
 
 def _after_cell(result: ExecutionResult) -> None:
     """After a failed cell let other builds begin; tell a reader that the mart is another one now."""
-    session = get_ipython().user_ns.get(_SESSION)
-    if not isinstance(session, Session):
-        return
+    session = getattr(get_ipython(), _SESSION)
     if not result.success:
         session.release()
     elif not session.lock and session.opened != identity(session.database):
