@@ -26,7 +26,7 @@ from mart_helpers.errors import CheckFailed
 from mart_helpers.opening import quoted
 from mart_helpers.project import resolve, shown
 from mart_helpers.publishing import candidate_path
-from mart_helpers.session import Session
+from mart_helpers.session import Session, in_words
 from mart_helpers.tracing import origins
 
 SEVERITIES = ("error", "warn")
@@ -62,8 +62,12 @@ class Failure:
     query: str
 
 
+@in_words()
 def derive_checks(session: Session) -> None:
-    """Create a view in schema `checks` for each structural check of the star, all of severity error."""
+    """Create a view in schema `checks` for each structural check of the star, all of severity error.
+
+    Raises QueryError where the session only reads.
+    """
     connection = session.connection
     connection.execute("create schema if not exists checks")
     for check in _structural_checks(connection):

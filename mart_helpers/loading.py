@@ -9,7 +9,8 @@ from pathlib import Path
 import duckdb
 
 from mart_helpers.contract import Table, read_contract
-from mart_helpers.errors import InputError, UsageError
+from mart_helpers.errors import InputError, StateError, UsageError
+from mart_helpers.opening import current_database, has_table
 from mart_helpers.project import resolve
 from mart_helpers.quarantining import Quarantined, Reading, Reject, find_problems, quarantine_bad_rows
 from mart_helpers.recognising import one_line, refuse_eight_bit
@@ -69,13 +70,19 @@ class Loader:
         the published mart.
         Adds the bad rows to `quarantine` and a row for each file to `build_inputs`; doing it again
         replaces them. Raises InputError for a file that cannot be taken, StateError for a table that
-        is not declared, QueryError where memory or disk do not suffice.
+        is not declared, or whose table of the star is made already, QueryError where memory or disk do
+        not suffice.
         """
         with in_words():
             self._load(table_name, from_seed)
 
     def _load(self, table_name: str, from_seed: bool) -> None:
         table = read_contract(self._connection, table_name)
+        if has_table(self._connection, current_database(self._connection), table.name):
+            raise StateError(
+                f"{table.name} is made already, of the rows that were loaded before. To load again, run "
+                "the notebook from its top."
+            )
         self._forget(table)
         seed = SeedRows(self._connection, table.name)
         sources = [seed] if from_seed else find_sources(self._inputs_dir, table)

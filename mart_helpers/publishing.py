@@ -23,6 +23,7 @@ from mart_helpers.keeping import forget_all_but, keep, kept_builds, take_back
 from mart_helpers.opening import (
     BUILD_LOG,
     connect,
+    current_database,
     has_table,
     identity,
     last_build,
@@ -84,8 +85,9 @@ def carry_history(session: Session) -> None:
     """Copy the build history of the published mart into the candidate's `build_log` and `build_inputs`.
 
     Sets the SQL variable `build_id` to the number of this build: one more than the last, whether that is
-    published or kept.
+    published or kept. Doing it again changes nothing. Raises StateError where the build has ended.
     """
+    _refuse_ended(session)
     connection = session.connection
     for table in _HISTORY:
         if has_table(connection, "published", table):
@@ -107,12 +109,17 @@ def publish(session: Session, keep_previous: int = 2) -> None:
     """Replace the published mart by the candidate in one step; of those replaced, the newest are kept.
 
     `keep_previous` says how many. The session then reads the published mart. Raises StateError, with the
-    published mart as it was, where checks have failed, another build has begun meanwhile, or the file
-    cannot be replaced.
+    published mart as it was, where checks have failed or have not run, the log lacks this build, another
+    build has begun meanwhile, or the file cannot be replaced.
     """
     database, candidate = session.database, candidate_path(session.database)
     _take_up(session)
     replaced = last_build(session.connection, "published")
+    if last_build(session.connection, current_database(session.connection)) <= replaced:
+        raise StateError(
+            f"{shown(database)}: {BUILD_LOG} has no row for this build, so nothing is published. "
+            "Run the notebook from its top."
+        )
     try:
         for attached in _ATTACHED:
             session.connection.execute(f"detach {attached}")
@@ -185,10 +192,7 @@ def _signature(path: Path) -> str:
 def _take_up(session: Session) -> None:
     """Hold the lock again where a failed cell has let it go, if no other build has begun meanwhile."""
     database = session.database
-    if session.lock is None:
-        raise StateError(
-            f"This build of {shown(database)} has ended. For another, run the notebook from its top."
-        )
+    _refuse_ended(session)
     if session.checks_failed:
         raise StateError(
             f"{shown(database)}: the checks have failed, so nothing is published. Mend the inputs or "
@@ -201,6 +205,19 @@ def _take_up(session: Session) -> None:
         raise StateError(
             f"{shown(database)}: another build has begun since this one, so nothing is published from "
             "here. Run this notebook from its top."
+        )
+    if session.checks_failed is None:
+        raise StateError(
+            f"{shown(database)}: the checks have not run, so nothing is published. "
+            "Run the notebook from its top."
+        )
+
+
+def _refuse_ended(session: Session) -> None:
+    if session.lock is None:
+        raise StateError(
+            f"This build of {shown(session.database)} has ended. For another, run the notebook from its "
+            "top."
         )
 
 
@@ -244,11 +261,14 @@ def _attach_published(connection: duckdb.DuckDBPyConnection, database: Path) -> 
 
 
 def _carry(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    """Copy a table's rows, as far as the mart before has the same columns."""
+    """Copy the rows of builds that a table lacks, as far as the mart before has the same columns."""
     columns = connection.table(table).columns
     same = [name for name in connection.table(f"published.{table}").columns if name in columns]
     names = ", ".join(f'"{name}"' for name in same)
-    connection.execute(f"insert into {table} by name select {names} from published.{table}")
+    connection.execute(
+        f"insert into {table} by name select {names} from published.{table} "
+        f"where build_id not in (select build_id from {table})"
+    )
 
 
 def _unpublished(database: Path, error: Exception) -> StateError:

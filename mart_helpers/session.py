@@ -49,7 +49,8 @@ _HINTS = {
     "external extensions is disabled": "A notebook that reads the mart loads no extensions.",
     "configuration has been locked": "A notebook that reads the mart keeps its settings.",
     "attached in read-only mode": "The mart is only read here. For tables and views of your own: "
-    "`create temp table`, `create temp view`.",
+    "`create temp table`, `create temp view`. To build again, run 01_build from its top.",
+    "already exists": "Has this cell run before? To run it again, run the notebook from its top.",
 }
 
 
@@ -58,7 +59,8 @@ class Session:
 
     `$name` in a statement is bound to the notebook's variable of that name, as a value, never as text.
     `opened` is the identity of the file behind it; a session that builds holds a `lock`, and knows
-    whether its `checks_failed`. `recipe()` is that of the build so far, None where it is not known.
+    whether its `checks_failed`, which is None before they have run. `recipe()` is that of the build so
+    far, None where it is not known.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Session:
         self.database = database
         self.opened = opened
         self.lock = lock
-        self.checks_failed = False
+        self.checks_failed: bool | None = None
         self.recipe: Callable[[], str | None] = lambda: None
         self._variables = variables
 
@@ -231,5 +233,9 @@ def _message(error: duckdb.Error) -> str:
 def _way_out(error: duckdb.Error, reads_only: bool) -> str:
     known = [hint for said, hint in _HINTS.items() if said in str(error)]
     if reads_only and isinstance(error, (duckdb.CatalogException, duckdb.BinderException)):
-        known.append("If an older 01_build made this mart, build it again.")
+        known.append(
+            "Run the notebook from its top. If an older 01_build made this mart, build it again."
+        )
+    elif isinstance(error, duckdb.CatalogException):
+        known.append("Run the notebook from its top, or mend the name.")
     return f"\n{known[0]}" if known else ""

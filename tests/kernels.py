@@ -42,6 +42,11 @@ class Kernel:
         shown = [each["content"]["traceback"] for each in outputs if each["msg_type"] == "error"]
         return Ran(text, reply["content"]["ename"], reply["content"]["evalue"], tuple(*shown[-1:]))
 
+    def restart(self) -> None:
+        """Kill the kernel and start another in its place, as *Restart Kernel* does."""
+        self.manager.restart_kernel(now=True)
+        self._client.wait_for_ready(timeout=120)
+
     def run_all(self, notebook: str, **values: object) -> Ran:
         """Run a notebook's code cells in order to the first error, `values` behind its parameters."""
         parameters, *steps = code_cells(notebook)

