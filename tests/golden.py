@@ -5,6 +5,7 @@ are taken from the notebooks' outputs, but for the way of the data.
 """
 
 import base64
+import json
 import os
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from mart_helpers.sketches import draw_workflow
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ORDER = ("01_build", "02_explore", "03_export", "04_quality")
+PICTURE = "image/png"
 # The outputs that are the README's pictures, by what they say they are.
 PICTURES = {
     "<chart: Star schema>": "star_schema.png",
@@ -46,6 +48,35 @@ def _executed(name: str, target: Path) -> Path:
     return saved
 
 
+def differences(saved: dict, rerun: dict, with_pictures: bool = True) -> list[str]:
+    """What is not the same in two notebooks, given as JSON, a line a cell; empty where nothing differs.
+
+    Without pictures, it is enough that there is one.
+    """
+    if len(saved["cells"]) != len(rerun["cells"]):
+        return [f"{len(saved['cells'])} cells were saved, {len(rerun['cells'])} were run"]
+    found = [
+        f"cell {number}: {part} differ"
+        for number, cells in enumerate(zip(saved["cells"], rerun["cells"], strict=True))
+        for part in sorted(cells[0].keys() | cells[1].keys())
+        if len({json.dumps(_comparable(cell.get(part), with_pictures)) for cell in cells}) > 1
+    ]
+    return found + ["metadata differ"] * (saved["metadata"] != rerun["metadata"])
+
+
+def _comparable(part: object, with_pictures: bool) -> object:
+    """Part of a cell, without the bytes of pictures where they are not wanted."""
+    match part:
+        case list():
+            return [_comparable(each, with_pictures) for each in part]
+        case dict():
+            return {
+                key: key if key == PICTURE and not with_pictures else _comparable(value, with_pictures)
+                for key, value in sorted(part.items())
+            }
+    return part
+
+
 def save_pictures(notebook: Path, folder: Path) -> list[Path]:
     """Write those outputs of `notebook` that the README shows into `folder`."""
     saved = []
@@ -55,7 +86,7 @@ def save_pictures(notebook: Path, folder: Path) -> list[Path]:
             name = PICTURES.get(output.get("data", {}).get("text/plain"))
             if name:
                 saved.append(folder / name)
-                saved[-1].write_bytes(base64.b64decode(output["data"]["image/png"]))
+                saved[-1].write_bytes(base64.b64decode(output["data"][PICTURE]))
     return saved
 
 
