@@ -5,15 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import code_cells, query
 from golden import ORDER
 from nbformat.v4 import new_code_cell, new_notebook
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(
@@ -24,6 +24,13 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 NOTEBOOK = "window.jupyterapp?.shell.currentWidget"
 IS_IDLE = f"{NOTEBOOK}?.sessionContext?.session?.kernel?.status === 'idle'"
 CELLS = f"Array.from({NOTEBOOK}.content.model.cells, cell => cell.toJSON())"
+OPENED = "window.jupyterapp.shell.currentWidget"
+# What JupyterLab and its extensions say of themselves on the console, and why it is none of ours.
+NOISE = {
+    # jupysql-plugin has a part that needs ipywidgets, which we leave out: forms that no notebook uses
+    "jupyter.extensions.jupyterWidgetRegistry": "forms of jupysql-plugin",
+    "_onSettingsChanged": "toolbar button of jupysql-plugin, asked for before it is drawn",
+}
 FAILING = "%%sql\nselect * from no_such_table"
 
 
@@ -52,22 +59,84 @@ def lab(shared_home: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(lab: str) -> Iterator[Page]:
+def its_page() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
         yield browser.new_page(viewport={"width": 1300, "height": 1500})
         browser.close()
 
 
-def run_all(page: Page, lab: str, name: str) -> list[dict]:
-    """Open a notebook, wait for its kernel, Run All; its code cells when the kernel is idle again."""
+@pytest.fixture
+def page(its_page: Page, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Page]:
+    """A page of the browser; after a failure there is a picture of it, after a success no complaint."""
+    complaints: list[str] = []
+
+    def complain(message: ConsoleMessage | Exception) -> None:
+        text = str(message.text if isinstance(message, ConsoleMessage) else message)
+        is_error = not isinstance(message, ConsoleMessage) or message.type == "error"
+        if is_error and not any(words in text for words in NOISE):
+            complaints.append(text)
+
+    its_page.on("console", complain)
+    its_page.on("pageerror", complain)
+    failed_before = request.session.testsfailed
+    yield its_page
+    its_page.remove_listener("console", complain)
+    its_page.remove_listener("pageerror", complain)
+    if complaints or request.session.testsfailed > failed_before:
+        its_page.screenshot(path=tmp_path / "failed.png")
+        print(f"what the browser showed: {tmp_path / 'failed.png'}")
+    assert complaints == []
+
+
+def open_alone(page: Page, lab: str, name: str) -> None:
+    """Open a notebook as the only one, and wait for its kernel."""
     page.goto(f"{lab}/{name}.ipynb?token=canary&reset")
     page.wait_for_function(IS_IDLE, timeout=120_000)
+
+
+def open_beside(page: Page, name: str) -> None:
+    """Open a notebook in a tab of its own, or go to the tab that has it, and wait for its kernel."""
+    path = f"notebooks/{name}.ipynb"
+    page.evaluate(
+        "path => { window.jupyterapp.commands.execute('docmanager:open', { path: path }) }", path
+    )
+    page.wait_for_function(f"{NOTEBOOK}?.context?.path === '{path}' && {IS_IDLE}", timeout=120_000)
+
+
+def step(page: Page) -> dict:
+    """Run the selected cell as Shift-Enter does, which selects the next; the cell when it has run."""
+    number = page.evaluate(f"() => {OPENED}.content.activeCellIndex")
+    page.evaluate(
+        "async () => { await window.jupyterapp.commands.execute('notebook:run-cell-and-select-next') }"
+    )
+    page.wait_for_function(IS_IDLE, timeout=120_000)
+    return page.evaluate(f"() => {CELLS}")[number]
+
+
+def select(page: Page, number: int) -> None:
+    page.evaluate(f"() => {{ {OPENED}.content.activeCellIndex = {number} }}")
+
+
+def run_opened(page: Page) -> list[dict]:
+    """Clear the outputs and Run All; the code cells when the kernel is idle again."""
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
-    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    time.sleep(1)
+    page.evaluate("async () => { await window.jupyterapp.commands.execute('notebook:run-all-cells') }")
     page.wait_for_function(IS_IDLE, timeout=120_000)
     return [cell for cell in page.evaluate(f"() => {CELLS}") if cell["cell_type"] == "code"]
+
+
+def run_all(page: Page, lab: str, name: str) -> list[dict]:
+    """Open a notebook, wait for its kernel, Run All; its code cells when the kernel is idle again."""
+    open_alone(page, lab, name)
+    return run_opened(page)
+
+
+def shown(cells: list[dict]) -> list[str]:
+    """The texts that cells show, in order."""
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    texts = [output.get("data", {}).get("text/plain", output.get("text", "")) for output in outputs]
+    return ["".join(text) for text in texts]
 
 
 def errors(cells: list[dict]) -> list[dict]:
@@ -91,3 +160,73 @@ def test_a_failing_sql_cell_shows_one_clear_error_in_jupyterlab_and_stops_the_ru
     assert len(shown) == 1
     assert shown[0].startswith("QueryError: Table with name no_such_table does not exist!")
     assert "Traceback" not in shown[0]
+
+
+def test_stepping_through_the_build_cell_by_cell_runs_each_once(page, lab):
+    open_alone(page, lab, "01_build")
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+    select(page, 0)
+    cells = [step(page) for _ in range(page.evaluate(f"() => {OPENED}.content.model.cells.length"))]
+    stepped = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert errors(stepped) == []
+    counts = [cell["execution_count"] for cell in stepped]
+    assert counts == list(range(counts[0], counts[0] + len(code_cells("01_build"))))
+
+
+def test_an_edited_extract_changes_the_figures_after_the_next_build_and_not_before(
+    page, lab, shared_home
+):
+    run_all(page, lab, "01_build")
+    open_beside(page, "02_explore")
+    run_opened(page)  # it may have been open before, and then says that the mart was rebuilt
+    before = shown(run_opened(page))
+    sales = shared_home / "inputs" / "fact_sales.csv"
+    first, second, *others = sales.read_text().splitlines(keepends=True)
+    *fields, _, discount = second.split(",")
+    sales.write_text("".join([first, ",".join([*fields, "99.99", discount]), *others]))
+    assert shown(run_opened(page)) == before, "nothing has been built"
+
+    open_beside(page, "01_build")
+    changed = next(text for text in shown(run_opened(page)) if "rows_before" in text)
+    rows = {line.split()[1]: line.split()[2:7] for line in changed.splitlines()[1:]}
+    assert rows["fact_sales"][-1] == "1", changed
+
+    open_beside(page, "02_explore")
+    assert "The mart has been rebuilt since this notebook opened it" in shown([run_last(page)])[-1]
+    after = shown(run_opened(page))
+    (revenue,) = query(
+        shared_home / "data" / "mini_data_mart.duckdb", "select sum(net_amount) from fact_sales"
+    )[0]
+    assert after != before
+    assert f"{revenue:,.2f}" in " ".join(after)
+    assert f"{revenue:,.2f}" not in " ".join(before)
+
+
+def run_last(page: Page) -> dict:
+    """Run the last code cell of the opened notebook."""
+    cells = page.evaluate(f"() => {CELLS}")
+    select(page, max(number for number, cell in enumerate(cells) if cell["cell_type"] == "code"))
+    return step(page)
+
+
+# of each code cell that is drawn: what it should be highlighted as, what it is, and the parts in colour
+HIGHLIGHTED = """
+Array.from(document.querySelectorAll('.jp-CodeCell .cm-content'))
+    .filter(editor => editor.textContent)
+    .map(editor => [
+        editor.textContent.startsWith('%%sql') ? 'sql' : 'python',
+        editor.dataset.language,
+        Array.from(editor.querySelectorAll('span'), span => span.textContent),
+    ])
+"""
+
+
+def test_sql_cells_are_highlighted_as_sql_and_python_cells_as_python(page, lab):
+    open_alone(page, lab, "02_explore")
+    page.wait_for_selector(".cm-content[data-language=sql] .cm-line span", timeout=60_000)
+    is_settled = "every(([expected, found, parts]) => expected === found && parts.length)"
+    page.wait_for_function(f"() => {HIGHLIGHTED.strip()}.{is_settled}", timeout=20_000)
+    drawn = page.evaluate(f"() => {HIGHLIGHTED.strip()}")
+    assert {language for _, language, _ in drawn} == {"sql", "python"}
+    for _, language, parts in drawn:
+        assert language == "python" or {"select", "set"} & set(parts)
