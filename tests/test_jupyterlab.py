@@ -3,8 +3,10 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,9 +55,22 @@ def lab(shared_home: Path) -> Iterator[str]:
     for line in server.stderr:
         if found := re.search(r"http://(?:localhost|127.0.0.1):(\d+)/", line):
             break
+    wait_for_connection(int(found[1]))
     yield f"http://127.0.0.1:{found[1]}/lab/tree/notebooks"
     server.terminate()
     server.communicate(timeout=30)
+
+
+def wait_for_connection(port: int) -> None:
+    """Wait until the server listens, which it says a moment before it does."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
