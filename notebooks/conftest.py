@@ -15,7 +15,7 @@ from shutil import copytree
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 
-INPUTS = Path(__file__).resolve().parents[1] / "inputs"
+CHECKOUT = Path(__file__).resolve().parents[1]
 # so says nbval where the cell itself has run
 SAVED_OTHERWISE = ("Cell outputs differ", "Unrun reference cell has outputs")
 PICTURES_ARE_COMPARABLE = (platform.system(), platform.machine()) == ("Linux", "x86_64")
@@ -24,9 +24,10 @@ STOPPED_AT = pytest.StashKey[str]()
 
 @cache
 def home() -> tempfile.TemporaryDirectory:
-    """A folder with a copy of the inputs, and no mart yet, as long as pytest runs."""
+    """A folder with a copy of the inputs and notebooks, and no mart yet, as long as pytest runs."""
     folder = tempfile.TemporaryDirectory()
-    copytree(INPUTS, Path(folder.name, "inputs"))
+    for part in ("inputs", "notebooks"):
+        copytree(CHECKOUT / part, Path(folder.name, part))
     return folder
 
 
