@@ -21,6 +21,7 @@ from mart_helpers.sources import (
     SeedRows,
     Source,
     find_sources,
+    may_hold_blanks,
     read_rows,
     refuse_open_quote,
 )
@@ -159,10 +160,12 @@ class Loader:
         return count
 
     def _fill(self, table: Table, source: Source) -> duckdb.Error | None:
+        has_blanks = may_hold_blanks(source)
+
         def fill(rows_sql: str) -> None:
             for name in ("reject_errors", "reject_scans"):
                 self._connection.execute(f"drop table if exists {name}")
-            fill_staging(self._connection, table, rows_sql, source.fields)
+            fill_staging(self._connection, table, rows_sql, source.fields, has_blanks)
 
         try:
             read_rows(source, fill)

@@ -30,6 +30,9 @@ _IGNORED = "_ignored_"
 _NO_FIELD = "\x01no field\x01"
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _DELIMITERS = (",", ";", "\t", "|")
+_BLOCK = 1 << 20
+# white space of ASCII, save the ends of lines; between quotes there may be these as well
+_BLANKS_OR_QUOTE = b'\t\v\f\x1c\x1d\x1e\x1f "'
 
 
 class Source(Protocol):
@@ -207,6 +210,20 @@ def unchanged(sources: Sequence[Source], prints: Mapping[str, tuple[int, str]]) 
             for source, sha256 in zip(same_size, hashes, strict=True)
             if sha256 == prints[source.name][1]
         ]
+
+
+def may_hold_blanks(source: Source) -> bool:
+    """Whether there may be white space around a value; False only of a file that holds none anywhere.
+
+    To look for it takes less than to trim each id: a file that has any has it in its first rows.
+    """
+    if not isinstance(source, CsvFile) or source.path.suffix != ".csv":
+        return True
+    with source.path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            if not block.isascii() or any(byte in block for byte in _BLANKS_OR_QUOTE):
+                return True
+    return False
 
 
 def read_rows(source: Source, run: Callable[[str], T]) -> T:

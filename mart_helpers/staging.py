@@ -23,15 +23,25 @@ def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
 
 
 def fill_staging(
-    connection: duckdb.DuckDBPyConnection, table: Table, text_rows: str, fields: tuple[str, ...]
+    connection: duckdb.DuckDBPyConnection,
+    table: Table,
+    text_rows: str,
+    fields: tuple[str, ...],
+    has_blanks: bool = True,
 ) -> None:
     """Add the rows of the query `text_rows`, in their order.
 
     Its columns are `fields`, all text, and `row_fault`: what is wrong with a row as a whole, or null.
+    Without `has_blanks` there is certainly no white space around a value.
     """
     given = [column for column in table.columns if column.name in fields]
-    texts = [f"{_text_sql(table, column)} as text_{column.name}" for column in given]
-    typed = [f"{cast_sql(f'text_{column.name}', column.type)} as {column.name}" for column in given] + [
+    texts = [f"{_text_sql(table, column, has_blanks)} as text_{column.name}" for column in given]
+    # each text is cast once, in a step of its own: DuckDB would do it again for every mention
+    casts = [f"try_cast(text_{column.name} as {column.type}) as cast_{column.name}" for column in given]
+    typed = [
+        f"{cast_sql(f'text_{column.name}', column.type, f'cast_{column.name}')} as {column.name}"
+        for column in given
+    ] + [
         f"{column.default}::{column.type} as {column.name}"
         for column in table.columns
         if column not in given
@@ -44,14 +54,17 @@ def fill_staging(
         f"""
         insert into staging.{table.name}
         with texts as (select {", ".join(texts)}, row_fault from ({text_rows})),
-        typed as (select *, {", ".join(typed)} from texts)
+        casts as (select *, {", ".join(casts)} from texts),
+        typed as (select *, {", ".join(typed)} from casts)
         select {", ".join(values)}, {_problems_sql(table, given)} from typed
         """
     )
 
 
-def _text_sql(table: Table, column: Column) -> str:
-    return id_sql(column.name) if _is_id(table, column) else f"nullif({column.name}, '')"
+def _text_sql(table: Table, column: Column, has_blanks: bool) -> str:
+    if has_blanks and _is_id(table, column):
+        return id_sql(column.name)
+    return f"nullif({column.name}, '')"
 
 
 def _is_id(table: Table, column: Column) -> bool:

@@ -53,30 +53,32 @@ def id_sql(text: str) -> str:
     return f"case when {is_plain} then {text} else nullif({trimmed_sql(text)}, '') end"
 
 
-def cast_sql(text: str, type_name: str) -> str:
+def cast_sql(text: str, type_name: str, cast: str | None = None) -> str:
     """SQL that turns the text expression `text` into a value of `type_name`, or null.
 
-    White space around a value does not count.
+    White space around a value does not count. `cast` is what DuckDB's own `try_cast` makes of the text,
+    where that is at hand.
     """
     if type_name == "VARCHAR":
         return text
+    cast = cast or f"try_cast({text} as {type_name})"
     pattern = form_of(type_name).pattern
     if pattern is None:
-        return f"try_cast({text} as {type_name})"
+        return cast
     trimmed = trimmed_sql(text)
     value = f"left({trimmed}, 10)" if type_name == "DATE" else trimmed
     return (
-        f"case when {_is_plain(text, type_name)} then try_cast({text} as {type_name}) "
+        f"case when {_is_plain(text, cast, type_name)} then {cast} "
         f"when regexp_full_match({trimmed}, '{pattern}') then try_cast({value} as {type_name}) end"
     )
 
 
-def _is_plain(text: str, type_name: str) -> str:
+def _is_plain(text: str, cast: str, type_name: str) -> str:
     """The quick look, cheaper than a pattern: is the text what its value would be written as?
 
     A decimal is written with all its decimals, of which the text may leave out zeros at the end.
     """
-    written = f"try_cast({text} as {type_name})::varchar"
+    written = f"{cast}::varchar"
     if type_name == "DATE":  # `infinity` is written as it is, too
         return f"length({text}) = 10 and {written} = {text}"
     if type_name.startswith("DECIMAL"):

