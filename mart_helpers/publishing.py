@@ -97,20 +97,14 @@ def carry_history(session: Session) -> None:
     connection.execute("set variable build_id = $newest + 1", {"newest": newest})
 
 
-def record_recipe(session: Session) -> None:
-    """Note in `build_log` what this build was made by, so that the command line need not repeat it.
-
-    Nothing where cells were run that are not those of 01_build's file, in their order and once.
-    """
-    session.connection.execute(_RECIPE, [session.recipe()])
-
-
 def publish(session: Session, keep_previous: int = 2) -> None:
     """Replace the published mart by the candidate in one step; of those replaced, the newest are kept.
 
-    `keep_previous` says how many. The session then reads the published mart. Raises StateError, with the
-    published mart as it was, where checks have failed or have not run, the log lacks this build, another
-    build has begun meanwhile, or the file cannot be replaced.
+    `keep_previous` says how many. The session then reads the published mart. What the build was made by
+    is noted in `build_log`, so that the command line need not repeat it: nothing where cells were run
+    that are not those of 01_build's file, in their order and once. Raises StateError, with the published
+    mart as it was, where checks have failed or have not run, the log lacks this build, another build has
+    begun meanwhile, or the file cannot be replaced.
     """
     database, candidate = session.database, candidate_path(session.database)
     _take_up(session)
@@ -120,6 +114,8 @@ def publish(session: Session, keep_previous: int = 2) -> None:
             f"{shown(database)}: {BUILD_LOG} has no row for this build, so nothing is published. "
             "Run the notebook from its top."
         )
+    with suppress(duckdb.Error):  # a log without that column: then every build is taken for a new one
+        session.connection.execute(_RECIPE, [session.recipe()])
     try:
         for attached in _ATTACHED:
             session.connection.execute(f"detach {attached}")

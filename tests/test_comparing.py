@@ -191,4 +191,4 @@ def test_the_build_shows_what_it_changes(home):
     sales.write_text(sales.read_text() + "X1,2024-12-31,C001,P01,1,1000.00,0\n")
     mart_command("build", cwd=home)
     executed = max((home / "data" / "runs").glob("*/01_build.ipynb")).read_text()
-    assert "1,000.00" in executed
+    assert "<td>1,000</td>" in executed

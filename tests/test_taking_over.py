@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mart_helpers.errors import InputError
 from mart_helpers.loading import Loader
-from mart_helpers.publishing import carry_history, create_candidate, publish, record_recipe
+from mart_helpers.publishing import carry_history, create_candidate, publish
 
 RESULTS = {
     table: f"from {table} order by all"
@@ -68,7 +68,6 @@ def build(inputs: Path, database: Path, recipe: str | None, edit: Callable[[str]
                     mart.execute(statement.query)
             else:
                 exec(cell, names)
-        record_recipe(mart)
         mart.checks_failed = False
         publish(mart)
     finally:
