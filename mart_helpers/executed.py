@@ -24,9 +24,9 @@ class ExecutedNotebook:
 
     def __init__(self, notebook: dict, values: dict[str, object]) -> None:
         self.cells = _with_values(map(_emptied, notebook["cells"]), values)
-        self._rest = notebook | {
-            "metadata": notebook.get("metadata", {}) | {"language_info": _language()}
-        }
+        # where papermill notes the values too, for whoever reads the copy
+        given = {"language_info": _language(), "papermill": {"parameters": values}}
+        self._rest = notebook | {"metadata": notebook.get("metadata", {}) | given}
         self._displays: dict[str, list[dict]] = {}
         self._clears = False
 

@@ -203,7 +203,7 @@ def test_an_edited_extract_changes_the_figures_after_the_next_build_and_not_befo
 
     open_beside(page, "01_build")
     changed = next(text for text in shown(run_opened(page)) if "rows_before" in text)
-    rows = {line.split()[1]: line.split()[2:7] for line in changed.splitlines()[1:]}
+    rows = {line.split()[0]: line.split()[1:6] for line in changed.splitlines()[1:]}
     assert rows["fact_sales"][-1] == "1", changed
 
     open_beside(page, "02_explore")

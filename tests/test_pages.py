@@ -232,7 +232,7 @@ PROSE = """# Title & more
 [file](../README.md), [note](02_explore), [evil](javascript:alert(1)), x
 
 ## Twice
-![a star](pictures/star.png) ![from afar](https://example.org/a.png) ![lost](attachment:a.png)
+![a star](pictures/star_schema.png) ![from afar](https://example.org/a.png) ![lost](attachment:a.png)
 
 | a | b |
 |---|---|
