@@ -236,7 +236,8 @@ def what_it_shows_is_ordered_by_columns(notebook: dict) -> Iterator[str]:
 
 def is_ordered(select: str) -> bool:
     """Whether rows come in the order of columns that it names, or there is but one by its form."""
-    tree = json.loads(duckdb.execute("select json_serialize_sql(?)", [select]).fetchone()[0])
+    ((text,),) = duckdb.execute("select json_serialize_sql(?)", [select]).fetchall()
+    tree = json.loads(text)
     node = tree["statements"][0]["node"]
     orders = [order for modifier in node["modifiers"] for order in modifier.get("orders", [])]
     if orders:
