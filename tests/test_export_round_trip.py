@@ -14,9 +14,11 @@ import openpyxl
 import pytest
 from conftest import mart_command
 from openpyxl.utils.escape import unescape
+from test_explore import ANSWERS
 
 from mart_helpers.exporting import export_tables
 from mart_helpers.opening import open_published
+from mart_helpers.questions import answer_questions
 from mart_helpers.session import Session
 
 Rows = list[tuple[Any, ...]]
@@ -73,7 +75,8 @@ TRAPS = {
     ],
     "flag boolean": [True, False, None],
 }
-TABLES = ["dim_customer", "dim_date", "dim_product", "fact_sales", "build_log", "traps"]
+STAR = ["dim_customer", "dim_date", "dim_product", "fact_sales"]
+TABLES = [*STAR, "sales", *ANSWERS, "build_log", "traps"]
 PARSERS: dict[str, Callable[[str], Any]] = {  # of the others, Decimal
     "varchar": str,
     "float": float,
@@ -86,7 +89,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {  # of the others, Decimal
 
 @pytest.fixture(scope="module")
 def session(shared_home: Path) -> Iterator[Session]:
-    """A session, confined as that of 03_export, on the mart of the sample and the table of traps."""
+    """As that of 03_export: confined, with the answers of 02_explore; there is a table of traps too."""
     assert mart_command("build", cwd=shared_home).returncode == 0
     database = shared_home / "data" / "mini_data_mart.duckdb"
     with duckdb.connect(str(database)) as connection:
@@ -96,6 +99,7 @@ def session(shared_home: Path) -> Iterator[Session]:
             f"insert into traps values ({values})", list(zip_longest(*TRAPS.values()))
         )
     session = Session(open_published(database, [shared_home / "data"]), database, {})
+    answer_questions(session, "02_explore", start_date="2024-01-01")
     yield session
     session.close()
 
