@@ -167,11 +167,12 @@ def test_products_categories_segments_and_countries_share_one_revenue(ask: Ask, 
     assert answers["product_classes"]["products"].sum() == len(best)
     assert answers["product_classes"]["revenue"].sum() == pytest.approx(total)
     for name in ("segment", "country", "category"):
-        found = answers[f"{name}_revenue"].set_index(name)["revenue"]
+        found = answers[f"{name}_revenue"].set_index(name)
         expected = in_range.groupby(name)["revenue"].sum()
         if name == "category":
             expected["All categories"] = in_range["revenue"].sum()
-        assert_same(found, expected)
+        assert_same(found["revenue"], expected)
+        assert_same(found["revenue_pct"], expected.astype(float) / total * 100, tolerance=0.0501)
 
 
 def test_class_a_is_the_shortest_list_that_brings_in_80_percent(ask: Ask) -> None:
