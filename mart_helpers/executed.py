@@ -30,6 +30,11 @@ class ExecutedNotebook:
         self._displays: dict[str, list[dict]] = {}
         self._clears = False
 
+    @property
+    def code(self) -> list[str]:
+        """The sources of the code cells."""
+        return [cell["source"] for cell in self.cells if cell["cell_type"] == "code"]
+
     def run(self, cell: dict, kernel: Kernel) -> dict:
         """Fill the cell with what it gives in `kernel`, as far as it goes; what the kernel says at last.
 

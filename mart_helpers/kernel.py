@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import get_context
@@ -25,13 +25,14 @@ _IMPORTED_ONCE = (
     "mart_helpers.charts",
     "mart_helpers.notebook",
     "mart_helpers.shell",
-    "sql.magic",
     # what others of these import at the first use
     "IPython.core.completer",
     "IPython.core.completerlib",
     "pandas.io.formats.html",
     "wcwidth",
 )
+
+_JUPYSQL = "sql.magic"
 
 Message = tuple[str, dict]
 
@@ -65,14 +66,17 @@ class Kernel:
 
 
 @contextmanager
-def started() -> Iterator[Kernel]:
-    """A new kernel in the project's home. It ends with the block, or when this process does."""
+def started(with_jupysql: bool) -> Iterator[Kernel]:
+    """A new kernel in the project's home. It ends with the block, or when this process does.
+
+    Without JupySQL, its `%%sql` runs the statements of a cell, and understands no options.
+    """
     context = get_context(START_METHOD)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=[theirs])
+    process = context.Process(target=_serve, args=[theirs, with_jupysql])
     with _uninterrupted():
         if START_METHOD == "fork":
-            _import_once()
+            _import_once([*_IMPORTED_ONCE, _JUPYSQL] if with_jupysql else _IMPORTED_ONCE)
         with warnings.catch_warnings():
             # of numpy's threads, which are prepared for it
             warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)
@@ -99,24 +103,24 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _import_once() -> None:
+def _import_once(modules: Sequence[str]) -> None:
     """Import what takes long, once for all kernels that are forked from here."""
     collects = gc.isenabled()
     gc.disable()  # there is little garbage among modules, and looking for it costs a fifth of the time
     try:
-        for module in _IMPORTED_ONCE:
+        for module in modules:
             import_module(module)
     finally:
         if collects:
             gc.enable()
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, with_jupysql: bool) -> None:
     """What the new process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends us
     from mart_helpers.shell import serve
 
-    serve(pipe)
+    serve(pipe, with_jupysql)
 
 
 def _end(exitcode: int) -> str:

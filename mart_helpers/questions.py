@@ -29,6 +29,5 @@ def answer_questions(mart: Session, notebook: str, **values: object) -> list[str
             names.append(name)
             asked.execute(f"create or replace temp table {name} as {sql}")
         else:
-            for statement in mart.connection.extract_statements(sql):
-                asked.execute(statement.query)
+            asked.execute(sql)
     return names

@@ -11,6 +11,7 @@ from mart_helpers.errors import MartError, StateError
 from mart_helpers.executed import ExecutedNotebook, tags
 from mart_helpers.kernel import Kernel, KernelStopped, started
 from mart_helpers.parameters import notebook_path, read_notebook
+from mart_helpers.plain_sql import is_plain
 from mart_helpers.project import shown
 
 RUN_FOLDER = re.compile(r"\d{8}T\d{6}Z-[a-z]+(-\d+)?")
@@ -50,7 +51,7 @@ def run_notebook(
     executed = folder.absolute() / f"{name}.ipynb"
     notebook = ExecutedNotebook(read_notebook(notebook_path(name)), values)
     try:
-        with started() as kernel:
+        with started(with_jupysql=not is_plain(notebook.code)) as kernel:
             _run_cells(name, notebook, kernel, on_cell, executed)
     finally:
         _save(notebook, executed)

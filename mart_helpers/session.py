@@ -81,12 +81,15 @@ class Session:
         self._variables = variables
 
     def execute(self, sql: str) -> pd.DataFrame | None:
-        """Run one statement; the rows it answers with, or None where it answers with none.
+        """Run the statements in turn; the rows that the last answers with, None where it has none.
 
         Raises QueryError with DuckDB's own words, also when a `$name` is not defined.
         """
+        frame = None
         with in_words(reads_only=self.lock is None):
-            return self._run(sql)
+            for statement in self.connection.extract_statements(sql):
+                frame = self._run(statement)
+        return frame
 
     def cursor(self) -> "Cursor":
         """A cursor on this same session."""
@@ -123,10 +126,9 @@ class Session:
                 self.connection.execute("checkpoint")
             self.lock.release()
 
-    def _run(self, sql: str) -> pd.DataFrame | None:
-        statement = self.connection.extract_statements(sql)[0]
+    def _run(self, statement: duckdb.Statement) -> pd.DataFrame | None:
         if statement.type == duckdb.StatementType.COPY:
-            self._refuse_own_file(sql)
+            self._refuse_own_file(statement.query)
         values = {name: self._value(name) for name in statement.named_parameters}
         self.connection.execute(statement, values or None)
         columns = [column[0] for column in self.connection.description or []]
@@ -197,6 +199,9 @@ class Cursor:
 
 def attach_sql_magic(session: Session, shell: InteractiveShell) -> None:
     """Make `session` the one connection of the `%%sql` cells in `shell`; earlier ones are closed."""
+    if plain := shell.magics_manager.registry.get("PlainSql"):
+        plain.session = session
+        return
     with capture_output():
         shell.run_line_magic("load_ext", "sql")
     from sql.connection import ConnectionManager

@@ -19,13 +19,17 @@ from traitlets.config import Config
 
 from mart_helpers.errors import MartError
 from mart_helpers.kernel import DONE
+from mart_helpers.plain_sql import PlainSql
 from mart_helpers.project import home
 
 _INLINE_PICTURES = "module://matplotlib_inline.backend_inline"
 
 
-def serve(pipe: Connection) -> None:
-    """Execute the cells that come through the pipe, for as long as the parent lives."""
+def serve(pipe: Connection, with_jupysql: bool) -> None:
+    """Execute the cells that come through the pipe, for as long as the parent lives.
+
+    Without JupySQL, `%%sql` is that of `plain_sql`.
+    """
     gc.freeze()  # there is no garbage in what was imported: never look there again
     Thread(target=_end_with_parent, daemon=True).start()
     _settle()
@@ -35,6 +39,8 @@ def serve(pipe: Connection) -> None:
     config = Config({"HistoryManager": {"enabled": False}})
     shell = ZMQInteractiveShell.instance(config=config, compiler_class=XCachingCompiler)
     shell.display_pub.session = shell.displayhook.session = wire
+    if not with_jupysql:
+        shell.register_magics(PlainSql)
     while True:
         result = shell.run_cell(pipe.recv(), store_history=True)
         for stream in streams:
