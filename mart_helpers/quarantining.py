@@ -1,5 +1,6 @@
 """Taking the bad rows out of a staging table and into `quarantine`, each with its place in the file."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from mart_helpers.contract import Reference, Table, ascends_sql
 from mart_helpers.errors import StateError
 from mart_helpers.records import Located
 from mart_helpers.sources import Source
+from mart_helpers.staging import PROBLEM
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
         create or replace temp table problems as
         select bad.row_id, unnest(bad.problems, recursive := true), null::bigint as first_row_id
         from (
-            select rowid as row_id, problems from staging.{table.name} where problems is not null
+            select rowid as row_id, from_json(problems, $form) as problems
+            from staging.{table.name} where problems is not null
         ) as bad
-        """
+        """,
+        {"form": json.dumps([PROBLEM])},
     )
     for reference in table.references:
         connection.execute(_orphans_sql(connection, table, reference))

@@ -1,8 +1,9 @@
 """Filling `staging.<table>` from rows of text in one pass: typed values, and what is wrong beside them.
 
 A staging table has the declared columns in their declared order, in the order of the file, and until
-its bad rows are taken out a last column `problems`: null for a good row, else a list of
-`{position, column_name, value, reason}`.
+its bad rows are taken out a last column `problems`: null for a good row, else a JSON list of objects with
+the fields of PROBLEM. As a list of DuckDB's own it would take 16 bytes and a tenth of the time for rows
+that have none.
 """
 
 import duckdb
@@ -10,7 +11,8 @@ import duckdb
 from mart_helpers.contract import Column, Rule, Table
 from mart_helpers.values import cast_sql, form_of, id_sql, trimmed_sql
 
-_PROBLEMS_TYPE = "struct(position integer, column_name varchar, value varchar, reason varchar)[]"
+#: What is known of a bad value, and the types of that in DuckDB.
+PROBLEM = {"position": "integer", "column_name": "varchar", "value": "varchar", "reason": "varchar"}
 _LONGEST_VALUE = 1000
 
 
@@ -18,7 +20,7 @@ def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """Make `staging.<table>` anew, without rows and without constraints."""
     columns = [f"{column.name} {column.type}" for column in table.columns]
     connection.execute(
-        f"create or replace table staging.{table.name} ({', '.join(columns)}, problems {_PROBLEMS_TYPE})"
+        f"create or replace table staging.{table.name} ({', '.join(columns)}, problems varchar)"
     )
 
 
@@ -81,9 +83,9 @@ def _problems_sql(table: Table, given: list[Column]) -> str:
         for name, condition, reason in _faults(table, given)
     )
     return (
-        f"case when row_fault is not null then [{whole_row}] "
+        f"case when row_fault is not null then to_json([{whole_row}])::varchar "
         f"when {' or '.join(conspicuous) or 'false'} "
-        f"then nullif(list_filter([{listed}], lambda p: p is not null), []) end"
+        f"then nullif(to_json(list_filter([{listed}], lambda p: p is not null))::varchar, '[]') end"
     )
 
 

@@ -66,6 +66,35 @@ def test_the_amounts_of_a_sale_follow_from_its_price_quantity_and_discount(marts
     assert wrong == [(0,)]
 
 
+AMOUNTS = """\
+B1,2024-06-01,C001,P01,1000000,5000.00,0.2
+B2,2024-06-01,C001,P01,-99999999999999,1.0,0.999999
+B3,2024-06-01,C001,P01,1,99999.9999,0.999999
+B4,2024-06-01,C001,P01,1,100000.0001,0.333333
+X1,2024-06-01,C001,P01,99999999999999,1,999.999999
+X2,2024-06-01,C001,P01,9223372036854775807,99999999999999,0.5
+"""
+
+
+def test_the_largest_amounts_are_exact_and_too_large_ones_set_aside(home):
+    sales = home / "inputs" / "fact_sales.csv"
+    sales.write_text(sales.read_text() + AMOUNTS)
+    result = mart_command("all", cwd=home)
+    assert result.returncode == 0, result.stderr
+    amounts = query(
+        database(home),
+        "select discount_amount::varchar, net_amount::varchar from fact_sales "
+        "where sale_id like 'B%' order by sale_id",
+    )
+    assert amounts == [
+        ("1000000000.0000", "4000000000.0000"),
+        ("-99999899999999.0000", "-100000000.0000"),
+        ("99999.8999", "0.1000"),
+        ("33333.3000", "66666.7001"),
+    ]
+    assert query(database(home), "select count(*) from quarantine") == [(2,)]
+
+
 def test_money_is_decimal_in_every_table_of_the_star(marts):
     types = query(
         marts[3],
