@@ -35,13 +35,13 @@ def execute(names: tuple[str, ...], target: Path) -> list[Path]:
     with tempfile.TemporaryDirectory() as home:
         for part in ("inputs", "notebooks"):
             copytree(CHECKOUT / part, Path(home, part))
-        os.environ |= {"MART_HOME": home, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-        return [_executed(name, target) for name in names]
+        environment = os.environ | {"MART_HOME": home, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        return [_executed(name, target, environment) for name in names]
 
 
-def _executed(name: str, target: Path) -> Path:
+def _executed(name: str, target: Path, environment: dict[str, str]) -> Path:
     notebook = nbformat.read(CHECKOUT / "notebooks" / f"{name}.ipynb", as_version=4)
-    NotebookClient(notebook, kernel_name="python3", record_timing=False).execute()
+    NotebookClient(notebook, kernel_name="python3", record_timing=False).execute(env=environment)
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
     saved = target / f"{name}.ipynb"
     nbformat.write(notebook, saved)

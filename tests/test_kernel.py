@@ -29,7 +29,6 @@ def executed_cells(path: Path) -> list[dict]:
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     """Each notebook of the project, executed on the sample by a Jupyter kernel and by ours."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("MART_HOME", "")
         theirs = golden.execute(golden.ORDER, tmp_path_factory.mktemp("theirs"))
         home = make_home(tmp_path_factory.mktemp("ours") / "home", monkeypatch)
         assert mart_command("all").returncode == 0
