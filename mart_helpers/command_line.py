@@ -228,7 +228,7 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
     folder = None
     database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
     seconds, executed = {}, []
-    for notebook, given in own.items():
+    for (notebook, given), following in zip(own.items(), [*list(own)[1:], None], strict=True):
         if notebook == "01_build" and (build := _same_build(values)):
             seconds[notebook] = f"nothing has changed since {build}"
             print(f"{notebook}  {seconds[notebook]} (--force builds again)", file=sys.stderr)
@@ -238,7 +238,7 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
             from mart_helpers.running import new_run_folder, run_notebook
 
             folder = folder or new_run_folder(data_dir / "runs", command)
-            executed.append(run_notebook(notebook, given, folder, on_cell))
+            executed.append(run_notebook(notebook, given, folder, on_cell, following))
         seconds[notebook] = f"{monotonic() - started:.1f} s"
     results = list(_results(list(own), database, data_dir, values.get("formats", "")))
     pages = zip(["page", *[""] * len(executed)], map(shown, _pages(executed, values)), strict=False)

@@ -11,18 +11,18 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from threading import Thread
 
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 DONE = "done"
-# What takes long in a notebook. None of it starts a thread of ours or opens a file, so that a process
-# can fork afterwards.
+# What every notebook needs. None of it starts a thread of ours or opens a file, so that a process can
+# fork afterwards.
 _IMPORTED_ONCE = (
-    "mart_helpers.charts",
     "mart_helpers.notebook",
     "mart_helpers.shell",
     # what others of these import at the first use
@@ -66,28 +66,35 @@ class Kernel:
 
 
 @contextmanager
-def started(with_jupysql: bool) -> Iterator[Kernel]:
+def started(
+    with_jupysql: bool, modules: Sequence[str] = (), meanwhile: Sequence[str] = ()
+) -> Iterator[Kernel]:
     """A new kernel in the project's home. It ends with the block, or when this process does.
 
-    Without JupySQL, its `%%sql` runs the statements of a cell, and understands no options.
+    Without JupySQL, its `%%sql` runs the statements of a cell, and understands no options. It has
+    imported `modules`; `meanwhile` those are imported here that the kernel after it will need.
     """
     context = get_context(START_METHOD)
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=[theirs, with_jupysql])
+    forks = START_METHOD == "fork"
     with _uninterrupted():
-        if START_METHOD == "fork":
-            _import_once([*_IMPORTED_ONCE, _JUPYSQL] if with_jupysql else _IMPORTED_ONCE)
+        if forks:
+            _import_once([*_IMPORTED_ONCE, *modules, *([_JUPYSQL] if with_jupysql else [])])
         with warnings.catch_warnings():
             # of numpy's threads, which are prepared for it
             warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)
             process.start()
     theirs.close()
+    importing = Thread(target=_import_once, args=[meanwhile if forks else ()])
+    importing.start()
     try:
         yield Kernel(ours, process)
     finally:
         process.kill()
         process.join()
         ours.close()
+        importing.join()  # a process must not fork in the middle of it
 
 
 @contextmanager
@@ -104,12 +111,19 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _import_once(modules: Sequence[str]) -> None:
-    """Import what takes long, once for all kernels that are forked from here."""
+    """Import what takes long, once for all kernels that are forked from here.
+
+    There is hardly any garbage among modules. To look for it costs a fifth of the time of importing
+    them, and as much again when the process ends. What cannot be imported is left to the cell that asks
+    for it.
+    """
     collects = gc.isenabled()
-    gc.disable()  # there is little garbage among modules, and looking for it costs a fifth of the time
+    gc.disable()
     try:
         for module in modules:
-            import_module(module)
+            with suppress(Exception):
+                import_module(module)
+        gc.freeze()
     finally:
         if collects:
             gc.enable()

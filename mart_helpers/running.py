@@ -16,6 +16,7 @@ from mart_helpers.project import shown
 
 RUN_FOLDER = re.compile(r"\d{8}T\d{6}Z-[a-z]+(-\d+)?")
 KEPT_RUNS = 20
+_HELPERS = re.compile(r"^(?:from|import) +(mart_helpers\.\w+)", re.MULTILINE)
 HEADING = re.compile(r"^#{1,6} +(.+?)[ #]*$", re.MULTILINE)
 
 
@@ -42,16 +43,19 @@ def run_notebook(
     values: dict[str, object],
     folder: Path,
     on_cell: Callable[[Progress], None] = lambda progress: None,
+    next_name: str | None = None,
 ) -> Path:
     """Path of the executed copy of `notebooks/<name>.ipynb`, written into `folder`.
 
     `values` replace parameters of the notebook, `on_cell` is called as each code cell starts. The
-    copy is there after a failure too. Raises NotebookFailed with one message when a cell fails.
+    copy is there after a failure too. While it runs, what the notebook `next_name` needs is imported.
+    Raises NotebookFailed with one message when a cell fails.
     """
     executed = folder.absolute() / f"{name}.ipynb"
     notebook = ExecutedNotebook(read_notebook(notebook_path(name)), values)
+    upcoming = ExecutedNotebook(read_notebook(notebook_path(next_name or name)), {})
     try:
-        with started(with_jupysql=not is_plain(notebook.code)) as kernel:
+        with started(not is_plain(notebook.code), _helpers(notebook), _helpers(upcoming)) as kernel:
             _run_cells(name, notebook, kernel, on_cell, executed)
     finally:
         _save(notebook, executed)
@@ -82,6 +86,11 @@ def run_folders(runs_dir: Path) -> list[Path]:
         return []
     ours = (each for each in runs_dir.iterdir() if RUN_FOLDER.fullmatch(each.name))
     return sorted(each for each in ours if each.is_dir() and not each.is_symlink())
+
+
+def _helpers(notebook: ExecutedNotebook) -> list[str]:
+    """The modules of this package that the cells import."""
+    return [module for source in notebook.code for module in _HELPERS.findall(source)]
 
 
 def _run_cells(

@@ -11,7 +11,6 @@ from multiprocessing.connection import Connection, wait
 from tempfile import mkstemp
 from threading import RLock, Thread
 
-import matplotlib
 from ipykernel.compiler import XCachingCompiler
 from ipykernel.zmqshell import ZMQInteractiveShell
 from jupyter_client.session import Session
@@ -61,8 +60,9 @@ def _settle() -> None:
     os.environ["MART_HOME"] = str(home().absolute())
     os.chdir(home())
     sys.path.insert(0, "")
-    os.environ.setdefault("MPLBACKEND", _INLINE_PICTURES)
-    matplotlib.rcParams["backend"] = os.environ["MPLBACKEND"]
+    backend = os.environ.setdefault("MPLBACKEND", _INLINE_PICTURES)
+    if matplotlib := sys.modules.get("matplotlib"):  # which was imported before it could read that
+        matplotlib.rcParams["backend"] = backend
 
 
 def _described(error: BaseException) -> dict[str, object]:
