@@ -44,13 +44,15 @@ def test_every_cell_of_the_project_gives_what_it_gives_in_a_jupyter_kernel(pairs
             assert found[part] == expected[part], expected.source
 
 
+# A Jupyter kernel listens to other programs in a thread: give it the time.
+HEARD = "\nimport time\ntime.sleep(1)"
 CELLS = {
     "text": "print('a')\nprint('b', end='')",
     "text and complaints": "import sys\nprint('a')\nprint('b', file=sys.stderr)\nprint('c')",
-    "text of other programs": "import os\n_ = os.system('echo b')",
+    "text of other programs": f"import os\n_ = os.system('echo b'){HEARD}",
     "a shell": "!echo a; echo b >&2",
     "bash": "%%bash\necho a\necho b >&2",
-    "letters that are no UTF-8": "import os\n_ = os.write(1, b'a\\xff\\xc3\\xa4\\n')",
+    "letters that are no UTF-8": f"import os\n_ = os.write(1, b'a\\xff\\xc3\\xa4\\n'){HEARD}",
     "half a character": "'a\\ud800'",
     "a value": "6 * 7",
     "the value before": "_ + 1, Out[8], In[8]",
