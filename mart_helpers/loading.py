@@ -21,7 +21,6 @@ from mart_helpers.sources import (
     SeedRows,
     Source,
     find_sources,
-    may_hold_blanks,
     read_rows,
     refuse_open_quote,
 )
@@ -91,7 +90,7 @@ class Loader:
         for outcome in self._outcomes(table, sources, may_take_over):
             self._refuse_too_bad(outcome)
             self._record(outcome)
-        self._connection.execute(f"alter table staging.{table.name} drop column problems")
+        self._connection.execute(f"alter table staging.{table.name} drop column suspect")
 
     def _outcomes(
         self, table: Table, sources: Sequence[Source], may_take_over: bool
@@ -160,7 +159,7 @@ class Loader:
         return count
 
     def _fill(self, table: Table, source: Source) -> duckdb.Error | None:
-        has_blanks = may_hold_blanks(source)
+        has_blanks = source.may_hold_blanks
 
         def fill(rows_sql: str) -> None:
             for name in ("reject_errors", "reject_scans"):

@@ -1,6 +1,5 @@
 """Taking the bad rows out of a staging table and into `quarantine`, each with its place in the file."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from mart_helpers.contract import Reference, Table, ascends_sql
 from mart_helpers.errors import StateError
 from mart_helpers.records import Located
 from mart_helpers.sources import Source
-from mart_helpers.staging import PROBLEM
+from mart_helpers.staging import problems_sql
 
 
 @dataclass(frozen=True)
@@ -46,17 +45,9 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier
     good row, which is its `first_row_id`.
     """
-    connection.execute(
-        f"""
-        create or replace temp table problems as
-        select bad.row_id, unnest(bad.problems, recursive := true), null::bigint as first_row_id
-        from (
-            select rowid as row_id, from_json(problems, $form) as problems
-            from staging.{table.name} where problems is not null
-        ) as bad
-        """,
-        {"form": json.dumps([PROBLEM])},
-    )
+    connection.execute(_NO_PROBLEMS)
+    if connection.execute(_ANY_SUSPECT.format(table=table.name)).fetchall():
+        connection.execute(f"insert into problems by name {problems_sql(table)}")
     for reference in table.references:
         connection.execute(_orphans_sql(connection, table, reference))
     connection.execute(_ONLY_THE_ROW)
@@ -74,7 +65,7 @@ def quarantine_bad_rows(
     """
     connection.execute(
         f"create or replace table staging.{table.name}_quarantined as "
-        f"select * exclude (problems) from staging.{table.name} "
+        f"select * exclude (suspect) from staging.{table.name} "
         "where rowid in (select row_id from problems)"
     )
     bad_rows = _row_ids(connection, "row_id")
@@ -91,6 +82,19 @@ def quarantine_bad_rows(
         for rows, records in found
     ]
 
+
+_NO_PROBLEMS = """
+create or replace temp table problems (
+    row_id bigint,
+    position integer,
+    column_name varchar,
+    value varchar,
+    reason varchar,
+    first_row_id bigint
+)
+"""
+
+_ANY_SUSPECT = "select 1 from staging.{table} where suspect is not null limit 1"
 
 # Of a row with the wrong number of fields, nobody knows which value belongs where.
 _ONLY_THE_ROW = """
@@ -124,12 +128,31 @@ def _orphans_sql(connection: duckdb.DuckDBPyConnection, table: Table, reference:
 
 
 def _repeats_sql(table: Table) -> str:
+    """SQL for the rows that repeat a key. All of them are among the late ones.
+
+    A key that stands higher up is not above the highest one up there. In a file that is sorted but
+    for some rows few are late, which is seen without grouping all.
+    """
     key = table.key
     return f"""
         insert into problems
-        with good as (
-            select rowid as row_id, {key} from staging.{table.name}
-            where rowid not in (select row_id from problems)
+        with running as (
+            select
+                {key},
+                max({key}) over (rows between unbounded preceding and current row) as highest
+            from staging.{table.name}
+        ),
+        preceded as (
+            select {key}, lag(highest) over () as highest_before from running
+        ),
+        late as (
+            select {key} from preceded where {key} <= highest_before
+        ),
+        good as (
+            select staged.rowid as row_id, staged.{key}
+            from staging.{table.name} as staged
+            semi join late on staged.{key} = late.{key}
+            anti join problems on staged.rowid = problems.row_id
         ),
         repeated as (
             select {key}, min(row_id) as first_row_id from good group by {key} having count(*) > 1

@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 
 import duckdb
 
+from mart_helpers.blanks import may_hold_blanks
 from mart_helpers.contract import Table
 from mart_helpers.errors import InputError
 from mart_helpers.project import shown
@@ -30,9 +31,6 @@ _IGNORED = "_ignored_"
 _NO_FIELD = "\x01no field\x01"
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _DELIMITERS = (",", ";", "\t", "|")
-_BLOCK = 1 << 20
-# white space of ASCII, save the ends of lines; between quotes there may be these as well
-_BLANKS_OR_QUOTE = b'\t\v\f\x1c\x1d\x1e\x1f "'
 
 
 class Source(Protocol):
@@ -45,6 +43,10 @@ class Source(Protocol):
     name: str
     fields: tuple[str, ...]
     ignored: tuple[str, ...]
+
+    @property
+    def may_hold_blanks(self) -> bool:
+        """Whether there may be white space around values."""
 
     @property
     def rows_sql(self) -> str:
@@ -93,6 +95,7 @@ class SeedRows:
     table: str
     name: str = "seed rows"
     ignored: tuple[str, ...] = ()
+    may_hold_blanks: bool = True
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -131,6 +134,10 @@ class CsvFile:
     is_parallel: bool = True
 
     @property
+    def may_hold_blanks(self) -> bool:
+        return self.path.suffix != ".csv" or may_hold_blanks(self.path, self.delimiter)
+
+    @property
     def rows_sql(self) -> str:
         columns = ", ".join(f"'{field}': 'varchar'" for field in (*self.fields, "_surplus"))
         # all that is ignored is looked at too: bytes that are no UTF-8 are an error there as well
@@ -167,6 +174,7 @@ class ParquetFile:
     columns: tuple[str, ...]
     fields: tuple[str, ...]
     ignored: tuple[str, ...]
+    may_hold_blanks: bool = True
 
     @property
     def rows_sql(self) -> str:
@@ -210,20 +218,6 @@ def unchanged(sources: Sequence[Source], prints: Mapping[str, tuple[int, str]]) 
             for source, sha256 in zip(same_size, hashes, strict=True)
             if sha256 == prints[source.name][1]
         ]
-
-
-def may_hold_blanks(source: Source) -> bool:
-    """Whether there may be white space around a value; False only of a file that holds none anywhere.
-
-    To look for it takes less than to trim each id: a file that has any has it in its first rows.
-    """
-    if not isinstance(source, CsvFile) or source.path.suffix != ".csv":
-        return True
-    with source.path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            if not block.isascii() or any(byte in block for byte in _BLANKS_OR_QUOTE):
-                return True
-    return False
 
 
 def read_rows(source: Source, run: Callable[[str], T]) -> T:

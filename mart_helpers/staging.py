@@ -1,18 +1,18 @@
-"""Filling `staging.<table>` from rows of text in one pass: typed values, and what is wrong beside them.
+"""Filling `staging.<table>` from rows of text in one pass: typed values, and the texts of odd rows.
 
 A staging table has the declared columns in their declared order, in the order of the file, and until
-its bad rows are taken out a last column `problems`: null for a good row, else a JSON list of objects with
-the fields of PROBLEM. As a list of DuckDB's own it would take 16 bytes and a tenth of the time for rows
-that have none.
+its bad rows are taken out a last column `suspect`: null for a row on which nothing is conspicuous, else
+the texts of its columns, and what is wrong with the row as a whole, as a JSON list. What exactly is
+wrong is asked of those rows alone, afterwards (`problems_sql`).
 """
+
+from collections.abc import Iterable
 
 import duckdb
 
 from mart_helpers.contract import Column, Rule, Table
 from mart_helpers.values import cast_sql, form_of, id_sql, trimmed_sql
 
-#: What is known of a bad value, and the types of that in DuckDB.
-PROBLEM = {"position": "integer", "column_name": "varchar", "value": "varchar", "reason": "varchar"}
 _LONGEST_VALUE = 1000
 
 
@@ -20,7 +20,7 @@ def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """Make `staging.<table>` anew, without rows and without constraints."""
     columns = [f"{column.name} {column.type}" for column in table.columns]
     connection.execute(
-        f"create or replace table staging.{table.name} ({', '.join(columns)}, problems varchar)"
+        f"create or replace table staging.{table.name} ({', '.join(columns)}, suspect varchar)"
     )
 
 
@@ -38,29 +38,51 @@ def fill_staging(
     """
     given = [column for column in table.columns if column.name in fields]
     texts = [f"{_text_sql(table, column, has_blanks)} as text_{column.name}" for column in given]
-    # each text is cast once, in a step of its own: DuckDB would do it again for every mention
-    casts = [f"try_cast(text_{column.name} as {column.type}) as cast_{column.name}" for column in given]
-    typed = [
-        f"{cast_sql(f'text_{column.name}', column.type, f'cast_{column.name}')} as {column.name}"
-        for column in given
-    ] + [
-        f"{column.default}::{column.type} as {column.name}"
-        for column in table.columns
-        if column not in given
-    ]
+    texts += [f"null as text_{column.name}" for column in table.columns if column not in given]
     values = [
         f"coalesce({column.name}, {column.default}::{column.type})" if column.default else column.name
         for column in table.columns
     ]
+    conspicuous = ["row_fault is not null"]
+    conspicuous += [_looks_wrong(column) for column in given if _may_be_wrong(column)]
+    conspicuous += [_is_broken(rule) for rule in table.rules]
+    row = ", ".join([*(f"text_{column.name}" for column in table.columns), "row_fault"])
     connection.execute(
         f"""
         insert into staging.{table.name}
         with texts as (select {", ".join(texts)}, row_fault from ({text_rows})),
-        casts as (select *, {", ".join(casts)} from texts),
-        typed as (select *, {", ".join(typed)} from casts)
-        select {", ".join(values)}, {_problems_sql(table, given)} from typed
+        {_typed_steps(table.columns)}
+        select
+            {", ".join(values)},
+            case when {" or ".join(conspicuous)} then to_json([{row}])::varchar end
+        from typed
         """
     )
+
+
+def problems_sql(table: Table) -> str:
+    """A query for what is wrong with single rows of `staging.<table>`, a row for each fault.
+
+    Its columns are row_id, position (of the column, from 0; -1: the row as a whole), column_name, value
+    (at most 1,000 characters) and reason.
+    """
+    names = [f"text_{column.name}" for column in table.columns] + ["row_fault"]
+    texts = [f"texts[{place}] as {name}" for place, name in enumerate(names, 1)]
+    listed = ", ".join(
+        f"case when {condition} then {problem} end" for condition, problem in _faults(table)
+    )
+    return f"""
+        with suspects as (
+            select rowid as row_id, from_json(suspect, '["VARCHAR"]') as texts
+            from staging.{table.name} where suspect is not null
+        ),
+        texts as (select row_id, {", ".join(texts)} from suspects),
+        {_typed_steps(table.columns)}
+        select
+            row_id,
+            unnest(list_filter([{listed}], lambda fault: fault is not null), recursive := true)
+        from typed
+    """
 
 
 def _text_sql(table: Table, column: Column, has_blanks: bool) -> str:
@@ -73,19 +95,19 @@ def _is_id(table: Table, column: Column) -> bool:
     return column.name in {table.key, *(reference.column for reference in table.references)}
 
 
-def _problems_sql(table: Table, given: list[Column]) -> str:
-    """SQL for the list of problems; rows on which nothing is conspicuous are not looked at closely."""
-    whole_row = "{position: -1, column_name: null, value: null, reason: row_fault}"
-    conspicuous = [_looks_wrong(column) for column in given if _may_be_wrong(column)]
-    conspicuous += [_is_broken(rule) for rule in _rules(table, given)]
-    listed = ", ".join(
-        f"case when {condition} then {_problem_sql(table, name, reason)} end"
-        for name, condition, reason in _faults(table, given)
-    )
+def _typed_steps(columns: Iterable[Column]) -> str:
+    """Steps behind `texts` in a `with`: `typed` has, beside the texts, the values or nulls.
+
+    Each text is cast once, in a step of its own: DuckDB would do it again for every mention.
+    """
+    casts = [f"try_cast(text_{each.name} as {each.type}) as cast_{each.name}" for each in columns]
+    typed = [
+        f"{cast_sql(f'text_{each.name}', each.type, f'cast_{each.name}')} as {each.name}"
+        for each in columns
+    ]
     return (
-        f"case when row_fault is not null then to_json([{whole_row}])::varchar "
-        f"when {' or '.join(conspicuous) or 'false'} "
-        f"then nullif(to_json(list_filter([{listed}], lambda p: p is not null))::varchar, '[]') end"
+        f"casts as (select *, {', '.join(casts)} from texts), "
+        f"typed as (select *, {', '.join(typed)} from casts)"
     )
 
 
@@ -103,36 +125,41 @@ def _looks_wrong(column: Column) -> str:
     return f"({column.name} is null and text_{column.name} is not null)"
 
 
-def _rules(table: Table, given: list[Column]) -> list[Rule]:
-    names = {column.name for column in given}
-    return [rule for rule in table.rules if names.issuperset(rule.columns)]
-
-
 def _is_broken(rule: Rule) -> str:
     return f"not coalesce({rule.expression}, true)"
 
 
-def _faults(table: Table, given: list[Column]) -> list[tuple[str, str, str]]:
-    """Column, SQL condition and SQL reason of all that can be wrong within one row."""
-    faults = []
-    for column in given:
+def _faults(table: Table) -> list[tuple[str, str]]:
+    """SQL conditions under which something is wrong with a row, and SQL for a struct that says what."""
+    faults = [("row_fault is not null", _problem_sql(-1, "null", "null", "row_fault"))]
+    for position, column in enumerate(table.columns):
         name, text = column.name, trimmed_sql(f"text_{column.name}")
         if _must_be_there(column):
-            faults.append((name, f"coalesce({text}, '') = ''", f"'{name} is missing'"))
+            missing = _problem_of(position, column, f"'{name} is missing'")
+            faults.append((f"coalesce({text}, '') = ''", missing))
         if column.type != "VARCHAR":
             words = f" is not {form_of(column.type).words}"
-            faults.append((name, f"{name} is null and {text} <> ''", _quoting(name, words)))
-    for rule in _rules(table, given):
+            wrong = _problem_of(position, column, _quoting(column, words))
+            faults.append((f"{name} is null and {text} <> ''", wrong))
+    for rule in table.rules:
+        position = table.column_names.index(rule.columns[0])
+        column = table.columns[position]
         words = f" breaks the rule {rule.words}".replace("'", "''")
-        faults.append((rule.columns[0], _is_broken(rule), _quoting(rule.columns[0], words)))
+        faults.append((_is_broken(rule), _problem_of(position, column, _quoting(column, words))))
     return faults
 
 
-def _quoting(name: str, words: str) -> str:
-    return f"""'{name} "' || left(text_{name}, {_LONGEST_VALUE}) || '"{words}'"""
+def _problem_of(position: int, column: Column, reason: str) -> str:
+    return _problem_sql(position, f"'{column.name}'", _shown_text(column), reason)
 
 
-def _problem_sql(table: Table, name: str, reason: str) -> str:
-    position = table.column_names.index(name)
-    value = f"left(text_{name}, {_LONGEST_VALUE})"
-    return f"{{position: {position}, column_name: '{name}', value: {value}, reason: {reason}}}"
+def _problem_sql(position: int, name: str, value: str, reason: str) -> str:
+    return f"{{position: {position}, column_name: {name}, value: {value}, reason: {reason}}}"
+
+
+def _quoting(column: Column, words: str) -> str:
+    return f"""'{column.name} "' || {_shown_text(column)} || '"{words}'"""
+
+
+def _shown_text(column: Column) -> str:
+    return f"left(text_{column.name}, {_LONGEST_VALUE})"

@@ -134,7 +134,7 @@ def _published_sql(connection: duckdb.DuckDBPyConnection, table: Table) -> str |
     if "taken_days.date" not in chosen:
         return None
     return (
-        f"select {', '.join(chosen)}, null as problems "
+        f"select {', '.join(chosen)}, null as suspect "
         f"from published.main.{quoted(table.name)} as facts "
         "inner join published.main.dim_date using (date_key) "
         f"inner join taken_days on dim_date.date = taken_days.date {' '.join(joins)}"

@@ -8,7 +8,8 @@ it is cast, and text that does not match gives null.
 import re
 from dataclasses import dataclass
 
-_BLANKS = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
+#: White space, as `str.strip` has it.
+BLANKS = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
 _WHOLE_TYPES = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
 _TIME_OF_DAY = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?"
 
@@ -41,7 +42,7 @@ def form_of(type_name: str) -> Form:
 
 def trimmed_sql(text: str) -> str:
     """SQL for the text expression `text` without the white space around it, as `str.strip` has it."""
-    return f"trim({text}, '{_BLANKS}')"
+    return f"trim({text}, '{BLANKS}')"
 
 
 def id_sql(text: str) -> str:
