@@ -1,3 +1,4 @@
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,15 @@ def test_a_repeated_key_keeps_the_first_row_and_names_its_line(candidate, inputs
     load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", f"S2,{GOOD_SALE}", "S1,2024-05-05,,P2,9,1,0"))
     assert staged(candidate, "sale_id, quantity") == [("S1", 1), ("S2", 1)]
     assert quarantined(candidate, "line, reason") == [(4, 'sale_id "S1" repeats that of line 2')]
+
+
+@pytest.mark.parametrize("keys", sorted(set(permutations("AAABBC"))), ids="".join)
+def test_of_keys_in_any_order_the_first_good_row_stays(candidate, inputs, keys):
+    quantities = ["one", *map(str, range(1, len(keys)))]  # the first row is bad, and uses up no key
+    rows = [f"{key},2024-01-01,C1,P1,{n},2,0" for key, n in zip(keys, quantities, strict=True)]
+    load_sales(candidate, inputs, sales(*rows))
+    good = dict(reversed(list(zip(keys, range(len(keys)), strict=True))[1:]))
+    assert staged(candidate, "sale_id, quantity") == sorted(good.items(), key=lambda item: item[1])
 
 
 def test_a_bad_row_does_not_use_up_its_key(candidate, inputs):
