@@ -14,18 +14,8 @@ from matplotlib.dates import date2num
 from matplotlib.ticker import MaxNLocator
 from numpy import isfinite, nanmax, nanmin, ndenumerate
 
-from mart_helpers.drawing import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    PALE,
-    Chart,
-    empty_chart,
-    new_figure,
-    rendered,
-    style,
-)
+from mart_helpers.colours import BLUE, GREY, INK, ORANGE, PALE
+from mart_helpers.drawing import Chart, empty_chart, new_figure, rendered, style
 
 # Okabe and Ito's too, and told apart by their lightness alone. In the order in which they are drawn.
 _OUTCOMES = {"broken": INK, "fail": "#D55E00", "warn": ORANGE, "pass": PALE}

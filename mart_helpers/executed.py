@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mart_helpers.kernel import Kernel
 from mart_helpers.parameters import INJECTED
+from mart_helpers.sketching import SVG
 
 _INJECTED_TAG = "injected-parameters"
 # what a notebook keeps of a message that is an output
@@ -149,4 +150,5 @@ def _output_in_lines(output: dict) -> dict:
 
 
 def _lines(kind: str, content: object) -> object:
-    return content.splitlines(keepends=True) if kind.startswith("text/") else content
+    is_text = kind.startswith("text/") or kind == SVG
+    return content.splitlines(keepends=True) if is_text else content

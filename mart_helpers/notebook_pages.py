@@ -7,6 +7,7 @@ the same mart give the same bytes.
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from mart_helpers.page_frame import REPORT, build_figures, figure_text, printabl
 from mart_helpers.pages import verdict
 from mart_helpers.parameters import PATHS
 from mart_helpers.project import home
+from mart_helpers.sketching import SVG
 
 _ON_THE_WEB = re.compile(r"(https?|mailto):", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+−]?[\d,]+(\.\d+)?")
@@ -245,7 +247,7 @@ def _output(output: NotebookNode) -> Markup:
         return _text(f"{output.ename}: {output.evalue}")
     if "text/html" in output.data:
         return _table(output.data["text/html"])
-    for kind in ("image/png", "image/jpeg"):
+    for kind in (SVG, "image/png", "image/jpeg"):
         if kind in output.data:
             return _picture(kind, output)
     return _text(output.data.get("text/plain", ""))
@@ -259,7 +261,10 @@ def _picture(kind: str, output: NotebookNode) -> Markup:
     said = {"alt": output.data.get("text/plain", ""), **output.metadata.get(kind, {})}
     sizes = {name: said[name] for name in ("alt", "width", "height") if name in said}
     attributes = [Markup(' {}="{}"').format(*each) for each in sizes.items()]
-    return _PICTURE.format(Markup().join(attributes), kind, "".join(output.data[kind].split()))
+    data = "".join(output.data[kind].split())
+    if kind == SVG:  # within `img` it runs nothing, and its names are its own
+        data = b64encode(printable(output.data[kind]).encode()).decode("ascii")
+    return _PICTURE.format(Markup().join(attributes), kind, data)
 
 
 def _table(html: str) -> Markup:

@@ -12,18 +12,21 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from mart_helpers.comparing import compare_files
-from mart_helpers.drawing import Chart
+from mart_helpers.drawing import as_chart
 from mart_helpers.errors import InputError
 from mart_helpers.files import whole_files
 from mart_helpers.inspecting import size_text, tables_of
+from mart_helpers.opening import open_published
 from mart_helpers.project import resolve, shown
 from mart_helpers.running import run_notebook
+from mart_helpers.session import Session
 from mart_helpers.sketches import draw_table, draw_workflow
+from mart_helpers.sketching import Sketch
+from mart_helpers.star import draw_star
 
 _SALES = "fact_sales.csv"
-# The pictures that the notebooks draw themselves, by what their outputs say they are.
+# The charts that the notebooks draw themselves, by what their outputs say they are.
 _DRAWN = {
-    "star_schema": ("01_build", "<chart: Star schema>"),
     "monthly_revenue": ("02_explore", "<chart: Revenue per month>"),
     "weekday_revenue": ("02_explore", "<chart: Average revenue per day, by weekday and month>"),
     "quality_report": ("04_quality", "<chart: Checks by table>"),
@@ -59,13 +62,13 @@ def _pictures(inputs_dir: Path, scratch: Path) -> Iterator[tuple[str, bytes]]:
     drawn = {name: _output(scratch, *output) for name, output in _DRAWN.items()}
     after = scratch / "after.duckdb"
     run_notebook("01_build", {"database": str(after), "inputs_dir": str(edited_inputs)}, scratch)
-    yield "workflow", draw_workflow().png
-    yield "star_schema", drawn["star_schema"]
-    yield "tables", _draw_tables(before).png
+    yield "workflow", as_chart(draw_workflow()).png
+    yield "star_schema", as_chart(_draw_star(before)).png
+    yield "tables", as_chart(_draw_tables(before)).png
     yield "monthly_revenue", drawn["monthly_revenue"]
     yield "weekday_revenue", drawn["weekday_revenue"]
-    yield "exports", _draw_exports(data_dir).png
-    yield "before_after", _draw_change(before, after, edit).png
+    yield "exports", as_chart(_draw_exports(data_dir)).png
+    yield "before_after", as_chart(_draw_change(before, after, edit)).png
     yield "quality_report", drawn["quality_report"]
 
 
@@ -98,12 +101,17 @@ def _output(folder: Path, notebook: str, words: str) -> bytes:
     return b64decode(picture["image/png"])
 
 
-def _draw_tables(database: Path) -> Chart:
+def _draw_star(database: Path) -> Sketch:
+    with open_published(database) as connection:
+        return draw_star(Session(connection, database, {}))
+
+
+def _draw_tables(database: Path) -> Sketch:
     names = ["table", "rows", "columns", "what_it_holds"]
     return draw_table(pd.DataFrame(tables_of(database), columns=names), "Tables of the mart")
 
 
-def _draw_exports(data_dir: Path) -> Chart:
+def _draw_exports(data_dir: Path) -> Sketch:
     """A line for each exported table, a column for each folder, with the sizes of the files."""
     sizes = {
         folder.name: {
@@ -115,7 +123,7 @@ def _draw_exports(data_dir: Path) -> Chart:
     return draw_table(files.sort_values("file", ignore_index=True), "Exported files, by format")
 
 
-def _draw_change(before: Path, after: Path, edit: str) -> Chart:
+def _draw_change(before: Path, after: Path, edit: str) -> Sketch:
     """The values that an edit has changed, and below them what it does to the revenue."""
     changes = compare_files(before, after)
     months = [

@@ -1,18 +1,18 @@
 """Pictures that hold words rather than numbers: a table as it is shown, and the way of the data."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.textpath import text_to_path
 
-from mart_helpers.drawing import BLUE, DOTS_PER_INCH, GREY, INK, LIGHT, ORANGE, Chart, rendered, style
+from mart_helpers.colours import BLUE, GREY, LIGHT, ORANGE
 from mart_helpers.frames import as_texts
+from mart_helpers.sketching import Box, Line, Mark, Point, Sketch, Words
 
 # Lengths are in points.
-_SIZE, _LINE = 9.0, 19.0
-_MARGIN, _TITLE_ROOM, _BETWEEN = 10.0, 28.0, 18.0
+_LINE, _BETWEEN = 19.0, 18.0
 _BOX_WIDE, _BOX_HIGH, _STEP_RIGHT, _STEP_DOWN = 118.0, 46.0, 158.0, 76.0
 
 # What stands where (column, row), with a word or two of what happens there.
@@ -39,84 +39,63 @@ _WAYS = [
 ]
 
 
-def draw_table(frame: pd.DataFrame, title: str, note: str = "") -> Chart:
+def draw_table(frame: pd.DataFrame, title: str, note: str = "") -> Sketch:
     """The frame as a notebook shows it, numbers to the right; `note` stands below it."""
-    texts = as_texts(frame)
-    columns = [[str(name).replace("_", " "), *texts[name]] for name in texts]
-    widths = [max(_wide(head, "bold"), *(_wide(text) for text in others)) for head, *others in columns]
-    table = sum(widths) + _BETWEEN * (len(widths) - 1)
-    width = max(table, _wide(title, "bold", size=12), _wide(note))
-    height = _TITLE_ROOM + _LINE * (len(texts) + 1) + (_LINE + 6 if note else 0)
-    with style():
-        figure, axes = _sheet(title, width, height)
-        left = _MARGIN
-        for column, name, wide in zip(columns, frame, widths, strict=True):
-            is_number = pd.api.types.is_numeric_dtype(frame[name])
-            x = left + wide if is_number else left
-            for place, text in enumerate(column):
-                y = _MARGIN + _TITLE_ROOM + _LINE * (place + 0.5)
-                weight, colour = ("bold", GREY) if place == 0 else ("normal", INK)
-                side = "right" if is_number else "left"
-                axes.text(x, y, text, size=_SIZE, weight=weight, color=colour, ha=side, va="center")
-            left += wide + _BETWEEN
-        for place in range(1, len(texts) + 2):
-            y = _MARGIN + _TITLE_ROOM + _LINE * place
-            colour = GREY if place == 1 else LIGHT
-            axes.plot([_MARGIN, _MARGIN + width], [y, y], color=colour, linewidth=0.8)
-        if note:
-            axes.text(_MARGIN, _MARGIN + height - 4, note, size=_SIZE, color=GREY, va="bottom")
-        return rendered(figure, title)
+    texts, marks, left = as_texts(frame), [], 0.0
+    for name in frame:
+        column = [str(name).replace("_", " "), *texts[name]]
+        right = left + max(_wide(text, is_bold=place == 0) for place, text in enumerate(column))
+        x, anchor = (right, "end") if pd.api.types.is_numeric_dtype(frame[name]) else (left, "start")
+        head, *others = (Words(x, _middle(n), text, anchor=anchor) for n, text in enumerate(column))
+        marks += [replace(head, colour=GREY, is_bold=True), *others]
+        left = right + _BETWEEN
+    width = max(left - _BETWEEN, _wide(note))
+    for place in range(1, len(texts) + 2):
+        y = _LINE * place
+        marks.append(Line(((0, y), (width, y)), GREY if place == 1 else LIGHT))
+    if note:
+        marks.append(Words(0, _middle(len(texts) + 1) + 4, note, colour=GREY))
+    height = _LINE * (len(texts) + 1) + (_LINE + 6 if note else 0)
+    return Sketch(title, width, height, tuple(marks))
 
 
-def draw_workflow(title: str = "From extracts to a mart that can be believed") -> Chart:
+def draw_workflow(title: str = "From extracts to a mart that can be believed") -> Sketch:
     """The way of the data through the notebooks, from the extracts to those who read the mart."""
     columns, rows = (max(place[axis] for place in _PLACES.values()) for axis in (0, 1))
-    width = columns * _STEP_RIGHT + _BOX_WIDE
-    height = _TITLE_ROOM + rows * _STEP_DOWN + _BOX_HIGH + 2
-    with style():
-        figure, axes = _sheet(title, width, height)
-        for name, (column, row, words) in _PLACES.items():
-            _draw_box(axes, *_corner(column, row), name, words)
-        for start, end in _WAYS:
-            _draw_way(axes, _PLACES[start][:2], _PLACES[end][:2])
-        left, top = _corner(1, 0)
-        right = _corner(4, 0)[0] + _BOX_WIDE
-        y = top + _BOX_HIGH - 4
-        axes.plot([left, right], [y, y], color=GREY, linewidth=0.8)
-        axes.text((left + right) / 2, y - 4, "01_build", color=GREY, ha="center", va="bottom", size=10)
-        return rendered(figure, title)
+    boxes = [mark for place in _PLACES.items() for mark in _box(*place)]
+    ways = [_way(_PLACES[start], _PLACES[end]) for start, end in _WAYS]
+    left, right, y = _STEP_RIGHT, 4 * _STEP_RIGHT + _BOX_WIDE, _BOX_HIGH - 4
+    span = Line(((left, y), (right, y)), GREY)
+    name = Words((left + right) / 2, y - 10, "01_build", size=10, colour=GREY, anchor="middle")
+    width, height = columns * _STEP_RIGHT + _BOX_WIDE, rows * _STEP_DOWN + _BOX_HIGH
+    return Sketch(title, width, height, (*boxes, *ways, span, name))
 
 
-def _wide(text: str, weight: str = "normal", size: float = _SIZE) -> float:
-    letters = FontProperties(family=["DejaVu Sans"], weight=weight, size=size)
+def _wide(text: str, is_bold: bool = False) -> float:
+    letters = FontProperties(family=["DejaVu Sans"], weight="bold" if is_bold else "normal", size=9)
     return text_to_path.get_text_width_height_descent(text, letters, ismath=False)[0]
 
 
-def _sheet(title: str, width: float, height: float) -> tuple[Figure, Axes]:
-    """A page on which one unit is one point, y runs downwards, and the title stands on top."""
-    right, bottom = width + 2 * _MARGIN, height + 2 * _MARGIN
-    figure = Figure(figsize=(right / 72, bottom / 72), dpi=DOTS_PER_INCH)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, right), ylim=(bottom, 0))
-    axes.set_axis_off()
-    axes.text(_MARGIN, _MARGIN, title, size=12, weight="bold", va="top")
-    return figure, axes
+def _middle(place: int) -> float:
+    """The middle of a line of a table, counted from 0."""
+    return _LINE * (place + 0.5)
 
 
-def _corner(column: int, row: int) -> tuple[float, float]:
-    return _MARGIN + column * _STEP_RIGHT, _MARGIN + _TITLE_ROOM + row * _STEP_DOWN
-
-
-def _draw_box(axes: Axes, left: float, top: float, name: str, words: str) -> None:
+def _box(name: str, place: tuple[int, int, str]) -> Iterator[Mark]:
+    (left, top), words = _corner(place), place[2]
     colour = {"quarantine": ORANGE, "mart": BLUE}.get(name, GREY)
-    inner = {"boxstyle": "round,pad=0,rounding_size=4", "facecolor": "white", "linewidth": 1.2}
-    axes.add_patch(FancyBboxPatch((left, top), _BOX_WIDE, _BOX_HIGH, edgecolor=colour, **inner))
+    yield Box(left, top, _BOX_WIDE, _BOX_HIGH, edge=colour, radius=4)
     middle = left + _BOX_WIDE / 2
-    axes.text(middle, top + 16, name, size=10, weight="bold", ha="center", va="center")
-    axes.text(middle, top + 32, words, size=8, color=GREY, ha="center", va="center")
+    yield Words(middle, top + 16, name, size=10, anchor="middle", is_bold=True)
+    yield Words(middle, top + 32, words, size=8, colour=GREY, anchor="middle")
 
 
-def _draw_way(axes: Axes, start: tuple[int, int], end: tuple[int, int]) -> None:
-    (left, top), (right, bottom) = _corner(*start), _corner(*end)
-    points = (left + _BOX_WIDE + 2, top + _BOX_HIGH / 2), (right - 2, bottom + _BOX_HIGH / 2)
-    look = {"arrowstyle": "-|>", "mutation_scale": 11, "color": INK, "shrinkA": 0, "shrinkB": 0}
-    axes.add_patch(FancyArrowPatch(*points, **look))
+def _way(start: tuple[int, int, str], end: tuple[int, int, str]) -> Line:
+    (left, top), (right, bottom) = _corner(start), _corner(end)
+    from_box, to_box = (left + _BOX_WIDE + 2, top + _BOX_HIGH / 2), (right - 2, bottom + _BOX_HIGH / 2)
+    return Line((from_box, to_box), is_arrow=True)
+
+
+def _corner(place: tuple[int, int, str]) -> Point:
+    column, row, _ = place
+    return column * _STEP_RIGHT, row * _STEP_DOWN

@@ -1,47 +1,38 @@
 """The star schema as a picture, drawn from the catalog of a mart."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
-from matplotlib.path import Path as Curve
-
-from mart_helpers.drawing import BLUE, DOTS_PER_INCH, GREY, INK, Chart, empty_chart, rendered, style
+from mart_helpers.colours import BLUE, GREY
+from mart_helpers.opening import quoted
 from mart_helpers.session import Session
+from mart_helpers.sketching import Box, Line, Mark, Sketch, Words, monospaced_width
 
-# The star. Lengths are in points; a monospaced letter of the font is 0.602 of its size wide.
-_LETTER_SIZE, _LETTER_WIDTH, _LINE, _HEAD = 8.5, 8.5 * 0.602, 13.0, 32.0
-_MARGIN, _TITLE_ROOM, _PADDING, _BETWEEN, _BESIDE = 8.0, 26.0, 7.0, 20.0, 62.0
-_MONOSPACED = "DejaVu Sans Mono"
+# Lengths are in points. The marks PK and FK take two letters and a blank.
+_SIZE, _SMALL, _MARKS = 8.5, 8.0, 3
+_LINE, _HEAD, _PADDING, _BETWEEN, _BESIDE = 13.0, 32.0, 7.0, 20.0, 62.0
+_WHITE = "#FFFFFF"
+_words = partial(Words, size=_SIZE, is_monospaced=True)
 
 
-def draw_star(mart: Session) -> Chart:
+def draw_star(mart: Session) -> Sketch:
     """The star schema of the mart that `mart` has open, published or candidate.
 
     Facts stand in the middle, dimensions at their sides, each with its rows, columns and types.
     Keys go by their names: `dim_<thing>` has `<thing>_key` (PK), a table that refers to it has the
     same column (FK). Arrows lead from facts to dimensions.
     """
-    title = "Star schema"
-    with style():
-        tables = _star_tables(mart)
-        if not tables:
-            return empty_chart(title, "no tables named dim_… or fact_…")
-        placed = _placed(tables)
-        width = max(each.right for each in placed) + _MARGIN
-        height = max(each.bottom for each in placed) + _MARGIN
-        figure = Figure(figsize=(width / 72, height / 72), dpi=DOTS_PER_INCH)
-        # one unit is one point, y runs downwards
-        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
-        axes.set_axis_off()
-        axes.text(_MARGIN, _MARGIN, title, size=12, weight="bold", va="top")
-        for each in placed:
-            _draw_table(axes, each)
-        for fact in placed:
-            for dimension in placed:
-                _draw_arrow(axes, fact, dimension)
-        return rendered(figure, title)
+    placed = _placed(_star_tables(mart))
+    if not placed:
+        words = Words(200, 20, "no tables named dim_… or fact_…", colour=GREY, anchor="middle")
+        return Sketch("Star schema", 400, 40, (words,))
+    tables = [mark for each in placed for mark in _table_marks(each)]
+    arrows = [
+        _arrow(fact, dimension) for fact in placed for dimension in placed if _refers(fact, dimension)
+    ]
+    width, height = max(each.right for each in placed), max(each.bottom for each in placed)
+    return Sketch("Star schema", width, height, (*tables, *arrows))
 
 
 @dataclass(frozen=True)
@@ -63,21 +54,18 @@ class _Table:
         return [name for name, _ in self.columns]
 
     @property
+    def rows_text(self) -> str:
+        return f"{self.rows:,} {'row' if self.rows == 1 else 'rows'}"
+
+    @property
     def width(self) -> float:
-        letters = max(self.name_letters + self.type_letters + 5, len(self.name))
-        return letters * _LETTER_WIDTH + 2 * _PADDING
+        names, types = (max(map(_wide, texts)) for texts in zip(*self.columns, strict=True))
+        line = _wide(" " * _MARKS) + names + _wide("  ") + types
+        return max(line, _wide(self.name), _wide(self.rows_text)) + 2 * _PADDING
 
     @property
     def height(self) -> float:
         return _HEAD + len(self.columns) * _LINE + _PADDING
-
-    @property
-    def name_letters(self) -> int:
-        return max(len(name) for name, _ in self.columns)
-
-    @property
-    def type_letters(self) -> int:
-        return max(len(type_) for _, type_ in self.columns)
 
 
 @dataclass(frozen=True)
@@ -120,7 +108,7 @@ def _star_tables(mart: Session) -> list[_Table]:
 
 
 def _count(mart: Session, table: str) -> int:
-    return mart.connection.execute(f'select count(*) from main."{table}"').fetchone()[0]
+    return mart.connection.execute(f"select count(*) from main.{quoted(table)}").fetchone()[0]
 
 
 def _placed(tables: list[_Table]) -> list[_Placed]:
@@ -134,9 +122,9 @@ def _placed(tables: list[_Table]) -> list[_Placed]:
         # in the order of the facts' columns, so that arrows do not cross
         side.sort(key=lambda each: _first_use(each, facts))
     columns = [column for column in (sides[0], facts, sides[1]) if column]
-    middle = _MARGIN + _TITLE_ROOM + max(map(_column_height, columns)) / 2
+    middle = max(map(_column_height, columns), default=0) / 2
     keys = {table.key for table in tables if not table.is_fact}
-    placed, left = [], _MARGIN
+    placed, left = [], 0.0
     for column in columns:
         width = max(table.width for table in column)
         top = middle - _column_height(column) / 2
@@ -163,38 +151,34 @@ def _mark(table: _Table, column: str, keys: set[str]) -> str:
     return "FK" if column in keys else ""
 
 
-def _draw_table(axes: Axes, placed: _Placed) -> None:
-    table, left = placed.table, placed.left
+def _table_marks(placed: _Placed) -> Iterator[Mark]:
+    table, left, right = placed.table, placed.left + _PADDING, placed.right - _PADDING
     colour = BLUE if table.is_fact else GREY
-    box = {"linewidth": 1.0, "edgecolor": colour}
-    corner = (left, placed.top)
-    axes.add_patch(Rectangle(corner, placed.width, table.height, facecolor="white", **box))
-    axes.add_patch(Rectangle(corner, placed.width, _HEAD - 4, facecolor=colour, **box))
-    letters = {"size": _LETTER_SIZE, "family": _MONOSPACED, "va": "center"}
-    left += _PADDING
-    rows = f"{table.rows:,} {'row' if table.rows == 1 else 'rows'}"
-    axes.text(left, placed.top + 9, table.name, color="white", weight="bold", **letters)
-    axes.text(left, placed.top + 20.5, rows, color="white", size=8, va="center")
+    yield Box(placed.left, placed.top, placed.width, table.height, edge=colour)
+    yield Box(placed.left, placed.top, placed.width, _HEAD - 4, edge=colour, fill=colour)
+    yield _words(left, placed.top + 9, table.name, colour=_WHITE, is_bold=True)
+    yield _words(left, placed.top + 20.5, table.rows_text, colour=_WHITE, size=_SMALL)
     for (name, type_), mark in zip(table.columns, placed.marks, strict=True):
         y = placed.line(name)
-        axes.text(left, y, mark, color=BLUE, weight="bold", **letters)
-        axes.text(left + 3 * _LETTER_WIDTH, y, name, **letters)
-        axes.text(placed.right - _PADDING, y, type_, color=GREY, ha="right", **letters)
+        if mark:
+            yield _words(left, y, mark, colour=BLUE, is_bold=True)
+        yield _words(left + _wide(" " * _MARKS), y, name)
+        yield _words(right, y, type_, colour=GREY, anchor="end")
 
 
-def _draw_arrow(axes: Axes, fact: _Placed, dimension: _Placed) -> None:
-    key = dimension.table.key
-    names = fact.table.column_names, dimension.table.column_names
-    if not fact.table.is_fact or dimension.table.is_fact or any(key not in each for each in names):
-        return
-    is_left = dimension.left < fact.left
+def _refers(fact: _Placed, dimension: _Placed) -> bool:
+    tables = fact.table, dimension.table
+    is_used = all(dimension.table.key in table.column_names for table in tables)
+    return is_used and fact.table.is_fact and not dimension.table.is_fact
+
+
+def _arrow(fact: _Placed, dimension: _Placed) -> Line:
+    key, is_left = dimension.table.key, dimension.left < fact.left
     start = (fact.left if is_left else fact.right, fact.line(key))
     end = (dimension.right if is_left else dimension.left, dimension.line(key))
     middle = (start[0] + end[0]) / 2
-    points = [start, (middle, start[1]), (middle, end[1]), end]
-    curve = Curve(points, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
-    axes.add_patch(
-        FancyArrowPatch(
-            path=curve, arrowstyle="-|>", mutation_scale=11, color=INK, linewidth=1.0, fill=True
-        )
-    )
+    return Line((start, (middle, start[1]), (middle, end[1]), end), is_arrow=True)
+
+
+def _wide(text: str) -> float:
+    return monospaced_width(text, _SIZE)

@@ -1,7 +1,7 @@
 """Makes `pytest --nbval notebooks` start from nothing and let nothing pass.
 
 The notebooks run in a home of their own: no earlier mart counts, and whoever runs them keeps theirs.
-nbval alone compares no pictures, takes a notebook without outputs for a good one, and counts cells
+nbval alone compares no PNG pictures, takes a notebook without outputs for a good one, and counts cells
 behind a failed one as passed.
 """
 

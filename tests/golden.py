@@ -19,10 +19,10 @@ from mart_helpers.sketches import draw_workflow
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ORDER = ("01_build", "02_explore", "03_export", "04_quality")
-PICTURE = "image/png"
+PICTURE, DRAWING = "image/png", "image/svg+xml"
 # The outputs that are the README's pictures, by what they say they are.
 PICTURES = {
-    "<chart: Star schema>": "star_schema.png",
+    "<chart: Star schema>": "star_schema.svg",
     "<chart: Average revenue per day, by weekday and month>": "weekday_revenue.png",
 }
 
@@ -51,7 +51,7 @@ def _executed(name: str, target: Path, environment: dict[str, str]) -> Path:
 def differences(saved: dict, rerun: dict, with_pictures: bool = True) -> list[str]:
     """What is not the same in two notebooks, given as JSON, a line a cell; empty where nothing differs.
 
-    Without pictures, it is enough that there is one.
+    Without pictures, it is enough that there is one; those that are SVG are text, and always compared.
     """
     if len(saved["cells"]) != len(rerun["cells"]):
         return [f"{len(saved['cells'])} cells were saved, {len(rerun['cells'])} were run"]
@@ -65,7 +65,7 @@ def differences(saved: dict, rerun: dict, with_pictures: bool = True) -> list[st
 
 
 def _comparable(part: object, with_pictures: bool) -> object:
-    """Part of a cell, without the bytes of pictures where they are not wanted."""
+    """Part of a cell, without the pixels of pictures where they are not wanted."""
     match part:
         case list():
             return [_comparable(each, with_pictures) for each in part]
@@ -86,8 +86,13 @@ def save_pictures(notebook: Path, folder: Path) -> list[Path]:
             name = PICTURES.get(output.get("data", {}).get("text/plain"))
             if name:
                 saved.append(folder / name)
-                saved[-1].write_bytes(base64.b64decode(output["data"][PICTURE]))
+                saved[-1].write_bytes(picture(output["data"]))
     return saved
+
+
+def picture(data: dict[str, str]) -> bytes:
+    """The file of a picture that is an output."""
+    return data[DRAWING].encode() if DRAWING in data else base64.b64decode(data[PICTURE])
 
 
 if __name__ == "__main__":
@@ -95,4 +100,4 @@ if __name__ == "__main__":
     for path in execute(tuple(sys.argv[1:]) or ORDER, CHECKOUT / "notebooks"):
         for saved in (path, *save_pictures(path, pictures)):
             print(f"saved {saved.relative_to(CHECKOUT)}")
-    (pictures / "workflow.png").write_bytes(draw_workflow().png)
+    (pictures / "workflow.svg").write_text(draw_workflow().svg, encoding="utf-8", newline="\n")

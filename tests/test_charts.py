@@ -1,9 +1,8 @@
 """Charts are drawn alike every time, show every word they hold, and stay calm where there is nothing."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations, pairwise
-from pathlib import Path
 
 import duckdb
 import matplotlib
@@ -11,9 +10,8 @@ import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib import pyplot
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from mart_helpers.charts import (
@@ -25,26 +23,8 @@ from mart_helpers.charts import (
     draw_stacks,
 )
 from mart_helpers.drawing import NOTHING_TO_DRAW, Chart
-from mart_helpers.session import Session
-from mart_helpers.star import draw_star
 
 PNG = b"\x89PNG\r\n\x1a\n"
-STAR = """
-    create table dim_date as select 20240101 as date_key, date '2024-01-01' as date;
-    create table dim_product as select range::integer as product_key, 'P' as product_id from range(3);
-    create table dim_customer (customer_key integer, customer_name varchar);
-    create table fact_sales as
-    select
-        'S' || range as sale_id,
-        20240101 as date_key,
-        0 as customer_key,
-        0 as product_key,
-        1.5::decimal(18, 4) as net_amount
-    from range(1200);
-    create table build_log (build_id integer);
-    create schema contract;
-    create table contract.dim_region (region_key integer);
-"""
 
 
 def monthly_revenue(months: int = 24) -> pd.DataFrame:
@@ -123,31 +103,9 @@ def assert_no_words_overlap(chart: Chart) -> None:
     assert [(a, b) for (a, x), (b, y) in combinations(boxes, 2) if x.overlaps(y)] == []
 
 
-def arrows(axes: Axes) -> list[FancyArrowPatch]:
-    """The arrows of a star."""
-    return [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
-
-
 def sides(box: Rectangle) -> tuple[float, float]:
     """Where the left and the right edge of a box are."""
     return box.get_x(), box.get_x() + box.get_width()
-
-
-@pytest.fixture
-def open_star(tmp_path: Path) -> Iterator[Callable[[str], Session]]:
-    """Makes a DuckDB file from SQL and opens it read-only, as `02_explore` does."""
-    opened = []
-
-    def make(sql: str) -> Session:
-        path = tmp_path / "mart.duckdb"
-        with duckdb.connect(str(path)) as connection:
-            connection.execute(sql)
-        opened.append(Session(duckdb.connect(str(path), read_only=True), path, {}))
-        return opened[-1]
-
-    yield make
-    for session in opened:
-        session.close()
 
 
 @pytest.mark.parametrize(
@@ -386,59 +344,3 @@ def test_a_check_belongs_to_the_table_with_the_longest_name_it_begins_with(
     check: str, table: str
 ) -> None:
     assert checked_table(check, [check, "dim_sales_has_rows", "dim_sales_region_has_rows"]) == table
-
-
-def test_the_star_shows_tables_rows_columns_types_and_keys(
-    open_star: Callable[[str], Session],
-) -> None:
-    words = texts(draw_star(open_star(STAR)))
-    assert {"fact_sales", "dim_date", "dim_product", "dim_customer"} <= set(words)
-    assert {"1,200 rows", "1 row", "3 rows", "0 rows"} <= set(words)
-    assert {"net_amount", "decimal(18,4)"} <= set(words)
-    assert (words.count("PK"), words.count("FK")) == (3, 3)
-    assert not {"build_log", "dim_region"} & set(words)
-
-
-def test_arrows_lead_from_each_foreign_key_to_its_dimension(
-    open_star: Callable[[str], Session],
-) -> None:
-    axes = draw_star(open_star(STAR)).figure.axes[0]
-    marks = [(text.get_text(), *text.get_position()) for text in axes.texts]
-    lines = [arrow.get_path().vertices for arrow in arrows(axes)]
-    starts, ends = [points[0] for points in lines], [points[3] for points in lines]
-    assert sorted(y for _, y in starts) == [y for mark, _, y in marks if mark == "FK"]
-    assert sorted(y for _, y in ends) == pytest.approx(
-        sorted(y for mark, _, y in marks if mark == "PK"), abs=0.1
-    )
-    edges = [edge for box in axes.patches if isinstance(box, Rectangle) for edge in sides(box)]
-    for (start, _), (end, _) in zip(starts, ends, strict=True):
-        assert all(min(abs(x - edge) for edge in edges) < 3 for x in (start, end))
-        # it crosses no table
-        assert not [edge for edge in edges if min(start, end) + 3 < edge < max(start, end) - 3]
-
-
-def test_the_star_is_drawn_alike_and_whole(open_star: Callable[[str], Session]) -> None:
-    mart = open_star(STAR + f"create table dim_{'x' * 60} as select 1 as {'y' * 90};")
-    chart = draw_star(mart)
-    assert chart.png == draw_star(mart).png
-    assert_nothing_is_clipped(chart)
-    assert_no_words_overlap(chart)
-
-
-def test_a_dimension_that_no_fact_uses_has_no_arrow(open_star: Callable[[str], Session]) -> None:
-    mart = open_star(
-        "create table fact_visit (visit_id integer); create table dim_shop (shop_key integer)"
-    )
-    assert arrows(draw_star(mart).figure.axes[0]) == []
-
-
-def test_two_facts_may_share_a_dimension(open_star: Callable[[str], Session]) -> None:
-    mart = open_star(STAR + "create table fact_returns (return_id integer, date_key integer);")
-    chart = draw_star(mart)
-    assert len(arrows(chart.figure.axes[0])) == 4
-    assert_no_words_overlap(chart)
-
-
-def test_a_file_without_a_star_gives_a_sentence(open_star: Callable[[str], Session]) -> None:
-    chart = draw_star(open_star("create table build_log (build_id integer)"))
-    assert texts(chart) == ["no tables named dim_… or fact_…", "Star schema"]

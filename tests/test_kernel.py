@@ -44,6 +44,12 @@ def test_every_cell_of_the_project_gives_what_it_gives_in_a_jupyter_kernel(pairs
             assert found[part] == expected[part], expected.source
 
 
+@pytest.mark.parametrize("name", golden.ORDER)
+def test_an_executed_notebook_is_written_as_jupyter_writes_it(pairs, name):
+    text = pairs[name][1].read_text(encoding="utf-8")
+    assert nbformat.writes(nbformat.reads(text, as_version=nbformat.NO_CONVERT)) + "\n" == text
+
+
 # A Jupyter kernel listens to other programs in a thread: give it the time.
 HEARD = "\nimport time\ntime.sleep(1)"
 CELLS = {

@@ -232,7 +232,8 @@ PROSE = """# Title & more
 [file](../README.md), [note](02_explore), [evil](javascript:alert(1)), x
 
 ## Twice
-![a star](pictures/star_schema.png) ![from afar](https://example.org/a.png) ![lost](attachment:a.png)
+![a star](pictures/star_schema.svg) ![a map](pictures/weekday_revenue.png)
+![from afar](https://example.org/a.png) ![lost](attachment:a.png)
 
 | a | b |
 |---|---|
@@ -250,8 +251,9 @@ def test_prose_keeps_its_pictures_tables_and_those_links_that_lead_somewhere(rep
         "https://example.org/?a=1&amp;b=2",
     ]
     assert re.findall("<h2.*?>", text) == ['<h2 id="05_prose-twice">', '<h2 id="05_prose-twice-2">']
-    assert re.findall('<img src="(.{22}).*?" alt="(.*?)"', text) == [
-        ("data:image/png;base64,", "a star")
+    assert re.findall('<img src="(.*?),.*?" alt="(.*?)"', text) == [
+        ("data:image/svg+xml;base64", "a star"),
+        ("data:image/png;base64", "a map"),
     ]
     assert "from afar" in text
     assert "lost" in text
@@ -276,6 +278,46 @@ def test_what_cells_print_is_text_on_a_page(reported):
     assert "<p>no<br>XML</p>" in text
     assert '<pre class="output">&lt;i&gt;plain&lt;/i&gt;</pre>' in text
     assert "alert" not in text
+
+
+PICTURE = """
+from IPython.display import SVG
+
+SVG('''<svg xmlns="http://www.w3.org/2000/svg" width="40pt" height="30pt" id="06_drawing"
+ onload="alert(1)"><script>alert(2)</script><style>h1 { display: none }</style><image href="http://localhost:1/a.png"/>
+<text><![CDATA[</svg>"><script>alert(3)</script>]]></text></svg>''')
+"""
+STAR = """
+from pathlib import Path
+
+import duckdb
+
+from mart_helpers.session import Session
+from mart_helpers.star import draw_star
+
+mart = Session(duckdb.connect(), Path(), {})
+_ = mart.connection.execute('create table "dim_<script>alert(4)</script>" as select 1 as "<img src=x>"')
+draw_star(mart)
+"""
+
+
+@in_browser
+def test_a_drawing_is_a_picture_on_a_page_whatever_it_holds(reported, open_page):
+    cells = ("# Drawings", "n: int = 1", PICTURE, STAR, STAR)
+    write_notebook(reported.home / "notebooks" / "06_drawing.ipynb", *cells)
+    run = run_notebook("06_drawing", {}, new_run_folder(reported.home / "drawn", "build"))
+    (page,) = write_pages([run], reported.home / "shown", reported.places[0])
+    opened = open_page(page)
+    assert [url for url in opened.requests if not url.startswith("data:")] == [page.as_uri()]
+    assert opened.complaints == []
+    assert opened.page.locator("svg, script").count() == 0
+    assert opened.page.locator("h1").is_visible()
+    shown = "all => all.map(i => [i.alt, i.naturalWidth, i.naturalHeight])"
+    odd, star, again = opened.page.locator("img").evaluate_all(shown)
+    assert odd == ["<IPython.core.display.SVG object>", 53, 40]
+    assert star == again
+    assert star[0] == "Star schema"
+    assert min(star[1:]) > 100
 
 
 def test_a_run_that_fails_leaves_the_page_of_the_last_good_one(reported):

@@ -8,6 +8,7 @@ from conftest import mart_command
 from matplotlib.image import imread
 from test_charts import assert_nothing_is_clipped, texts
 
+from mart_helpers.drawing import as_chart
 from mart_helpers.errors import InputError
 from mart_helpers.portfolio import make_portfolio
 from mart_helpers.sketches import draw_table, draw_workflow
@@ -48,15 +49,15 @@ def test_sales_that_cannot_be_edited_are_refused_before_anything_runs(home: Path
 def test_a_table_is_drawn_with_all_its_words_and_whole() -> None:
     frame = pd.DataFrame({"table_name": ["dim_customer", "W" * 60], "rows": [1234567, 5]})
     note = "fact_sales.csv: quantity 3 → 30"
-    chart = draw_table(frame, "Tables of the mart", note)
+    chart = as_chart(draw_table(frame, "Tables of the mart", note))
     assert {"table name", "rows", "dim_customer", "1,234,567", "5", "W" * 60} <= set(texts(chart))
     assert note in texts(chart)
     assert_nothing_is_clipped(chart)
-    assert draw_table(frame, "Tables of the mart", note).png == chart.png
+    assert as_chart(draw_table(frame, "Tables of the mart", note)).png == chart.png
 
 
 def test_the_workflow_leads_from_the_extracts_to_the_notebooks() -> None:
-    chart = draw_workflow()
+    chart = as_chart(draw_workflow())
     assert {"inputs/", "quarantine", "01_build", "mart", "04_quality"} <= set(texts(chart))
     assert_nothing_is_clipped(chart)
-    assert draw_workflow().png == chart.png
+    assert as_chart(draw_workflow()).png == chart.png
