@@ -5,8 +5,10 @@ alike in whatever font it is shown. It has no ids, styles, scripts or links, so 
 """
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from html import escape
 from math import hypot
 from unicodedata import category, east_asian_width
 from xml.etree import ElementTree
@@ -111,8 +113,10 @@ class Sketch:
         """What stands for the picture where there is text only."""
         return f"<chart: {self.title}>"
 
-    def _repr_svg_(self) -> tuple[str, dict[str, object]]:
-        return self.svg, {"alt": self.title}
+    def _repr_html_(self) -> str:
+        """The SVG within an HTML picture: JupyterLab shows no bare one before the cell has been run."""
+        data = b64encode(self.svg.encode()).decode("ascii")
+        return f'<img alt="{escape(self.title)}" src="data:{SVG};base64,{data}"/>'
 
     @property
     def page(self) -> Box:

@@ -7,6 +7,7 @@ are taken from the notebooks' outputs, but for the way of the data.
 import base64
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +20,8 @@ from mart_helpers.sketches import draw_workflow
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ORDER = ("01_build", "02_explore", "03_export", "04_quality")
-PICTURE, DRAWING = "image/png", "image/svg+xml"
+PICTURE = "image/png"
+_DRAWING = re.compile(r'<img alt=".*?" src="data:image/svg\+xml;base64,(.*?)"/>')
 # The outputs that are the README's pictures, by what they say they are.
 PICTURES = {
     "<chart: Star schema>": "star_schema.svg",
@@ -51,7 +53,7 @@ def _executed(name: str, target: Path, environment: dict[str, str]) -> Path:
 def differences(saved: dict, rerun: dict, with_pictures: bool = True) -> list[str]:
     """What is not the same in two notebooks, given as JSON, a line a cell; empty where nothing differs.
 
-    Without pictures, it is enough that there is one; those that are SVG are text, and always compared.
+    Without pictures, it is enough that there is one; those that are SVG are always compared.
     """
     if len(saved["cells"]) != len(rerun["cells"]):
         return [f"{len(saved['cells'])} cells were saved, {len(rerun['cells'])} were run"]
@@ -92,7 +94,8 @@ def save_pictures(notebook: Path, folder: Path) -> list[Path]:
 
 def picture(data: dict[str, str]) -> bytes:
     """The file of a picture that is an output."""
-    return data[DRAWING].encode() if DRAWING in data else base64.b64decode(data[PICTURE])
+    drawing = _DRAWING.fullmatch(data.get("text/html", ""))
+    return base64.b64decode(drawing[1] if drawing else data[PICTURE])
 
 
 if __name__ == "__main__":

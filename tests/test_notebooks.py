@@ -15,11 +15,11 @@ import nbformat
 import pandas as pd
 import pytest
 from conftest import CHECKOUT, code_cells, make_home
-from golden import DRAWING, ORDER, PICTURE
+from golden import ORDER, PICTURE
 from nbformat.v4 import new_code_cell, new_notebook
 
 MADE_HERE = (platform.system(), platform.machine()) == ("Linux", "x86_64")
-SHOWN = ("text/plain", "text/html", PICTURE, DRAWING, "text")
+SHOWN = ("text/plain", "text/html", PICTURE, "text")
 # pandas: dots for rows, columns or ends of values, and how many there would be
 CUT_OFF = re.compile(r"\.\.\.(?!\w)|^ *\.\. |>\.\.<|\[\d+ rows x|<p>\d+ rows ×", re.MULTILINE)
 
@@ -156,9 +156,8 @@ def changed_everywhere(notebook: dict) -> dict:
     for cell in notebook["cells"]:
         data = cell.get("outputs") and cell["outputs"][0].get("data")
         way = next(ways) if data else "run"
-        picture = data and next((key for key in (PICTURE, DRAWING) if key in data), None)
-        if picture:
-            data[picture] = next(changes(joined(data[picture]), picture))
+        if data and PICTURE in data:
+            data[PICTURE] = next(changes(joined(data[PICTURE]), PICTURE))
         elif data and way in data:
             data[way] = next(changes(joined(data[way]), way))
         elif data:
