@@ -222,6 +222,22 @@ def _refuse_unknown(
             )
 
 
+def listed(parameter: str, text: str, known: Iterable[str]) -> list[str]:
+    """Those of the `known` words that `text` lists, separated by commas, each once.
+
+    Blanks around them and capitals do not matter. Raises UsageError for a word that is not known.
+    """
+    spelt = {word.lower(): word for word in known}
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word.lower() not in spelt:
+            raise UsageError(
+                f'{parameter}: found "{word}", expected some of {", ".join(spelt.values())}, '
+                f"separated by commas.{did_you_mean(word, spelt.values())}"
+            )
+    return list(dict.fromkeys(spelt[word.lower()] for word in words))
+
+
 def did_you_mean(word: str, known: Iterable[str], spell: Callable[[str], str] = str) -> str:
     """` Did you mean …?` with the nearest of the `known` words; empty where none is near."""
     near = get_close_matches(word, list(known), n=1)

@@ -80,15 +80,17 @@ class Session:
         self.recipe: Callable[[], str | None] = lambda: None
         self._variables = variables
 
-    def execute(self, sql: str) -> pd.DataFrame | None:
+    def execute(self, sql: str, *, shows: bool = True) -> pd.DataFrame | None:
         """Run the statements in turn; the rows that the last answers with, None where it has none.
 
-        Raises QueryError with DuckDB's own words, also when a `$name` is not defined.
+        Where nothing is shown, those that only select are passed over. Raises QueryError with DuckDB's
+        own words, also when a `$name` is not defined.
         """
         frame = None
         with in_words(reads_only=self.lock is None):
             for statement in self.connection.extract_statements(sql):
-                frame = self._run(statement)
+                if shows or statement.type != duckdb.StatementType.SELECT:
+                    frame = self._run(statement)
         return frame
 
     def cursor(self) -> "Cursor":

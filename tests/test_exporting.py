@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from openpyxl.utils.escape import unescape
 
 from mart_helpers.errors import StateError, UsageError
-from mart_helpers.exporting import FORMATS, export_tables
+from mart_helpers.exporting import FORMATS, _is_scan, export_tables
 from mart_helpers.files import whole_file, whole_files
 from mart_helpers.opening import open_published
 from mart_helpers.session import Session
@@ -564,6 +564,36 @@ def test_formats_may_be_written_with_spaces_in_capitals_and_twice(
 ) -> None:
     exported = export_tables(sales_mart, FACTS, " CSV, csv ", str(tmp_path))
     assert exported["file"].to_list() == ["CSV-export/fact_sales.csv"]
+
+
+def test_only_the_tables_that_are_named_are_written(sales_mart: Session, tmp_path: Path) -> None:
+    relations = {"first": "fact_sales", "second": "fact_sales", "third": "no_such_table"}
+    exported = export_tables(
+        sales_mart, relations, "csv", str(tmp_path), tables=" Second,first, second "
+    )
+    assert exported["file"].to_list() == ["CSV-export/second.csv", "CSV-export/first.csv"]
+    assert names(tmp_path / "CSV-export") == ["first.csv", "manifest.json", "second.csv"]
+
+
+def test_an_unknown_table_is_refused_before_anything_is_written(
+    sales_mart: Session, tmp_path: Path
+) -> None:
+    message = 'tables: found "fact_sale", expected some of fact_sales, .* Did you mean fact_sales'
+    with pytest.raises(UsageError, match=message):
+        export_tables(sales_mart, FACTS, "csv,json", str(tmp_path / "data"), tables="fact_sale")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_join_is_exported_in_one_thread_as_more_of_them_mix_its_rows(sales_mart: Session) -> None:
+    plans = {
+        "from fact_sales": True,
+        "select sale_id, quantity + 1 from fact_sales where quantity > 1": True,
+        "select * from fact_sales as a inner join fact_sales as b using (sale_id)": False,
+        "select quantity, count(*) from fact_sales group by all order by all": False,
+        "from fact_sales union all from fact_sales": False,
+    }
+    found = {sql: _is_scan(sales_mart.connection, sql) for sql in plans}
+    assert found == plans
 
 
 def test_a_table_that_is_not_there_is_named(sales_mart: Session, tmp_path: Path) -> None:

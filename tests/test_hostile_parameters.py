@@ -78,6 +78,7 @@ REFUSED: dict[str, list[tuple[object, str]]] = {
     "end_date": [(value, "expected a date as yyyy-mm-dd") for value in (*TEXTS, "nul\0", "\ud800")],
     "as_of_date": [(value, "expected a date as yyyy-mm-dd") for value in (*TEXTS, "nul\0", "\ud800")],
     "formats": [(value, "expected some of csv, json") for value in (*TEXTS, "", "csv,", "csv;json")],
+    "tables": [(value, "expected some of dim_customer, dim_date") for value in (*TEXTS, ",", "sales;")],
     "segment": [],
     "country": [],
     "category": [],

@@ -59,6 +59,17 @@ def test_each_named_answer_becomes_a_table_in_its_order(mart, write_cells) -> No
     assert rows(mart, "all_numbers") == [(1,), (2,), (3,)]
 
 
+def test_only_the_wanted_answers_are_asked_for(mart, write_cells) -> None:
+    write_cells(*CELLS, "%%sql costly =<<\nselect error('asked')", "%%sql\nselect error('shown')")
+    names = answer_questions(mart, "02_explore", " All_Numbers ,other")
+    assert names == ["great_numbers", "all_numbers", "costly"]
+    assert rows(mart, "all_numbers") == [(1,), (2,), (3,)]
+    with pytest.raises(duckdb.CatalogException):
+        rows(mart, "great_numbers")
+    with pytest.raises(QueryError, match="asked"):
+        answer_questions(mart, "02_explore")
+
+
 def test_values_stand_for_parameters_and_no_other_variable_does(mart, write_cells) -> None:
     answer_questions(mart, "02_explore", word="it's; drop table numbers --")
     assert rows(mart, "great_numbers")[0] == (2, "it's; drop table numbers --")

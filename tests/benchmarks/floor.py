@@ -25,7 +25,7 @@ SALES = {
 COPY_OPTIONS = {
     ".csv": "format csv, header",
     ".json": "format json, array true",
-    ".parquet": "format parquet",
+    ".parquet": "format parquet, compression zstd",
 }
 NOTEBOOKS = ("01_build", "04_quality", "02_explore", "03_export")
 
