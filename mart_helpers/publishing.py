@@ -228,6 +228,8 @@ def _prepared(candidate: Path, database: Path, memory_limit: str) -> duckdb.Duck
     connection = connect(candidate)
     try:
         connection.execute(f"set memory_limit = '{memory_limit}'")
+        # until it is whole, and then synchronised by `publish`, a candidate need not survive a crash
+        connection.execute("set fsync_mode = 'NONE'")
         for scratch in _SCRATCH:
             connection.execute(f"attach ':memory:' as {scratch}")
         _attach_published(connection, database)
