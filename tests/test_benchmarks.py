@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from account import lines, taken
 from bench import Disagreement, verify
 from conftest import CHECKOUT
 from making import DAMAGE, Extracts, Mart
 from measuring import CommandFailed, measure
-from rows import Row, Task
+from rows import Bench, Row, Task, sample_rows
 
 MB = 1_000_000
 HOLD = "import sys, time; held = bytearray(int(sys.argv[1]) * 1_000_000); time.sleep(2)"
@@ -97,3 +98,15 @@ def test_a_star_that_is_ours_is_accepted(clean):
 def test_a_star_with_other_rows_or_revenue_is_noticed(clean, damaged):
     with pytest.raises(Disagreement, match=r"fact_sales.*revenue"):
         verify(Row("peer", "", task(clean), task(damaged), "peer", is_peer=True))
+
+
+def test_the_account_of_a_run_leaves_no_time_out(scratch):
+    account = taken(sample_rows(Bench(scratch, 1))[0].ours)
+    spent = {name: sum(parts.values()) for name, parts in account.parts.items()}
+    assert min(spent.values()) > 0
+    assert sum(spent.values()) == pytest.approx(account.seconds, abs=0.01)
+    assert account.parts["01_build"]["Load: good rows in, bad rows aside"] > 0
+    first, *others = lines("all of it", account, longest=account.seconds)
+    assert first.startswith("all of it ")
+    assert first.endswith("█" * 40)
+    assert "█" * 40 not in "".join(others)

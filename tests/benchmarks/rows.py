@@ -75,7 +75,7 @@ class Bench:
 def all_rows(bench: Bench) -> list[Row]:
     return [
         *_start_rows(bench),
-        *_sample_rows(bench),
+        *sample_rows(bench),
         *_peer_rows(bench),
         *_build_rows(bench),
         *_export_rows(bench),
@@ -107,7 +107,8 @@ def _start_rows(bench: Bench) -> list[Row]:
     ]
 
 
-def _sample_rows(bench: Bench) -> list[Row]:
+def sample_rows(bench: Bench) -> list[Row]:
+    """All four notebooks on the sample: by papermill, and in one plain process."""
     ours, other = bench.out("ours"), bench.out("other")
     papermill = f"'{sys.executable}' -m papermill"
     naive = " && ".join(f"{papermill} notebooks/{name}.ipynb {name}.ipynb" for name in NOTEBOOKS)
