@@ -86,6 +86,9 @@ def problems_sql(table: Table) -> str:
 
 
 def _text_sql(table: Table, column: Column, has_blanks: bool) -> str:
+    """The text of a column; one that is no number or day of its own is null where it is empty."""
+    if column.type != "VARCHAR":
+        return column.name
     if has_blanks and _is_id(table, column):
         return id_sql(column.name)
     return f"nullif({column.name}, '')"
@@ -122,7 +125,7 @@ def _must_be_there(column: Column) -> bool:
 def _looks_wrong(column: Column) -> str:
     if _must_be_there(column):
         return f"{column.name} is null"
-    return f"({column.name} is null and text_{column.name} is not null)"
+    return f"({column.name} is null and text_{column.name} <> '')"
 
 
 def _is_broken(rule: Rule) -> str:
@@ -162,4 +165,4 @@ def _quoting(column: Column, words: str) -> str:
 
 
 def _shown_text(column: Column) -> str:
-    return f"left(text_{column.name}, {_LONGEST_VALUE})"
+    return f"nullif(left(text_{column.name}, {_LONGEST_VALUE}), '')"
