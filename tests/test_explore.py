@@ -37,6 +37,27 @@ SELECTIONS = [
     pytest.param({"country": "Unknown"}, id="unknown customers"),
     pytest.param({"category": "Tea", "country": "Austria", "start_date": "2023-05-01"}, id="filters"),
 ]
+# C1 and C5 bought the same on the same day, C4 has only ever brought something back
+SMALL = {
+    "dim_customer": """customer_id,customer_name,segment,city,country,signup_date
+C1,,,,,
+C2,,,,,
+C3,,,,,
+C4,,,,,
+C5,,,,,
+""",
+    "dim_product": """product_id,product_name,category,unit_cost,list_price
+P1,,,,
+""",
+    "fact_sales": """sale_id,sale_date,customer_id,product_id,quantity,unit_price
+S1,2024-01-05,C1,P1,1,10
+S2,2024-01-05,C2,P1,1,10
+S3,2024-01-05,C5,P1,1,10
+S4,2024-01-20,C2,P1,1,10
+S5,2024-02-10,C3,P1,1,10
+S6,2024-02-11,C4,P1,-1,10
+""",
+}
 
 Ask = Callable[..., dict[str, pd.DataFrame]]
 
@@ -60,6 +81,22 @@ def ask(database: Path) -> Iterator[Ask]:
 
     yield answers
     mart.close()
+
+
+@pytest.fixture(scope="module")
+def small(shared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
+    """The answers about five sales of one quarter and a return, of products without a cost."""
+    folder = tmp_path_factory.mktemp("small")
+    for table, text in SMALL.items():
+        (folder / f"{table}.csv").write_text(text)
+    places = ("--inputs-dir", folder, "--database", folder / "small.duckdb", "--data-dir", folder)
+    built = mart_command("build", *places, cwd=shared_home)
+    assert built.returncode == 0, built.stderr
+    mart = Session(open_published(folder / "small.duckdb"), folder / "small.duckdb", {})
+    names = answer_questions(mart, "02_explore")
+    found = {name: mart.connection.execute(f"from {name}").df() for name in names}
+    mart.close()
+    return found
 
 
 @cache
@@ -116,6 +153,12 @@ def test_headline_figures_are_those_of_the_extracts_for_both_periods(ask: Ask, v
     growth = 100 * (figures["this_period"] / figures["previous_period"] - 1)
     growth = growth.drop([name for name in growth.index if name.endswith("_pct")])
     assert_same(figures["change_pct"].dropna(), growth.dropna(), tolerance=0.0501)
+
+
+def test_a_margin_that_nobody_knows_is_an_empty_line(small: dict[str, pd.DataFrame]) -> None:
+    figures = small["headline_figures"]
+    assert figures["figure"].tolist()[-3:] == ["margin", "margin_pct", "return_pct"]
+    assert figures["this_period"].isna().tolist()[-3:] == [True, True, False]
 
 
 def headline(sales: pd.DataFrame) -> pd.Series:
