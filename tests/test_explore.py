@@ -56,6 +56,7 @@ S3,2024-01-05,C5,P1,1,10
 S4,2024-01-20,C2,P1,1,10
 S5,2024-02-10,C3,P1,1,10
 S6,2024-02-11,C4,P1,-1,10
+S7,2024-02-11,,P1,1,10
 """,
 }
 
@@ -85,7 +86,7 @@ def ask(database: Path) -> Iterator[Ask]:
 
 @pytest.fixture(scope="module")
 def small(shared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
-    """The answers about five sales of one quarter and a return, of products without a cost."""
+    """The answers about six sales of one quarter and a return, of a product without a cost."""
     folder = tmp_path_factory.mktemp("small")
     for table, text in SMALL.items():
         (folder / f"{table}.csv").write_text(text)
@@ -159,6 +160,20 @@ def test_a_margin_that_nobody_knows_is_an_empty_line(small: dict[str, pd.DataFra
     figures = small["headline_figures"]
     assert figures["figure"].tolist()[-3:] == ["margin", "margin_pct", "return_pct"]
     assert figures["this_period"].isna().tolist()[-3:] == [True, True, False]
+
+
+def test_who_only_brings_back_is_no_customer_in_any_answer(small: dict[str, pd.DataFrame]) -> None:
+    figures = small["headline_figures"].set_index("figure")["this_period"]
+    assert figures["customers"] == 4
+    for name in ("segment_revenue", "country_revenue", "rfm_segments"):
+        assert small[name]["customers"].sum() == 4, name
+
+
+def test_sales_that_name_no_customer_are_not_shared_among_customers(
+    small: dict[str, pd.DataFrame],
+) -> None:
+    assert small["segment_revenue"]["revenue"].tolist() == [50.0]
+    assert small["segment_revenue"]["revenue_per_customer"].tolist() == [10.0]
 
 
 def headline(sales: pd.DataFrame) -> pd.Series:
