@@ -283,12 +283,8 @@ def test_rfm_segments_hold_every_known_customer_once(ask: Ask, values: dict) -> 
     assert segments["customers"].sum() == len(customers)
     if customers.empty:
         return
-    points = {
-        name: points_of(customers.sort_values([name, "customer_id"], ascending=[rising, True]))
-        for name, rising in (("recency", False), ("orders", True))
-    }
-    champions = [each for each in customers["customer_id"] if points["recency"][each] == 3]
-    champions = [each for each in champions if points["orders"][each] == 3]
+    points = points_of(customers)
+    champions = customers[points.eq(3).all(axis=1)]["customer_id"].tolist()
     if champions:
         assert segments.loc["Champions", "customers"] == len(champions)
         revenue = known[known["customer_id"].isin(champions)]["revenue"].sum()
@@ -297,12 +293,22 @@ def test_rfm_segments_hold_every_known_customer_once(ask: Ask, values: dict) -> 
         assert "Champions" not in segments.index
 
 
-def points_of(customers: pd.DataFrame) -> dict[str, int]:
-    """1 to 3 for the thirds of the customers in this order; the first thirds are the larger ones."""
-    ranked = customers["customer_id"].tolist()
-    size, larger = divmod(len(ranked), 3)
-    ends = [size + (larger > 0), 2 * size + min(larger, 2)]
-    return {each: 1 + sum(place >= end for end in ends) for place, each in enumerate(ranked)}
+def points_of(customers: pd.DataFrame) -> pd.DataFrame:
+    """1 to 3: for the share of those who bought no later, and of the others who did on fewer days."""
+    recency, orders, many = customers["recency"], customers["orders"], len(customers)
+    no_later = recency.map(lambda days: (recency >= days).sum())
+    fewer = orders.map(lambda number: (orders < number).sum())
+    return pd.DataFrame(
+        {
+            "recency": -(-3 * no_later // many),
+            "orders": (1 + 3 * fewer // max(many - 1, 1)).clip(upper=3),
+        }
+    )
+
+
+def test_equal_customers_are_in_the_same_rfm_segment(small: dict[str, pd.DataFrame]) -> None:
+    segments = small["rfm_segments"].set_index("rfm_segment")["customers"]
+    assert segments.to_dict() == {"Champions": 1, "Occasional": 3}
 
 
 @pytest.mark.parametrize("values", SELECTIONS)
