@@ -333,6 +333,12 @@ def test_cohorts_are_followed_quarter_by_quarter_to_the_end_of_the_range(ask: As
     assert len(found) == firsts.nunique()
 
 
+def test_a_cohort_without_a_later_quarter_has_its_line(small: dict[str, pd.DataFrame]) -> None:
+    (line,) = small["cohort_retention"].to_dict("records")
+    assert (line["cohort"], line["customers"]) == ("2024 Q1", 4)
+    assert pd.isna([line[f"q{later}"] for later in range(1, 9)]).all()
+
+
 def test_discount_bands_add_up_and_have_the_margin_of_the_extracts(ask: Ask) -> None:
     bands = ask()["discount_bands"].set_index("discount_band")
     sales = extracts()
