@@ -93,8 +93,10 @@ def draw_heat_map(frame: pd.DataFrame, label: str, title: str) -> Chart:
     in_thousands = not numbers.empty and numbers.abs().max(axis=None) >= 1_000_000
     title = f"{title}, in thousands" if in_thousands else title
     with style():
-        if numbers.empty:
+        if rows.empty:
             return empty_chart(title)
+        if numbers.empty:
+            return empty_chart(title, "no figures in this range")
         figure, axes = new_figure(title, height=1.0 + 0.34 * len(rows))
         values = numbers.to_numpy() / (1000 if in_thousands else 1)
         low, high = min(0.0, nanmin(values)), nanmax(values)

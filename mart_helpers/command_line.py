@@ -227,6 +227,8 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
     """Run the notebooks in `own`, each with its own values, then say where the results are."""
     folder = None
     database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
+    if "formats" in values:
+        _refuse_formats(data_dir, values["formats"])
     seconds, executed = {}, []
     for (notebook, given), following in zip(own.items(), [*list(own)[1:], None], strict=True):
         if notebook == "01_build" and (build := _same_build(values)):
@@ -245,6 +247,13 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
     times = seconds.items() if len(own) > 1 else ()
     kept = [("executed", shown(folder))] if folder else []
     _print_aligned([*times, *results, *kept, *pages])
+
+
+def _refuse_formats(data_dir: Path, formats: str) -> None:
+    """Raise UsageError for an unknown format now, and not when notebooks before have run."""
+    from mart_helpers.exporting import export_folders
+
+    list(export_folders(data_dir, formats))
 
 
 def _same_build(values: Values) -> str | None:

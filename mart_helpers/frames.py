@@ -24,17 +24,19 @@ def as_html(frame: pd.DataFrame) -> str:
     """The frame as a table: separators in thousands, decimals where a column has any, two at most.
 
     Row numbers are left out. Named rows are shown with their names, and each number with the decimals
-    that it needs: a row may be money and the next one a count. Of more than 60 rows the first 60 are
-    there, and how many there are.
+    that it needs: a row may be money and the next one a count; percentages share theirs all the same.
+    Of more than 60 rows the first 60 are there, and how many there are.
     """
-    return as_texts(frame).to_html(border=0, index=_has_names(frame)) + _rest(frame, "\n<p>{}</p>")
+    table = as_texts(frame).to_html(border=0, index=_has_names(frame), index_names=False)
+    return table + _rest(frame, "\n<p>{}</p>")
 
 
 def as_text(frame: pd.DataFrame) -> str:
     """The same for where there is text only."""
     if frame.empty:
         return f"no rows of {', '.join(map(str, frame.columns))}"
-    return as_texts(frame).to_string(index=_has_names(frame)) + _rest(frame, "\n{}")
+    table = as_texts(frame).to_string(index=_has_names(frame), index_names=False)
+    return table + _rest(frame, "\n{}")
 
 
 def _has_names(frame: pd.DataFrame) -> bool:
@@ -54,7 +56,8 @@ def as_texts(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _column_texts(column: pd.Series) -> pd.Series:
     name = str(column.name)
-    if pd.api.types.is_float_dtype(column) and isinstance(column.index, pd.RangeIndex):
+    is_of_one_kind = isinstance(column.index, pd.RangeIndex) or name.endswith("_pct")
+    if pd.api.types.is_float_dtype(column) and is_of_one_kind:
         decimals = max((_decimals(value, name) for value in column.dropna()), default=0)
         return column.map(lambda value: "" if pd.isna(value) else f"{value:z,.{decimals}f}")
     if name.endswith(_LABELS):

@@ -26,7 +26,7 @@ from mart_helpers.inspecting import last_build
 from mart_helpers.opening import open_published
 from mart_helpers.page_frame import REPORT, build_figures, figure_text, printable, render_page
 from mart_helpers.pages import verdict
-from mart_helpers.parameters import PATHS
+from mart_helpers.parameters import PATHS, notebook_parameters
 from mart_helpers.project import home
 from mart_helpers.sketching import SVG
 
@@ -137,7 +137,7 @@ class Section:
 class Chapter:
     """An executed notebook as HTML: its first heading, those below it, and all but the first heading.
 
-    `values` are the parameters that were given, but for paths.
+    `values` are the parameters that were given, but for paths, in the order of the notebook.
     """
 
     id: str
@@ -220,7 +220,8 @@ def _chapter(path: Path, places: Mapping[str, str], show_code: bool, below: int 
     prose = _Prose(path.stem, places, below)
     parts = [part for cell in notebook.cells for part in _parts(cell, prose, show_code)]
     given = notebook.metadata.get("papermill", {}).get("parameters", {})
-    values = {name: value for name, value in given.items() if not name.endswith(PATHS)}
+    names = [each.name for each in notebook_parameters(path)]
+    values = {name: given[name] for name in names if name in given and not name.endswith(PATHS)}
     return Chapter(path.stem, prose.title or path.stem, prose.sections, Markup().join(parts), values)
 
 

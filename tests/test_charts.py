@@ -163,6 +163,12 @@ def test_without_rows_the_title_stands_over_a_sentence(draw: Callable[..., Chart
     assert_nothing_is_clipped(chart)
 
 
+def test_a_heat_map_of_rows_without_numbers_does_not_say_that_there_are_none() -> None:
+    frame = pd.DataFrame({"cohort": ["2024 Q1"], "q1": [None]})
+    chart = draw_heat_map(frame, "cohort", "Retention")
+    assert texts(chart) == ["no figures in this range", chart.title]
+
+
 @pytest.mark.parametrize("months", [1, 2, 13, 24, 120])
 def test_a_line_has_its_months_its_unit_and_thousands_separators(months: int) -> None:
     chart = line(monthly_revenue(months))

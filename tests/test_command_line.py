@@ -171,6 +171,8 @@ def test_the_version_is_that_of_the_project():
             ["build", "--database", ""],
             '--database: found "", expected a path',
         ),
+        (["all", "--formats", "csv,cvs"], 'formats: found "cvs", expected some of csv'),
+        (["export", "--formats", ""], 'formats: found "", expected some of csv'),
         (["generate", "--sales", "9"], "the following arguments are required: --out."),
         (
             ["generate", "--sales", "1e3", "--out", "x"],

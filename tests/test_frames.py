@@ -56,11 +56,18 @@ def test_named_rows_keep_their_names_and_each_its_own_decimals() -> None:
     frame = pd.DataFrame(
         {"figure": ["orders", "revenue", "return_pct"], "this_period": [981.0, 78148.15, 0.6]}
     )
-    assert lines(frame.set_index("figure"))[2:] == [
+    assert lines(frame.set_index("figure")) == [
+        ["this_period"],
         ["orders", "981"],
         ["revenue", "78,148.15"],
         ["return_pct", "0.6"],
     ]
+    assert as_html(frame.set_index("figure")).count("<tr") == 4
+
+
+def test_percentages_beside_named_rows_share_their_decimals() -> None:
+    frame = pd.DataFrame({"figure": ["orders", "revenue"], "change_pct": [6.8, 23.0]})
+    assert lines(frame.set_index("figure"))[1:] == [["orders", "6.8"], ["revenue", "23.0"]]
 
 
 def test_of_many_rows_the_first_sixty_are_shown_and_their_number_is_said() -> None:

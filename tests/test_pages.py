@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
 import pytest
 from conftest import mart_command
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -208,6 +209,15 @@ def test_the_head_says_which_build_is_shown_with_what_values_and_what_the_checks
     }
     assert page.locator(".verdict").inner_text() == "✓ PASS All 38 checks passed."
     assert str(reported.home) not in page.content()
+
+
+def test_the_head_gives_values_in_the_order_of_the_parameters(reported, tmp_path):
+    executed = next(path for path in reported.executed if path.stem == "02_explore")
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.papermill.parameters = {"end_date": "2024-03-31", "start_date": "2024-01-01"}
+    nbformat.write(notebook, tmp_path / "02_explore.ipynb")
+    (page,) = write_pages([tmp_path / "02_explore.ipynb"], tmp_path, reported.places[0])
+    assert re.findall(r"\w+_date(?=</dt>)", page.read_text()) == ["start_date", "end_date"]
 
 
 @in_browser
