@@ -34,7 +34,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             yield before + block
-            before = block[-_OVERLAP:]
+            before = (before + block)[-_OVERLAP:]
     yield before + b"\n"
 
 

@@ -56,3 +56,10 @@ def test_a_file_without_white_space_around_values_is_known_as_such(tmp_path, tex
 def test_white_space_where_two_blocks_meet_is_found(tmp_path, offset, text):
     assert may_hold_blanks(tmp_path, "a" * (BLOCK + offset) + text)
     assert not may_hold_blanks(tmp_path, "a" * (BLOCK + offset) + "b c,\n")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("text", ["b ", '"b\n"', '"b "', "b\xa0"], ids=ascii)
+def test_white_space_in_a_last_block_of_few_bytes_is_found(tmp_path, size, text):
+    begun = "a," * (BLOCK // 2)
+    assert may_hold_blanks(tmp_path, begun[: BLOCK + size - len(text.encode())] + text)
