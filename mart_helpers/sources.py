@@ -149,7 +149,8 @@ class CsvFile:
             f"from read_csv({_quoted(self.path)}, columns = {{{columns}}}, auto_detect = false, "
             f"delim = '{self.delimiter}', quote = '\"', escape = '\"', header = true, "
             f"skip = {self.blank_lines}, nullstr = '{_NO_FIELD}', null_padding = true, "
-            f"parallel = {self.is_parallel}, store_rejects = true, rejects_limit = 0)"
+            f"parallel = {self.is_parallel}, store_rejects = true, rejects_limit = 0, "
+            "hive_partitioning = false)"
         )
 
     @property
@@ -179,7 +180,7 @@ class ParquetFile:
     @property
     def rows_sql(self) -> str:
         texts = _as_text(self.columns, self.fields)
-        return f"select {texts}, {_NO_FAULT} from read_parquet({_quoted(self.path)})"
+        return f"select {texts}, {_NO_FAULT} from {_parquet_rows(self.path)}"
 
     def count(self) -> FileCount:
         rows = _parquet(f"select num_rows from parquet_file_metadata({_quoted(self.path)})")
@@ -190,7 +191,7 @@ class ParquetFile:
     ) -> tuple[list[Located], list[Located]]:
         raws = _parquet(
             f"select file_row_number, columns(* exclude file_row_number)::varchar "
-            f"from read_parquet({_quoted(self.path)}, file_row_number = true) "
+            f"from {_parquet_rows(self.path, 'file_row_number = true')} "
             "where list_contains($rows, file_row_number) order by file_row_number",
             {"rows": [int(row) for row in rows]},
         )
@@ -356,7 +357,7 @@ def _refuse_missing(source: str, names: list[str], table: Table) -> None:
 
 def _parquet_columns(path: Path, name: str) -> tuple[str, ...]:
     try:
-        rows = _parquet(f"describe from read_parquet({_quoted(path)})")
+        rows = _parquet(f"describe from {_parquet_rows(path)}")
     except duckdb.Error as error:
         raise InputError(f"{name}: is no whole Parquet file. Make a new extract.") from error
     return tuple(row[0] for row in rows)
@@ -366,6 +367,11 @@ def _parquet(sql: str, values: dict[str, object] | None = None) -> list[tuple]:
     """Rows of a query on a Parquet file, in a session of its own."""
     with duckdb.connect() as connection:
         return connection.execute(sql, values).fetchall()
+
+
+def _parquet_rows(path: Path, *options: str) -> str:
+    """SQL for the rows of a Parquet file as it stands, whatever its folders are called."""
+    return f"read_parquet({', '.join([_quoted(path), 'hive_partitioning = false', *options])})"
 
 
 def _as_text(columns: Sequence[str], fields: Sequence[str]) -> str:

@@ -1,6 +1,8 @@
+import shutil
 from itertools import permutations
 from pathlib import Path
 
+import duckdb
 import pytest
 from conftest import SALES_HEADER
 
@@ -335,3 +337,31 @@ def test_a_column_added_to_the_contract_needs_no_other_change(candidate, inputs)
         ("opened", "opened is missing"),
         ("floor_area", 'floor_area "-1" breaks the rule floor_area > 0'),
     ]
+
+
+def put_as(kind: str, folder: Path, *rows: str) -> None:
+    """Dimensions, and sales as a file of the kind, in a new folder."""
+    folder.mkdir(parents=True)
+    (folder / "dim_customer.csv").write_text(CUSTOMERS)
+    (folder / "dim_product.csv").write_text(PRODUCTS)
+    path = folder.parents[1] / "fact_sales.csv"  # else duckdb would take the name for a value here
+    path.write_text(sales(*rows))
+    if kind == "parquet":
+        made = duckdb.read_csv(str(path), all_varchar=True)
+        made.write_parquet(str(path.with_suffix(".parquet")))
+    shutil.move(path.with_suffix(f".{kind}"), folder / f"fact_sales.{kind}")
+
+
+def load_from(candidate: Session, folder: Path) -> None:
+    loader = Loader(candidate, folder, 1.0)
+    for table in ("dim_customer", "dim_product", "fact_sales"):
+        loader.load(table, from_seed=False)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("name", ["quantity=99", "sale_date=2023-05-05", "customer_id=C2"])
+def test_the_name_of_a_folder_is_no_value(candidate, tmp_path, kind, name):
+    put_as(kind, tmp_path / name / "inputs", f"S1,{GOOD_SALE}", "S2,2024-01-01,C9,P1,1,2.00,0")
+    load_from(candidate, tmp_path / name / "inputs")
+    assert staged(candidate, "sale_date::varchar, customer_id, quantity") == [("2024-01-01", "C1", 1)]
+    assert [column for _, column, _ in quarantined(candidate)] == ["customer_id"]
