@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -380,4 +381,5 @@ def _as_text(columns: Sequence[str], fields: Sequence[str]) -> str:
 
 
 def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
+    """The one file at `path` for DuckDB's readers, to which `*`, `?` and `[` make a pattern."""
+    return "'" + re.sub(r"([*?\[])", r"[\1]", str(path)).replace("'", "''") + "'"

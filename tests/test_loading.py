@@ -365,3 +365,12 @@ def test_the_name_of_a_folder_is_no_value(candidate, tmp_path, kind, name):
     load_from(candidate, tmp_path / name / "inputs")
     assert staged(candidate, "sale_date::varchar, customer_id, quantity") == [("2024-01-01", "C1", 1)]
     assert [column for _, column, _ in quarantined(candidate)] == ["customer_id"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("name", ["sales[1]", "sales*", "sales?"])
+def test_the_name_of_a_folder_is_no_pattern(candidate, tmp_path, kind, name):
+    put_as(kind, tmp_path / "drops" / name, f"S1,{GOOD_SALE}")
+    put_as(kind, tmp_path / "drops" / "sales1", f"S2,{GOOD_SALE}")
+    load_from(candidate, tmp_path / "drops" / name)
+    assert staged(candidate) == ["S1"]
