@@ -21,6 +21,7 @@ import duckdb
 from mart_helpers.blanks import may_hold_blanks
 from mart_helpers.contract import Table
 from mart_helpers.errors import InputError
+from mart_helpers.opening import quoted
 from mart_helpers.project import shown
 from mart_helpers.recognising import one_line, read_head
 from mart_helpers.records import FileCount, Located, count_records, locate
@@ -377,7 +378,7 @@ def _parquet_rows(path: Path, *options: str) -> str:
 
 def _as_text(columns: Sequence[str], fields: Sequence[str]) -> str:
     pairs = zip(columns, fields, strict=True)
-    return ", ".join(f'"{column}"::varchar as {field}' for column, field in pairs)
+    return ", ".join(f"{quoted(column)}::varchar as {field}" for column, field in pairs)
 
 
 def _quoted(path: Path) -> str:

@@ -374,3 +374,13 @@ def test_the_name_of_a_folder_is_no_pattern(candidate, tmp_path, kind, name):
     put_as(kind, tmp_path / "drops" / "sales1", f"S2,{GOOD_SALE}")
     load_from(candidate, tmp_path / "drops" / name)
     assert staged(candidate) == ["S1"]
+
+
+def test_a_column_of_a_parquet_file_may_have_quotes_in_its_name(candidate, tmp_path):
+    put_as("csv", tmp_path / "inputs", f"S1,{GOOD_SALE}")
+    made = duckdb.read_csv(str(tmp_path / "inputs" / "fact_sales.csv"), all_varchar=True)
+    noted = made.project("""*, 'x' as "of 12"" width" """)
+    noted.write_parquet(str(tmp_path / "inputs" / "fact_sales.parquet"))
+    (tmp_path / "inputs" / "fact_sales.csv").unlink()
+    load_from(candidate, tmp_path / "inputs")
+    assert staged(candidate) == ["S1"]
