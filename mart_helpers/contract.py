@@ -16,7 +16,7 @@ SCHEMA = "contract"
 
 @dataclass(frozen=True)
 class Column:
-    """A declared column; `default` is SQL text, or None where none is declared."""
+    """A declared column: its name in small letters; `default` is SQL text, or None for none."""
 
     name: str
     type: str
@@ -157,7 +157,7 @@ def ascends_sql(relation: str, key: str) -> str:
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[Column, ...]:
     rows = connection.execute(
         """
-        select column_name, data_type, not is_nullable, column_default
+        select lower(column_name), data_type, not is_nullable, column_default
         from duckdb_columns()
         where database_name = current_database() and schema_name = ? and table_name = ?
         order by column_index
@@ -172,10 +172,10 @@ def _constraints(connection: duckdb.DuckDBPyConnection, table: str) -> list[tupl
         """
         select
             constraint_type,
-            constraint_column_names,
+            list_transform(constraint_column_names, lambda name: lower(name)),
             expression,
             referenced_table,
-            referenced_column_names,
+            list_transform(referenced_column_names, lambda name: lower(name)),
         from duckdb_constraints()
         where database_name = current_database() and schema_name = ? and table_name = ?
         order by constraint_index

@@ -45,3 +45,14 @@ def test_a_table_without_a_key_is_refused(candidate):
     candidate.connection.execute("create table contract.dim_store (store_id varchar)")
     with pytest.raises(StateError, match="dim_store needs a primary key"):
         read_contract(candidate.connection, "dim_store")
+
+
+def test_names_are_declared_in_any_case(candidate):
+    candidate.connection.execute(
+        "create table contract.dim_store (Store_ID varchar primary key, Opened date, "
+        "Near varchar references contract.dim_store (Store_ID), check (Opened > date '1900-01-01'))"
+    )
+    table = read_contract(candidate.connection, "dim_store")
+    assert (table.column_names, table.key) == (("store_id", "opened", "near"), "store_id")
+    assert [(r.column, r.table_column) for r in table.references] == [("near", "store_id")]
+    assert [rule.columns for rule in table.rules] == [("opened",)]

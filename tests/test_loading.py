@@ -384,3 +384,12 @@ def test_a_column_of_a_parquet_file_may_have_quotes_in_its_name(candidate, tmp_p
     (tmp_path / "inputs" / "fact_sales.csv").unlink()
     load_from(candidate, tmp_path / "inputs")
     assert staged(candidate) == ["S1"]
+
+
+def test_a_column_may_be_declared_in_capitals(candidate, inputs):
+    candidate.connection.execute("alter table contract.dim_product add column Shelf varchar")
+    (inputs / "dim_product.csv").write_text(
+        "product_id,product_name,category,unit_cost,list_price,Shelf\nP1,,,,,A\n"
+    )
+    Loader(candidate, inputs, 1.0).load("dim_product", from_seed=False)
+    assert candidate.connection.execute("select shelf from staging.dim_product").fetchall() == [("A",)]
