@@ -74,7 +74,7 @@ def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
     """
     if not inputs_dir.is_dir():
         raise InputError(
-            f"{shown(inputs_dir)}: there is no such folder. Name the folder of the extracts."
+            f"{shown(inputs_dir)}: {_not_a_folder(inputs_dir)}. Name the folder of the extracts."
         )
     paths = [inputs_dir / f"{table.name}{ending}" for ending in ("", *_ENDINGS)]
     found = [path for path in paths if os.path.lexists(path)]
@@ -244,6 +244,10 @@ def refuse_open_quote(name: str, line: int | None) -> None:
             f"{name}: a quote that opens on line {line} is never closed, so the rest of the file cannot "
             "be told apart. Close it, or make a new extract."
         )
+
+
+def _not_a_folder(path: Path) -> str:
+    return "is a file, not a folder" if path.exists() else "there is no such folder"
 
 
 def _refuse_two(what: str, found: list[Path]) -> None:

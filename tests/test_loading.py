@@ -393,3 +393,11 @@ def test_a_column_may_be_declared_in_capitals(candidate, inputs):
     )
     Loader(candidate, inputs, 1.0).load("dim_product", from_seed=False)
     assert candidate.connection.execute("select shelf from staging.dim_product").fetchall() == [("A",)]
+
+
+def test_a_file_where_the_folder_of_extracts_should_be_is_refused_as_such(candidate, inputs):
+    path = inputs / "dim_product.csv"
+    with pytest.raises(
+        InputError, match=r"dim_product.csv: is a file, not a folder. Name the folder of"
+    ):
+        Loader(candidate, path, 1.0).load("dim_product", from_seed=False)
