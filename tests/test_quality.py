@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from checked_marts import BREAKS, RETURNS, MakeMart, made_of
+from conftest import sql_of
 
 from mart_helpers.checks import run_checks, stop_on_failures
 from mart_helpers.errors import CheckFailed
@@ -162,3 +163,17 @@ def test_the_failure_names_check_count_and_rows(make_mart: MakeMart) -> None:
     mart = make_mart("insert into fact_sales values ('S4', 4711, 1, 0)")
     with pytest.raises(CheckFailed, match=r"(?s)is_in_dim_product .*: 1 bad. .*S4 .*4711"):
         stop_on_failures(mart, run_checks(mart), "error")
+
+
+# --- what is in quarantine ---
+
+
+def test_rows_that_repeat_keys_of_another_file_have_one_reason(candidate: Session) -> None:
+    candidate.connection.execute(
+        "insert into quarantine by name select 'fact_sales' as table_name, 'fact_sales/2.csv' as file, "
+        "line, 'sale_id \"S' || line || '\" repeats that of line ' || line || ' in fact_sales/1.csv' "
+        "as reason from range(2, 102) lines (line)"
+    )
+    (statement,) = sql_of("04_quality", "with reasons")
+    (found,) = candidate.connection.execute(statement).fetchall()
+    assert found[2:] == ("sale_id … repeats that of another line in fact_sales/1.csv", 100, [2, 3, 4])
