@@ -177,3 +177,14 @@ def test_rows_that_repeat_keys_of_another_file_have_one_reason(candidate: Sessio
     (statement,) = sql_of("04_quality", "with reasons")
     (found,) = candidate.connection.execute(statement).fetchall()
     assert found[2:] == ("sale_id … repeats that of another line in fact_sales/1.csv", 100, [2, 3, 4])
+
+
+def test_what_is_in_quarantine_is_listed_file_by_file(candidate: Session) -> None:
+    candidate.connection.execute(
+        "insert into quarantine by name select 'fact_sales' as table_name, "
+        "format('fact_sales/{:02}.csv', month) as file, 2 as line, 'quantity is missing' as reason "
+        "from range(30) months (month)"
+    )
+    (statement,) = sql_of("04_quality", "with reasons")
+    files = [file for _, file, *_ in candidate.connection.execute(statement).fetchall()]
+    assert files == [f"fact_sales/{month:02}.csv" for month in range(30)]
