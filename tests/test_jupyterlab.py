@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from conftest import code_cells, query
 from golden import ORDER
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -33,6 +33,7 @@ NOISE = {
     "jupyter.extensions.jupyterWidgetRegistry": "forms of jupysql-plugin",
     "_onSettingsChanged": "toolbar button of jupysql-plugin, asked for before it is drawn",
 }
+STAR = "document.querySelector('img[alt=\"Star schema\"]')"
 FAILING = "%%sql\nselect * from no_such_table"
 
 
@@ -164,6 +165,19 @@ def test_run_all_in_jupyterlab_runs_every_cell_without_error(page, lab, name):
     cells = run_all(page, lab, name)
     assert errors(cells) == []
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+
+
+def test_the_star_is_drawn_before_the_notebook_is_run_and_trusted(page, lab, shared_home):
+    notebook = nbformat.read(shared_home / "notebooks" / "01_build.ipynb", as_version=4)
+    notebook.cells.append(new_markdown_cell(str(shared_home)))  # so nobody has trusted it before
+    nbformat.write(notebook, shared_home / "notebooks" / "opened.ipynb")
+    open_alone(page, lab, "opened")
+    assert not any(page.evaluate(f"() => Array.from({OPENED}.content.model.cells, c => c.trusted)"))
+    select(page, next(n for n, cell in enumerate(notebook.cells) if cell.source == "draw_star(mart)"))
+    page.evaluate(
+        "async () => { await window.jupyterapp.commands.execute('notebook:enter-command-mode') }"
+    )
+    page.wait_for_function(f"() => {STAR}?.naturalWidth > 0", timeout=20_000)
 
 
 def test_a_failing_sql_cell_shows_one_clear_error_in_jupyterlab_and_stops_the_run(page, lab):
