@@ -48,6 +48,17 @@ def last_account(database: Path) -> str:
     return "{:,} read, {:,} loaded, {:,} in quarantine".format(*rows)
 
 
+def last_reasons(database: Path) -> list[str]:
+    """What is commonest in the quarantine of the last build, a line each; none where it is empty."""
+    from mart_helpers.quarantining import commonest_reasons
+
+    with open_published(database) as connection:
+        return [
+            f"{count:,} × such as {file}, line {line}: {reason}"
+            for count, file, line, reason in commonest_reasons(connection)
+        ]
+
+
 def last_build(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
     """What the mart's log says of its last build; null is what it does not have.
 

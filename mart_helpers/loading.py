@@ -12,7 +12,14 @@ from mart_helpers.contract import Table, read_contract
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.opening import current_database, has_table
 from mart_helpers.project import resolve
-from mart_helpers.quarantining import Quarantined, Reading, Reject, find_problems, quarantine_bad_rows
+from mart_helpers.quarantining import (
+    Quarantined,
+    Reading,
+    Reject,
+    commonest_reasons,
+    find_problems,
+    quarantine_bad_rows,
+)
 from mart_helpers.recognising import one_line, refuse_eight_bit
 from mart_helpers.records import REJECTED_AT, FileCount
 from mart_helpers.session import Session, in_words
@@ -209,10 +216,9 @@ class Loader:
         )
 
     def _commonest_reasons(self, outcome: Outcome) -> str:
-        rows = self._connection.execute(_COMMONEST_REASONS, [outcome.table_name, outcome.file])
+        found = commonest_reasons(self._connection, outcome.table_name, outcome.file)
         return "".join(
-            f"  {count:,} × such as line {line}: {one_line(reason)}\n"
-            for count, line, reason in rows.fetchall()
+            f"  {count:,} × such as line {line}: {reason}\n" for count, _, line, reason in found
         )
 
 
@@ -301,16 +307,4 @@ select
     end as reason,
 from reject_errors
 order by line_byte_position, column_idx
-"""
-
-_COMMONEST_REASONS = """
-select
-    count(distinct line) as rows,
-    min(line) as first_line,
-    arg_min(reason, line) as first_reason,
-from quarantine
-where table_name = ? and file = ?
-group by column_name, regexp_replace(reason, '(?s)".*"| of line [0-9]+.*$', '', 'g')
-order by rows desc, first_line
-limit 5
 """

@@ -8,6 +8,7 @@ import pandas as pd
 
 from mart_helpers.contract import Reference, Table, ascends_sql
 from mart_helpers.errors import StateError
+from mart_helpers.recognising import one_line
 from mart_helpers.records import Located
 from mart_helpers.sources import Source
 from mart_helpers.staging import problems_sql
@@ -83,6 +84,17 @@ def quarantine_bad_rows(
     ]
 
 
+def commonest_reasons(
+    connection: duckdb.DuckDBPyConnection, table_name: str | None = None, file: str | None = None
+) -> list[tuple[int, str, int, str]]:
+    """Up to five kinds of reasons in `quarantine`, of one file or of all, those of most rows first.
+
+    Of each: how many rows, the file, and the first of their lines with its reason, on one line.
+    """
+    found = connection.execute(_COMMONEST_REASONS, {"table_name": table_name, "file": file})
+    return [(count, *place, one_line(reason)) for count, *place, reason in found.fetchall()]
+
+
 _NO_PROBLEMS = """
 create or replace temp table problems (
     row_id bigint,
@@ -95,6 +107,19 @@ create or replace temp table problems (
 """
 
 _ANY_SUSPECT = "select 1 from staging.{table} where suspect is not null limit 1"
+
+_COMMONEST_REASONS = """
+select
+    count(distinct line) as rows,
+    file,
+    min(line) as first_line,
+    arg_min(reason, line) as first_reason,
+from quarantine
+where table_name = coalesce($table_name, table_name) and file = coalesce($file, file)
+group by file, column_name, regexp_replace(reason, '(?s)".*"| of line [0-9]+.*$', '', 'g')
+order by rows desc, file, first_line
+limit 5
+"""
 
 # Of a row with the wrong number of fields, nobody knows which value belongs where.
 _ONLY_THE_ROW = """

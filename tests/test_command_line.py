@@ -43,6 +43,13 @@ MART = """
     );
     insert into build_log values
         (1, '2024-01-01', 7, 7, 0), (2, '2024-05-06 07:08:09.5', 1240, 1234, 6);
+    create table quarantine (
+        table_name varchar, file varchar, line bigint, column_name varchar, reason varchar
+    );
+    insert into quarantine values
+        ('fact_sales', 'fact_sales.csv', 7, 'sale_id', 'sale_id is missing'),
+        ('fact_sales', 'fact_sales.csv', 9, 'quantity', 'quantity "two" is not a whole number'),
+        ('fact_sales', 'fact_sales.csv', 8, 'quantity', 'quantity "one" is not a whole number');
 """
 
 
@@ -217,6 +224,8 @@ def test_all_runs_each_notebook_with_its_own_values_and_says_where_the_results_a
         "02_explore  N s",
         "03_export   N s",
         "rows        1,240 read, 1,234 loaded, 6 in quarantine",
+        '            2 × such as fact_sales.csv, line 8: quantity "one" is not a whole number',
+        "            1 × such as fact_sales.csv, line 7: sale_id is missing",
         f"mart        {tmp_path}/data/m.duckdb ({size_of(tmp_path / 'data/m.duckdb')})",
         f"exports     {out}/CSV-export, {out}/JSON-export",
         f"quality     {out}/quality",
@@ -331,7 +340,13 @@ def test_inspect_shows_the_last_build_and_every_table(mart_file):
         "  rows_quarantined  bigint\n\n"
         "fact_sales: 1,234 rows. one row per sale line\n"
         "  sale_id     varchar        key of the source\n"
-        "  net amount  decimal(18,4)\n"
+        "  net amount  decimal(18,4)\n\n"
+        "quarantine: 3 rows\n"
+        "  table_name   varchar\n"
+        "  file         varchar\n"
+        "  line         bigint\n"
+        "  column_name  varchar\n"
+        "  reason       varchar\n"
     )
 
 
