@@ -93,5 +93,9 @@ def query(database: Path, sql: str) -> list[tuple]:
 
 
 def pytest_unconfigure() -> None:
-    """Let Hypothesis's gc hook go, else DuckDB reports leaks behind pytest's last line."""
+    """Let Hypothesis's gc hook go, and what kernels have frozen.
+
+    Else DuckDB reports leaks behind pytest's last line.
+    """
     gc.callbacks.clear()
+    gc.unfreeze()
