@@ -81,8 +81,7 @@ def export_tables(
     """Write the rows of each relation (a table or view) under the table name it is given for.
 
     `formats` are names of FORMATS with commas between them, `tables` likewise those to write, if not
-    all. The files, below `data_dir`, with rows in
-    the order of the relation:
+    all. The files, below `data_dir`, with rows in the order of the relation:
 
     - `CSV-export/<table>.csv`: RFC 4180, UTF-8, a header; null is an empty field, empty text is `""`.
       Text is written as it is: what a spreadsheet would take for a formula is not disarmed.

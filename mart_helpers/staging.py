@@ -104,14 +104,21 @@ def _typed_steps(columns: Iterable[Column]) -> str:
     Each text is cast once, in a step of its own: DuckDB would do it again for every mention.
     """
     casts = [f"try_cast(text_{each.name} as {each.type}) as cast_{each.name}" for each in columns]
-    typed = [
-        f"{cast_sql(f'text_{each.name}', each.type, f'cast_{each.name}')} as {each.name}"
-        for each in columns
-    ]
+    typed = [f"{_value_sql(each)} as {each.name}" for each in columns]
     return (
         f"casts as (select *, {', '.join(casts)} from texts), "
         f"typed as (select *, {', '.join(typed)} from casts)"
     )
+
+
+def _value_sql(column: Column) -> str:
+    """SQL for the value of a text: the default where there is no text, null where it cannot be read."""
+    text = f"text_{column.name}"
+    value = cast_sql(text, column.type, f"cast_{column.name}")
+    if column.default is None:
+        return value
+    is_empty = f"coalesce({trimmed_sql(text)}, '') = ''"
+    return f"coalesce({value}, case when {is_empty} then {column.default}::{column.type} end)"
 
 
 def _may_be_wrong(column: Column) -> bool:
@@ -161,7 +168,7 @@ def _problem_sql(position: int, name: str, value: str, reason: str) -> str:
 
 
 def _quoting(column: Column, words: str) -> str:
-    return f"""'{column.name} "' || {_shown_text(column)} || '"{words}'"""
+    return f"""'{column.name} "' || coalesce({_shown_text(column)}, '') || '"{words}'"""
 
 
 def _shown_text(column: Column) -> str:

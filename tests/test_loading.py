@@ -401,3 +401,29 @@ def test_a_file_where_the_folder_of_extracts_should_be_is_refused_as_such(candid
         InputError, match=r"dim_product.csv: is a file, not a folder. Name the folder of"
     ):
         Loader(candidate, path, 1.0).load("dim_product", from_seed=False)
+
+
+@pytest.mark.parametrize("text", ["thing_id\nT1\n", "thing_id,share\nT1,\n", "thing_id,share\nT1,  \n"])
+def test_a_rule_is_asked_of_the_default_where_a_value_or_its_column_is_missing(candidate, inputs, text):
+    candidate.connection.execute(
+        "create table contract.dim_thing (thing_id varchar primary key, "
+        "share decimal(9, 6) not null default 0.5, check (share is not null and share < 1))"
+    )
+    (inputs / "dim_thing.csv").write_text(text)
+    Loader(candidate, inputs, 1.0).load("dim_thing", from_seed=False)
+    rows = candidate.connection.execute("select thing_id, share::varchar from staging.dim_thing")
+    assert rows.fetchall() == [("T1", "0.500000")]
+    assert candidate.connection.execute("from quarantine").fetchall() == []
+
+
+def test_a_rule_that_missing_values_break_has_a_reason_too(candidate, inputs):
+    candidate.connection.execute(
+        "create table contract.dim_thing (thing_id varchar primary key, a varchar, b varchar, "
+        "check (a is not null or b is not null))"
+    )
+    (inputs / "dim_thing.csv").write_text("thing_id,a,b\nT1,x,\nT2,,\n")
+    Loader(candidate, inputs, 1.0).load("dim_thing", from_seed=False)
+    found = candidate.connection.execute("select line, value, reason from quarantine")
+    ((line, value, reason),) = found.fetchall()
+    assert (line, value) == (3, None)
+    assert reason.startswith('a "" breaks the rule ')
