@@ -6,13 +6,13 @@ creates a view. All are run the same way.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
-import pandas as pd
 
 from mart_helpers.contract import (
     Table,
@@ -23,14 +23,19 @@ from mart_helpers.contract import (
     star_columns,
 )
 from mart_helpers.errors import CheckFailed
-from mart_helpers.opening import quoted
+from mart_helpers.frames import Rows
+from mart_helpers.opening import in_one_transaction, quoted
 from mart_helpers.project import resolve, shown
 from mart_helpers.publishing import candidate_path
 from mart_helpers.session import Session, in_words
 from mart_helpers.tracing import origins
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SEVERITIES = ("error", "warn")
 _SAMPLE_ROWS = 5
+_LONGEST_TEXT = 100
 _SHOWN_WHOLE = 4  # of failed checks, so that a message fits on one screen
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _NOTHING_FAILED = "Every check has passed."
@@ -58,7 +63,7 @@ class Failure:
     status: str
     sentence: str
     bad_rows: int | None
-    sample: pd.DataFrame
+    sample: "pd.DataFrame"
     query: str
 
 
@@ -69,30 +74,32 @@ def derive_checks(session: Session) -> None:
     Raises QueryError where the session only reads.
     """
     connection = session.connection
-    connection.execute("create schema if not exists checks")
-    for check in _structural_checks(connection):
-        sentence = check.sentence.replace("'", "''")
-        connection.execute(f"create or replace view checks.{check.name} as {check.query}")
-        connection.execute(f"comment on view checks.{check.name} is 'error: {sentence}'")
+    with in_one_transaction(connection):
+        connection.execute("create schema if not exists checks")
+        for check in _structural_checks(connection):
+            sentence = check.sentence.replace("'", "''")
+            connection.execute(f"create or replace view checks.{check.name} as {check.query}")
+            connection.execute(f"comment on view checks.{check.name} is 'error: {sentence}'")
 
 
-def run_checks(session: Session, start_date: str = "", end_date: str = "") -> pd.DataFrame:
+def run_checks(session: Session, start_date: str = "", end_date: str = "") -> Rows:
     """Count the bad rows of every check: one row a check, failed ones first.
 
     Where a view has a `date_key` or a `sale_date`, only rows from `start_date` to `end_date` count (ISO
     8601, both included, empty: open). Columns: check_name, severity, status (pass, fail, or broken where
     the view itself fails), bad_rows (missing where broken), sentence, query (for all bad rows).
     """
-    views = session.connection.execute(
-        "select view_name, comment from duckdb_views() "
-        "where database_name = current_database() and schema_name = 'checks'"
-    ).fetchall()
-    results = pd.DataFrame(
-        [_run(session.connection, name, comment or "", start_date, end_date) for name, comment in views],
-        columns=["check_name", "severity", "status", "bad_rows", "sentence", "query"],
-    )
-    results["bad_rows"] = results["bad_rows"].astype("Int64")
-    return results.sort_values(["status", "severity", "check_name"], ignore_index=True)
+    connection = session.connection
+    checks = connection.execute(_CHECKS).fetchall()
+    columns = dict(connection.execute(_COLUMNS).fetchall()) if start_date or end_date else {}
+    queries = [_bad_rows_sql(name, columns.get(name, []), start_date, end_date) for name, _ in checks]
+    counts = _counted_at_once(connection, queries)
+    results = [
+        _result(connection, name, comment, query, count)
+        for (name, comment), query, count in zip(checks, queries, counts, strict=True)
+    ]
+    results.sort(key=lambda result: (result[2], result[1], result[0]))
+    return Rows(["check_name", "severity", "status", "bad_rows", "sentence", "query"], results)
 
 
 class Failures(list[Failure]):
@@ -106,18 +113,26 @@ class Failures(list[Failure]):
 
 
 def explain_failures(
-    session: Session, check_results: pd.DataFrame, inputs_dir: str | None = None
+    session: Session, check_results: "Rows | pd.DataFrame", inputs_dir: str | None = None
 ) -> Failures:
     """What is wrong, for each check of `run_checks` that did not pass: at most five of its bad rows.
 
     Beside surrogate keys stand the natural ones. With `inputs_dir`, rows that come from an extract name
     its file and line, as long as the file is the one that the last build read.
     """
-    failed = check_results[check_results["status"] != "pass"]
+    return _explained(session, check_results.itertuples(), inputs_dir)
+
+
+def _explained(session: Session, results: Iterable[tuple], inputs_dir: str | None) -> Failures:
+    failed = [row for row in results if row.status != "pass"]
+    if not failed:
+        return Failures()
+    import pandas as pd
+
     natural_keys = declared_keys(session.connection)
     samples = [
         _sample(session.connection, row, natural_keys) if row.status == "fail" else pd.DataFrame()
-        for row in failed.itertuples()
+        for row in failed
     ]
     if inputs_dir is not None:
         _add_origins(session.connection, samples, natural_keys, resolve(inputs_dir))
@@ -131,12 +146,12 @@ def explain_failures(
             sample,
             row.query,
         )
-        for row, sample in zip(failed.itertuples(), samples, strict=True)
+        for row, sample in zip(failed, samples, strict=True)
     )
 
 
 def stop_on_failures(
-    session: Session, check_results: pd.DataFrame, fail_on: str, inputs_dir: str | None = None
+    session: Session, check_results: "Rows | pd.DataFrame", fail_on: str, inputs_dir: str | None = None
 ) -> None:
     """Raise CheckFailed where a check of severity `fail_on` (error, warn or never) or worse failed.
 
@@ -147,14 +162,13 @@ def stop_on_failures(
     if fail_on == "never":
         return
     session.checks_failed = True
-    if check_results.empty:
+    if not len(check_results):
         raise CheckFailed(
             "There are no checks, so nothing vouches for the mart. Build it with 01_build."
         )
     counted = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
-    failed = explain_failures(
-        session, check_results[check_results["severity"].isin(counted)], inputs_dir
-    )
+    results = (row for row in check_results.itertuples() if row.severity in counted)
+    failed = _explained(session, results, inputs_dir)
     session.checks_failed = bool(failed)
     if failed:
         texts = [_as_text(each) for each in failed[:_SHOWN_WHOLE]]
@@ -165,16 +179,44 @@ def stop_on_failures(
         raise CheckFailed("\n".join([f"{len(failed)} of {len(check_results)} checks failed.", *texts]))
 
 
-def _run(
-    connection: duckdb.DuckDBPyConnection, name: str, comment: str, start_date: str, end_date: str
+_CHECKS = """
+select view_name, coalesce(comment, '')
+from duckdb_views()
+where database_name = current_database() and schema_name = 'checks'
+"""
+
+_COLUMNS = """
+select table_name, list(column_name)
+from duckdb_columns()
+where database_name = current_database() and schema_name = 'checks'
+group by table_name
+"""
+
+
+def _bad_rows_sql(name: str, columns: list[str], start_date: str, end_date: str) -> str:
+    view = f"checks.{name if _PLAIN_NAME.fullmatch(name) else quoted(name)}"
+    return f"select * from {view}{_within(columns, start_date, end_date)}"
+
+
+def _counted_at_once(connection: duckdb.DuckDBPyConnection, queries: list[str]) -> Sequence[int | None]:
+    """The rows of each query, counted side by side; None for all where one of them fails."""
+    counts = [f"select {n} as n, count(*) from ({query})" for n, query in enumerate(queries)]
+    try:
+        found = connection.execute(" union all ".join(counts)).fetchall() if counts else []
+    except duckdb.Error:
+        return [None] * len(queries)
+    return [count for _, count in sorted(found)]
+
+
+def _result(
+    connection: duckdb.DuckDBPyConnection, name: str, comment: str, query: str, bad_rows: int | None
 ) -> tuple:
     severity, _, sentence = comment.partition(":")
     if severity not in SEVERITIES:
         severity, sentence = "error", comment or "has no comment of the form 'severity: sentence'"
-    query = f"select * from checks.{name if _PLAIN_NAME.fullmatch(name) else quoted(name)}"
     try:
-        query += _within(connection.sql(query).columns, start_date, end_date)
-        bad_rows = connection.execute(f"select count(*) from ({query})").fetchone()[0]
+        if bad_rows is None:
+            bad_rows = connection.execute(f"select count(*) from ({query})").fetchone()[0]
         if bad_rows:  # counting reads no columns, and one of them may be what fails
             connection.execute(f"select count(hash(bad)) from ({query}) as bad").fetchall()
     except duckdb.Error as error:
@@ -195,7 +237,7 @@ def _within(columns: list[str], start_date: str, end_date: str) -> str:
 
 def _sample(
     connection: duckdb.DuckDBPyConnection, row: tuple, natural_keys: dict[str, str]
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """The first bad rows of a check, the natural keys of what they point to in front."""
     columns = connection.sql(row.query).columns
     joins = {
@@ -214,11 +256,13 @@ def _sample(
 
 def _add_origins(
     connection: duckdb.DuckDBPyConnection,
-    samples: list[pd.DataFrame],
+    samples: list["pd.DataFrame"],
     natural_keys: dict[str, str],
     inputs_dir: Path,
 ) -> None:
     """Add `file` and `line` to the samples whose rows are known by the key of an input."""
+    import pandas as pd
+
     # facts come last in the contract, and a row of theirs holds keys of dimensions too
     for table, key in reversed(natural_keys.items()):
         theirs = [sample for sample in samples if key in sample and "line" not in sample]
@@ -249,7 +293,10 @@ def _as_html(failure: Failure) -> str:
     headline = f"<p><strong>{escape(_headline(failure))}</strong></p>"
     if failure.bad_rows is None:
         return headline
-    table = failure.sample.to_html(index=False, border=0)
+    import pandas as pd
+
+    with pd.option_context("display.max_colwidth", _LONGEST_TEXT):
+        table = failure.sample.to_html(index=False, border=0)
     return f"{headline}{table}<p>All of them: <code>{escape(failure.query)}</code></p>"
 
 

@@ -7,12 +7,16 @@ differ is row set against row.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import duckdb
-import pandas as pd
 
 from mart_helpers.contract import declared_keys, star_columns
+from mart_helpers.frames import Rows
 from mart_helpers.inspecting import aligned
 from mart_helpers.keeping import published_build
 from mart_helpers.opening import connect, current_database, quoted
@@ -22,6 +26,7 @@ from mart_helpers.session import Session, in_words
 _MONEY = "net_amount"
 _DAY_KEY = "date_key"
 _MOST_ROWS = 20
+_VALUES = ("table_name", "key", "column_name", "before", "after")
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,9 @@ class Comparison:
     - `values` of the first 20 changed rows of each table: table_name, key, column_name, before, after.
     """
 
-    tables: pd.DataFrame
-    months: pd.DataFrame
-    values: pd.DataFrame
+    tables: Rows
+    months: Rows
+    values: Rows
 
 
 @dataclass(frozen=True)
@@ -92,29 +97,23 @@ def described(before: Path, after: Path) -> str:
     """The differences between two mart files as plain text. Raises as `compare_files` does."""
     found = compare_files(before, after)
     title = " → ".join(f"{shown(each)} (build {published_build(each)})" for each in (before, after))
-    changed = found.tables[["added", "removed", "changed"]].sum(axis=None)
+    changed = any(row.added or row.removed or row.changed for row in found.tables.itertuples())
     parts = [found.tables, found.months, found.values] if changed else [found.tables]
-    texts = [_aligned(frame) for frame in parts if len(frame)]
+    texts = [_aligned(rows) for rows in parts if len(rows)]
     return "\n\n".join([title, *texts, *([] if changed else ["Every row of the one is in the other."])])
 
 
-def _aligned(frame: pd.DataFrame) -> str:
-    names = [name.replace("_", " ") for name in frame.columns]
-    return aligned([names, *([_text(value) for value in row] for row in frame.itertuples(index=False))])
+def _aligned(rows: Rows) -> str:
+    names = [name.replace("_", " ") for name in rows.columns]
+    return aligned([names, *(list(map(_text, row)) for row in rows.itertuples())])
 
 
-def _text(value: object) -> str:
-    if pd.isna(value):
-        return ""
-    if isinstance(value, pd.Timestamp):
+def _text(value: str | int | Decimal | date | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, date):
         return f"{value:%Y-%m}"
-    return (
-        str(value)
-        if isinstance(value, str)
-        else f"{value:,.2f}"
-        if isinstance(value, float)
-        else f"{value:,}"
-    )
+    return f"{value:,.2f}" if isinstance(value, Decimal) else f"{value:,}"
 
 
 def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> Comparison:
@@ -129,7 +128,7 @@ def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> C
         _compared(connection, _table(name, keys, before, after, columns))
         for name in sorted({*columns[before], *columns[after]})
     ]
-    return Comparison(*(pd.concat(frames, ignore_index=True) for frames in zip(*found, strict=True)))
+    return Comparison(*(reduce(add, parts) for parts in zip(*found, strict=True)))
 
 
 def _table(
@@ -171,10 +170,8 @@ def _rows_sql(mart: str, name: str, columns: dict[str, str]) -> str:
     return f"select {', '.join(chosen)} from {quoted(mart)}.main.{name} as rows {' '.join(joins)}"
 
 
-def _compared(
-    connection: duckdb.DuckDBPyConnection, table: _Table
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The rows of the three frames that are about `table`."""
+def _compared(connection: duckdb.DuckDBPyConnection, table: _Table) -> tuple[Rows, Rows, Rows]:
+    """The rows of the three parts that are about `table`."""
     rows_before, rows_after = (
         connection.execute(f"select count(*) from ({rows})").fetchall()[0][0]
         for rows in (table.plain_before, table.plain_after)
@@ -182,12 +179,14 @@ def _compared(
     # where one mart has no rows, those of the other are all new or all gone, and need no look
     closely = min(rows_before, rows_after) > 0
     connection.execute(_months_sql(table, closely))
-    connection.execute(_differences_sql(table, closely))
+    if closely:
+        connection.execute(_differences_sql(table))
     about = {"name": table.name, "before": rows_before, "after": rows_after}
-    counts = connection.execute(_counts_sql(table, closely), about).df()
-    months = connection.execute(_MONTHS, {"name": table.name}).df()
-    values = connection.execute(_values_sql(table), {"name": table.name}).df()
-    return counts, months, values
+    counts = Rows.of(connection.execute(_counts_sql(table, closely), about))
+    months = Rows.of(connection.execute(_MONTHS, {"name": table.name}))
+    if not closely:
+        return counts, months, Rows(_VALUES, [])
+    return counts, months, Rows.of(connection.execute(_values_sql(table), {"name": table.name}))
 
 
 def _months_sql(table: _Table, closely: bool) -> str:
@@ -209,7 +208,7 @@ def _months_sql(table: _Table, closely: bool) -> str:
     """
 
 
-def _differences_sql(table: _Table, closely: bool) -> str:
+def _differences_sql(table: _Table) -> str:
     """SQL for a temporary table of the rows that differ, as structs; null where there is no such row."""
     months = (
         f"where {_DAY_KEY} // 100 in (select month from differing_months)" if table.has_months else ""
@@ -221,7 +220,7 @@ def _differences_sql(table: _Table, closely: bool) -> str:
         select before.row as row_before, after.row as row_after
         from before
         full join after on before.row.{table.key} is not distinct from after.row.{table.key}
-        where {closely} and before.row is distinct from after.row
+        where before.row is distinct from after.row
     """
 
 
@@ -268,7 +267,7 @@ def _values_sql(table: _Table) -> str:
                 unnest([{pairs}], recursive := true)
             from changed
         )
-        select $name as table_name, key, column_name, before, after
+        select {", ".join(["$name as table_name", *_VALUES[1:]])}
         from pairs
         where before is distinct from after
     """

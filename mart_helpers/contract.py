@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import duckdb
 
 from mart_helpers.errors import StateError
+from mart_helpers.opening import quoted
 
 SCHEMA = "contract"
 
@@ -155,16 +156,14 @@ def ascends_sql(relation: str, key: str) -> str:
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[Column, ...]:
-    rows = connection.execute(
-        """
-        select lower(column_name), data_type, not is_nullable, column_default
-        from duckdb_columns()
-        where database_name = current_database() and schema_name = ? and table_name = ?
-        order by column_index
-        """,
-        [SCHEMA, table],
+    try:
+        rows = connection.execute(f"describe {SCHEMA}.{quoted(table)}").fetchall()
+    except duckdb.CatalogException:
+        return ()
+    return tuple(
+        Column(name.lower(), type_, nullable == "NO", default)
+        for name, type_, nullable, _, default, *_ in rows
     )
-    return tuple(Column(*row) for row in rows.fetchall())
 
 
 def _constraints(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
-import pandas as pd
 
 from mart_helpers.errors import StateError
 from mart_helpers.files import whole_files
+from mart_helpers.frames import Rows
 from mart_helpers.opening import quoted
 from mart_helpers.parameters import listed
 from mart_helpers.project import resolve, shown
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # it brings XlsxWriter, which only a workbook needs
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
+_SHOWN_DIGITS = 12
 _KEEPING_ORDER = {"SEQ_SCAN", "FILTER", "PROJECTION"}
 
 
@@ -77,7 +78,7 @@ def export_tables(
     start_date: str = "",
     end_date: str = "",
     tables: str = "",
-) -> pd.DataFrame:
+) -> Rows:
     """Write the rows of each relation (a table or view) under the table name it is given for.
 
     `formats` are names of FORMATS with commas between them, `tables` likewise those to write, if not
@@ -101,9 +102,10 @@ def export_tables(
     others are left alone. In a folder, no file is replaced before all are written, and the manifest
     comes last. The folder of a format not asked for stays as it is.
 
-    The answer has one row a file: file (relative to `data_dir`), rows, bytes, sha256. Raises
-    UsageError for an unknown format or table, StateError where a table cannot be read or written. A
-    table that does not fit into a sheet is refused before anything is written in any format.
+    The answer has one row a file: file (relative to `data_dir`), rows, bytes, and the first 12 digits
+    of its sha256. Raises UsageError for an unknown format or table, StateError where a table cannot be
+    read or written. A table that does not fit into a sheet is refused before anything is written in any
+    format.
     """
     kinds = [FORMATS[name] for name in listed("formats", formats, FORMATS)]
     if tables:
@@ -116,14 +118,13 @@ def export_tables(
     }
     folder = resolve(data_dir)
     sheets = _plan_sheets(session.connection, relations, folder) if FORMATS["xlsx"] in kinds else []
-    exported = [
-        {**asdict(each), "file": f"{kind.folder}/{each.file}"}
-        for kind in kinds
-        for each in _export_folder(session, relations, sheets, kind, folder / kind.folder, about)
-    ]
-    columns = ["file", "rows", "bytes", "sha256"]
-    by_file = pd.DataFrame(exported, columns=columns).groupby("file", sort=False, as_index=False)
-    return by_file.agg({"rows": "sum", "bytes": "first", "sha256": "first"})
+    written: dict[str, tuple] = {}
+    for kind in kinds:
+        for each in _export_folder(session, relations, sheets, kind, folder / kind.folder, about):
+            file = f"{kind.folder}/{each.file}"
+            _, rows_before, *_ = written.get(file, (file, 0))  # of other sheets
+            written[file] = file, rows_before + each.rows, each.bytes, each.sha256[:_SHOWN_DIGITS]
+    return Rows(["file", "rows", "bytes", "sha256"], list(written.values()))
 
 
 def export_folders(data_dir: str | Path, formats: str) -> Iterator[Path]:

@@ -28,8 +28,6 @@ _IMPORTED_ONCE = (
     # what others of these import at the first use
     "IPython.core.completer",
     "IPython.core.completerlib",
-    "pandas.io.formats.html",
-    "wcwidth",
 )
 
 _JUPYSQL = "sql.magic"

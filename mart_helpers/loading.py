@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 
 from mart_helpers.contract import Table, read_contract
+from mart_helpers.counting import REJECTED_AT, FileCount
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.opening import current_database, has_table
 from mart_helpers.project import resolve
@@ -21,7 +22,6 @@ from mart_helpers.quarantining import (
     quarantine_bad_rows,
 )
 from mart_helpers.recognising import one_line, refuse_eight_bit
-from mart_helpers.records import REJECTED_AT, FileCount
 from mart_helpers.session import Session, in_words
 from mart_helpers.sources import (
     CsvFile,
@@ -153,10 +153,8 @@ class Loader:
             failure = self._fill(table, source)
             count = counting.result()
         _refuse_damaged(source, count, failure)
-        if isinstance(source, CsvFile) and self._rows_not_utf8() > 1:
-            refuse_eight_bit(source.path, source.name)
         rows = self._staged(table) - first_row
-        return Reading(source, first_row, rows, self._rejects()), count
+        return Reading(source, first_row, rows, self._rejects(source)), count
 
     def _count(self, source: Source) -> FileCount:
         """Count a source; DuckDB, which reads it meanwhile, need not go on with one to be refused."""
@@ -181,18 +179,12 @@ class Loader:
             return error
         return None
 
-    def _rows_not_utf8(self) -> int:
-        if not self._has_rejects():
-            return 0
-        ((rows,),) = self._connection.execute(_ROWS_NOT_UTF8).fetchall()
-        return rows
-
-    def _has_rejects(self) -> bool:
-        return bool(self._connection.execute(_HAS_REJECTS).fetchall())
-
-    def _rejects(self) -> list[Reject]:
-        if not self._has_rejects():
+    def _rejects(self, source: Source) -> list[Reject]:
+        if not has_table(self._connection, "temp", "reject_errors"):
             return []
+        ((rows_not_utf8,),) = self._connection.execute(_ROWS_NOT_UTF8).fetchall()
+        if isinstance(source, CsvFile) and rows_not_utf8 > 1:
+            refuse_eight_bit(source.path, source.name)
         return [Reject(*row) for row in self._connection.execute(_REJECTS).fetchall()]
 
     def _staged(self, table: Table) -> int:
@@ -290,8 +282,6 @@ def _refuse_miscount(reading: Reading, count: FileCount, bad: Quarantined) -> No
             "quotes or line ends are damaged, or it changed while it was read: make a new extract."
         )
 
-
-_HAS_REJECTS = "select 1 from duckdb_tables() where table_name = 'reject_errors'"
 
 _ROWS_NOT_UTF8 = "select count(distinct line) from reject_errors where error_type = 'INVALID ENCODING'"
 

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import pandas as pd
 from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
@@ -65,7 +64,6 @@ def _prepared_shell() -> InteractiveShell:
     check_cell(shell.user_ns["In"], shell.user_ns)
     if earlier := getattr(shell, _SESSION, None):
         earlier.close()
-    pd.set_option("display.max_colwidth", 100)
     show_frames(shell)
     return shell
 

@@ -7,11 +7,15 @@ to say than statements and a name for their rows, it is JupySQL that answers.
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from IPython.core.magic import Magics, cell_magic, magics_class
 
+from mart_helpers.frames import Rows
 from mart_helpers.session import Session
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Not what JupySQL would take for a template, a name, a connection or a transaction.
 _PLAIN_CELL = re.compile(
@@ -35,10 +39,13 @@ class PlainSql(Magics):
     session: Session
 
     @cell_magic
-    def sql(self, line: str, cell: str) -> pd.DataFrame | None:
-        """Run the statements of the cell; the rows of the last, unless `name <<` keeps them unshown."""
-        frame = self.session.execute(cell)
+    def sql(self, line: str, cell: str) -> "Rows | pd.DataFrame | None":
+        """Run the statements of the cell; the rows of the last, unless `name <<` keeps them unshown.
+
+        What is kept is a pandas frame, as JupySQL would make it.
+        """
         name = line.rstrip(" =<")
-        if name:
-            self.shell.user_ns[name] = frame
-        return None if name and "=" not in line else frame
+        if not name:
+            return self.session.rows(cell)
+        frame = self.shell.user_ns[name] = self.session.execute(cell)
+        return frame if "=" in line else None

@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import duckdb
-import pandas as pd
 
 from mart_helpers.contract import Reference, Table, ascends_sql
+from mart_helpers.counting import Located
 from mart_helpers.errors import StateError
+from mart_helpers.opening import has_table
 from mart_helpers.recognising import one_line
-from mart_helpers.records import Located
 from mart_helpers.sources import Source
 from mart_helpers.staging import problems_sql
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,13 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     good row, which is its `first_row_id`.
     """
     connection.execute(_NO_PROBLEMS)
-    if connection.execute(_ANY_SUSPECT.format(table=table.name)).fetchall():
+    any_suspect = connection.execute(_ANY_SUSPECT.format(table=table.name)).fetchall()
+    if any_suspect:
         connection.execute(f"insert into problems by name {problems_sql(table)}")
     for reference in table.references:
         connection.execute(_orphans_sql(connection, table, reference))
-    connection.execute(_ONLY_THE_ROW)
+    if any_suspect:
+        connection.execute(_ONLY_THE_ROW)
     if not connection.execute(ascends_sql(f"staging.{table.name}", table.key)).fetchone()[0]:
         connection.execute(_repeats_sql(table))
 
@@ -64,20 +70,22 @@ def quarantine_bad_rows(
     What the bad rows hold, as far as it could be read, stays in `staging.<table>_quarantined`. The
     answer has an entry for each reading.
     """
+    bad_rows = _row_ids(connection, "row_id")
+    are_bad = "rowid in (select row_id from problems)" if bad_rows else "false"
     connection.execute(
         f"create or replace table staging.{table.name}_quarantined as "
-        f"select * exclude (suspect) from staging.{table.name} "
-        "where rowid in (select row_id from problems)"
+        f"select * exclude (suspect) from staging.{table.name} where {are_bad}"
     )
-    bad_rows = _row_ids(connection, "row_id")
     if not bad_rows and not any(reading.rejects for reading in readings):
         return [Quarantined(0, 0) for _ in readings]
+    import pandas as pd
+
     wanted = sorted({*bad_rows, *_row_ids(connection, "first_row_id")})
     found = [_places(reading, wanted) for reading in readings]
     places = pd.concat([rows for rows, _ in found], ignore_index=True)
     rejected = pd.concat([records for _, records in found], ignore_index=True)
     _insert(connection, table, places, rejected)
-    connection.execute(f"delete from staging.{table.name} where rowid in (select row_id from problems)")
+    connection.execute(f"delete from staging.{table.name} where {are_bad}")
     return [
         Quarantined(int(rows["row_id"].isin(bad_rows).sum()) + len(records), len(records))
         for rows, records in found
@@ -129,11 +137,7 @@ where position >= 0 and row_id in (select row_id from problems where position = 
 
 
 def _orphans_sql(connection: duckdb.DuckDBPyConnection, table: Table, reference: Reference) -> str:
-    known = connection.execute(
-        "select count(*) from duckdb_tables() where database_name = 'staging' and table_name = ?",
-        [reference.table],
-    ).fetchone()
-    if not known[0]:
+    if not has_table(connection, "staging", reference.table):
         raise StateError(f"Load {reference.table} before {table.name}, which refers to it.")
     name = reference.column
     return f"""
@@ -200,29 +204,31 @@ def _row_ids(connection: duckdb.DuckDBPyConnection, column: str) -> list[int]:
     return [row_id for (row_id,) in rows.fetchall()]
 
 
-def _places(reading: Reading, wanted: list[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _places(reading: Reading, wanted: list[int]) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Where those of the `wanted` rows stand that are of this reading, and the rejected records."""
     here = [row for row in wanted if 0 <= row - reading.first_row < reading.rows]
     placed, unread = reading.source.locate(
         [row - reading.first_row for row in here], [reject.offset for reject in reading.rejects]
     )
-    rows = _frame(reading, placed, row_id=pd.Series(here, dtype="int64"))
-    records = _frame(reading, unread, reason=[reject.reason for reject in reading.rejects])
+    rows = _frame(reading, placed).assign(row_id=here).astype({"row_id": "int64"})
+    records = _frame(reading, unread).assign(reason=[reject.reason for reject in reading.rejects])
     return rows, records.drop_duplicates("line")
 
 
-def _frame(reading: Reading, places: list[Located], **columns: Sequence) -> pd.DataFrame:
+def _frame(reading: Reading, places: list[Located]) -> "pd.DataFrame":
+    import pandas as pd
+
     # Without its type, an empty list would turn the lines of all files into floating point numbers.
     lines = pd.Series([place.line for place in places], dtype="int64")
     raws = [place.raw for place in places]
-    return pd.DataFrame({"file": reading.source.name, "line": lines, "raw_row": raws, **columns})
+    return pd.DataFrame({"file": reading.source.name, "line": lines, "raw_row": raws})
 
 
 def _insert(
     connection: duckdb.DuckDBPyConnection,
     table: Table,
-    places: pd.DataFrame,
-    rejected: pd.DataFrame,
+    places: "pd.DataFrame",
+    rejected: "pd.DataFrame",
 ) -> None:
     connection.register("places", places)
     connection.register("rejected", rejected)

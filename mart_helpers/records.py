@@ -24,53 +24,15 @@ from typing import BinaryIO
 
 import numpy as np
 
+from mart_helpers.counting import FileCount, Located
 from mart_helpers.errors import InputError
 from mart_helpers.project import shown
-
-#: SQL over `reject_errors`: the offset by which `locate` finds the record of an error.
-#: `line_byte_position` may name the newline before the record, or even the record before, so it
-#: serves only where DuckDB gives nothing else.
-REJECTED_AT = """case error_type when 'LINE SIZE OVER MAXIMUM' then line_byte_position
-    else byte_position - 1 end"""
 
 _BLOCK_BYTES = 1 << 20
 _LONGEST_BYTES = 8 << 20
 _BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
 _QUOTE, _NEWLINE, _BLANK, _RETURN = b'"\n \r'
-
-
-@dataclass(frozen=True)
-class FileCount:
-    """What a file holds.
-
-    `bytes` and `sha256` are of the file on disk, so of a gzip file as it is compressed. `records`
-    leaves out the header. `open_quote_line` is the physical line, from 1, of a quote that nothing
-    closes; its record runs to the end of the file and counts as one. `nul_line` is the first line
-    with a NUL byte. `long_line` is where a record begins that is longer than 8 MB, which DuckDB
-    may leave out in silence, or take forever to read; one that is longer by less than a block may
-    not be seen.
-    """
-
-    bytes: int
-    sha256: str
-    records: int
-    open_quote_line: int | None
-    nul_line: int | None
-    long_line: int | None = None
-
-
-@dataclass(frozen=True)
-class Located:
-    """A record: its `number` among the data records, the physical `line` it starts on, its text.
-
-    Both count from 1. `raw` is without the line end and shows bytes that are no UTF-8 as `\\xff`;
-    where it is longer than the limit it is cut and ends with an ellipsis.
-    """
-
-    number: int
-    line: int
-    raw: str
 
 
 def count_records(path: Path, delimiter: bytes = b",", *, block_bytes: int = _BLOCK_BYTES) -> FileCount:
@@ -104,7 +66,8 @@ def locate(
     """Records of a file that DuckDB read: a list for `accepted`, one for `rejected_at`, in order.
 
     `accepted` are ordinals, from 0, among the rows that DuckDB took from this file. `rejected_at`
-    are offsets, from 0, of all that it refused there (see `REJECTED_AT`; one record may have many):
+    are offsets, from 0, of all that it refused there (see `counting.REJECTED_AT`; one record may have
+    many):
     any byte of a record finds it, so does its line end, so do the blank lines before it. All have
     to be given, because a refused record has no ordinal. `raw_limit` is in characters.
     Raises InputError for an ordinal or an offset without a data record, and for an unreadable file.

@@ -9,17 +9,25 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
-import pandas as pd
-from filelock import BaseFileLock
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from mart_helpers.errors import QueryError
+from mart_helpers.frames import Rows
 from mart_helpers.project import shown
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from filelock import BaseFileLock
+
+# Python has these without pandas or another package
+_PLAIN_TYPE = re.compile(
+    r"(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL.*|DOUBLE|BOOLEAN|VARCHAR|DATE|TIMESTAMP"
+)
+_FEW_ROWS = 1000
 _ANSWERS_WITHOUT_ROWS = (["Success"], ["Count"])
 _KINDS = (
     "Catalog Error: ",
@@ -70,7 +78,7 @@ class Session:
         variables: Mapping[str, Any],
         *,
         opened: tuple[int, int] | None = None,
-        lock: BaseFileLock | None = None,
+        lock: "BaseFileLock | None" = None,
     ) -> None:
         self.connection = connection
         self.database = database
@@ -80,24 +88,23 @@ class Session:
         self.recipe: Callable[[], str | None] = lambda: None
         self._variables = variables
 
-    def execute(self, sql: str, *, shows: bool = True) -> pd.DataFrame | None:
+    def execute(self, sql: str, *, shows: bool = True) -> "pd.DataFrame | None":
         """Run the statements in turn; the rows that the last answers with, None where it has none.
 
         Where nothing is shown, those that only select are passed over. Raises QueryError with DuckDB's
         own words, also when a `$name` is not defined.
         """
-        frame = None
-        with in_words(reads_only=self.lock is None):
-            for statement in self.connection.extract_statements(sql):
-                if shows or statement.type != duckdb.StatementType.SELECT:
-                    frame = self._run(statement)
-        return frame
+        return self._execute(sql, shows, self._frame)
+
+    def rows(self, sql: str) -> "Rows | pd.DataFrame | None":
+        """What `execute` gives, in the form that is sooner there: pandas for many rows or odd types."""
+        return self._execute(sql, True, self._rows)
 
     def cursor(self) -> "Cursor":
         """A cursor on this same session."""
         return Cursor(self.execute)
 
-    def df(self) -> pd.DataFrame:
+    def df(self) -> "pd.DataFrame":
         """Unused; JupySQL takes an object with `df` and `pl` for a native DuckDB connection."""
         raise NotImplementedError
 
@@ -128,26 +135,45 @@ class Session:
                 self.connection.execute("checkpoint")
             self.lock.release()
 
-    def _run(self, statement: duckdb.Statement) -> pd.DataFrame | None:
+    def _execute(self, sql: str, shows: bool, fetch: Callable[[], Any]) -> Any:
+        answer = None
+        with in_words(reads_only=self.lock is None):
+            for statement in self.connection.extract_statements(sql):
+                if shows or statement.type != duckdb.StatementType.SELECT:
+                    answer = fetch() if self._run(statement) else None
+        return answer
+
+    def _run(self, statement: duckdb.Statement) -> bool:
+        """Run the statement; whether it answers with rows."""
         if statement.type == duckdb.StatementType.COPY:
             self._refuse_own_file(statement.query)
         values = {name: self._value(name) for name in statement.named_parameters}
         self.connection.execute(statement, values or None)
         columns = [column[0] for column in self.connection.description or []]
-        has_rows = columns and (
+        return bool(columns) and (
             columns not in _ANSWERS_WITHOUT_ROWS or statement.type == duckdb.StatementType.SELECT
         )
-        return self._frame() if has_rows else None
 
     def _refuse_own_file(self, sql: str) -> None:
         """Refuse a `copy` to the mart itself or its log, which DuckDB lets a reader overwrite."""
         if re.search(rf"{re.escape(self.database.name)}(\.[\w.]+)?['\"$]", sql):
             raise QueryError(f"{shown(self.database)} is the mart itself. Copy to another file.")
 
-    def _frame(self) -> pd.DataFrame:
+    def _frame(self) -> "pd.DataFrame":
         """The rows; sums of whole numbers (HUGEINT in DuckDB) as whole numbers, not as floats."""
         sums = [name for name, kind, *_ in self.connection.description if str(kind) == "HUGEINT"]
         return self.connection.df().astype({name: "Int64" for name in sums})
+
+    def _rows(self) -> "Rows | pd.DataFrame":
+        columns = [name for name, *_ in self.connection.description]
+        if not all(_PLAIN_TYPE.fullmatch(str(kind)) for _, kind, *_ in self.connection.description):
+            return self._frame()
+        first = self.connection.fetchmany(_FEW_ROWS)
+        if len(first) < _FEW_ROWS:
+            return Rows(columns, first)
+        import pandas as pd
+
+        return pd.concat([Rows(columns, first).frame, self._frame()], ignore_index=True)
 
     def _value(self, name: str) -> Any:
         if name not in self._variables:
@@ -161,7 +187,7 @@ class Session:
 class Cursor:
     """The rows of one statement, handed to JupySQL as a frame."""
 
-    def __init__(self, run: Callable[[str], pd.DataFrame | None]) -> None:
+    def __init__(self, run: Callable[[str], "pd.DataFrame | None"]) -> None:
         self._run = run
         self._sql: str | None = None
         self._frame: pd.DataFrame | None = None
@@ -190,7 +216,7 @@ class Cursor:
         """No rows: JupySQL's own table is not used, the frame is."""
         return []
 
-    def df(self) -> pd.DataFrame | None:
+    def df(self) -> "pd.DataFrame | None":
         """The rows, or None after a statement without rows."""
         return self._frame
 

@@ -18,13 +18,12 @@ from typing import Protocol, TypeVar
 
 import duckdb
 
-from mart_helpers.blanks import may_hold_blanks
 from mart_helpers.contract import Table
+from mart_helpers.counting import FileCount, Located, count_plain
 from mart_helpers.errors import InputError
 from mart_helpers.opening import quoted
 from mart_helpers.project import shown
 from mart_helpers.recognising import one_line, read_head
-from mart_helpers.records import FileCount, Located, count_records, locate
 
 T = TypeVar("T")
 
@@ -32,6 +31,7 @@ _NO_FAULT = "null::varchar as row_fault"
 _IGNORED = "_ignored_"
 _NO_FIELD = "\x01no field\x01"
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
+_SMALL_BYTES = 64 << 20
 _DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -137,7 +137,16 @@ class CsvFile:
 
     @property
     def may_hold_blanks(self) -> bool:
-        return self.path.suffix != ".csv" or may_hold_blanks(self.path, self.delimiter)
+        if self._is_small or self.path.suffix != ".csv":
+            return True
+        from mart_helpers.blanks import may_hold_blanks
+
+        return may_hold_blanks(self.path, self.delimiter)
+
+    @property
+    def _is_small(self) -> bool:
+        """Whether to import numpy takes longer than to do without."""
+        return self.path.suffix == ".csv" and self.path.stat().st_size < _SMALL_BYTES
 
     @property
     def rows_sql(self) -> str:
@@ -160,11 +169,13 @@ class CsvFile:
         return [field for field in self.fields if field.startswith(_IGNORED)]
 
     def count(self) -> FileCount:
-        return count_records(self.path, self.delimiter.encode())
+        return (self._is_small and count_plain(self.path)) or _count_records(self.path, self.delimiter)
 
     def locate(
         self, rows: Sequence[int], rejected_at: Sequence[int]
     ) -> tuple[list[Located], list[Located]]:
+        from mart_helpers.records import locate
+
         return locate(self.path, self.delimiter.encode(), rows, rejected_at)
 
 
@@ -315,9 +326,15 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
 
 def _refuse_open_header(path: Path, name: str, delimiter: str) -> None:
     """A quote of the header that nothing closes makes one field of all that follows: no columns."""
-    count = count_records(path, delimiter.encode())
+    count = _count_records(path, delimiter)
     if not count.records:
         refuse_open_quote(name, count.open_quote_line)
+
+
+def _count_records(path: Path, delimiter: str) -> FileCount:
+    from mart_helpers.records import count_records
+
+    return count_records(path, delimiter.encode())
 
 
 def _names(text: str, delimiter: str) -> list[str]:

@@ -15,12 +15,12 @@ from pathlib import Path
 import duckdb
 
 from mart_helpers.contract import Table, declared_tables, read_contract
+from mart_helpers.counting import REJECTED_AT, Located
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.inspecting import aligned
 from mart_helpers.opening import open_published
 from mart_helpers.parameters import did_you_mean
 from mart_helpers.project import shown
-from mart_helpers.records import REJECTED_AT, Located
 from mart_helpers.sources import CsvFile, SeedRows, Source, find_sources, read_rows
 from mart_helpers.values import cast_sql, id_sql
 

@@ -48,11 +48,11 @@ def money(found: Comparison) -> tuple:
 
 
 def months(found: Comparison) -> list[tuple]:
-    return [(f"{row.month_start:%Y-%m}", round(row.change, 4)) for row in found.months.itertuples()]
+    return [(f"{row.month_start:%Y-%m}", float(row.change)) for row in found.months.itertuples()]
 
 
 def values(found: Comparison) -> list[tuple]:
-    return [tuple(row) for row in found.values.itertuples(index=False)]
+    return [tuple(row) for row in found.values.itertuples()]
 
 
 def test_a_mart_does_not_differ_from_itself(changed):

@@ -394,8 +394,8 @@ def test_the_manifest_names_each_sheet_of_a_workbook(sales_mart: Session, tmp_pa
         {**file, "table": "fact_sales", "sheet": "fact_sales", "rows": 4},
     ]
     assert names(tmp_path / "Excel-export") == ["manifest.json", "mart 0.xlsx"]
-    file["file"] = "Excel-export/mart 0.xlsx"
-    assert exported.to_dict("records") == [{**file, "rows": 6}]
+    (row,) = exported.itertuples()
+    assert row == ("Excel-export/mart 0.xlsx", 6, len(content), file["sha256"][:12])
 
 
 def test_two_exports_of_one_mart_are_the_same_to_the_byte(sales_mart: Session, tmp_path: Path) -> None:
@@ -413,9 +413,9 @@ def test_the_answer_is_one_row_a_file_with_its_place_in_the_data_folder(
     sales_mart: Session, tmp_path: Path
 ) -> None:
     exported = export_tables(sales_mart, FACTS, "json,csv", str(tmp_path))
-    assert exported.columns.to_list() == ["file", "rows", "bytes", "sha256"]
+    assert exported.columns == ["file", "rows", "bytes", "sha256"]
     assert exported["file"].to_list() == ["JSON-export/fact_sales.json", "CSV-export/fact_sales.csv"]
-    assert exported["sha256"][1] == manifest(tmp_path / "CSV-export")["files"][0]["sha256"]
+    assert manifest(tmp_path / "CSV-export")["files"][0]["sha256"].startswith(exported["sha256"][1])
 
 
 # --- what was there before ---

@@ -4,7 +4,7 @@ import duckdb
 import pandas as pd
 import pytest
 
-from mart_helpers.frames import as_html, as_text
+from mart_helpers.frames import Rows, as_html, as_text
 
 
 def lines(frame: pd.DataFrame) -> list[list[str]]:
@@ -87,3 +87,59 @@ def test_without_rows_the_columns_are_named() -> None:
     frame = pd.DataFrame({"country": [], "revenue": []})
     assert as_text(frame) == "no rows of country, revenue"
     assert "<th>revenue</th>" in as_html(frame)
+
+
+# --- rows without pandas ---
+
+TYPES = {
+    "text": "unnest(['a', ' <b>  & ', null, 'two\nlines\tand more', repeat('long ', 40)]) as text",
+    "whole numbers": "unnest([1, null, -1234567, 0, 9]) as units",
+    "keys": "unnest([1, null, -1, 20240131, 3]) as date_key",
+    "a sum": "unnest([1::hugeint, null, 12345678901, 3, 4]) as units",
+    "small numbers": "unnest([1::tinyint, null, 3, 4, 5]) as units",
+    "money": "unnest([1.5::decimal(18, 4), null, -0.001, 1234567.891, 2]) as revenue",
+    "whole money": "unnest([1::decimal(18, 4), null, 2, 3, 4]) as revenue",
+    "ratios": "unnest([0.5::double, null, 'inf', 'nan', 2]) as ratio",
+    "percentages": "unnest([12.5::double, null, 3, 4, 5]) as growth_pct",
+    "truths": "unnest([true, null, false, true, true]) as adds_up",
+    "days": "unnest([date '2024-01-31', null, '1900-01-01', '2100-12-31', '2024-01-01']) as day",
+    "times": "unnest([timestamp '2024-01-31 10:30', null, '2024-01-31', '2024-01-31 00:00:00.5',"
+    " '1999-12-31 23:59:59.999999']) as at",
+    "nothing": "unnest([null::integer, null, null, null, null]) as nothing",
+    "no text": "unnest([null::varchar, null, null, null, null]) as nothing",
+}
+
+
+@pytest.fixture(params=TYPES)
+def query(request: pytest.FixtureRequest) -> str:
+    return f"select {TYPES[request.param]}, 7 as seven, 'x' as \"first  word\""
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5, 61])
+def test_rows_are_shown_as_the_frame_of_the_same_rows(query: str, limit: int) -> None:
+    query = f"select * from ({query}), range(20) as repeated limit {limit}"
+    rows, frame = Rows.of(duckdb.execute(query)), duckdb.execute(query).df()
+    assert repr(rows) == as_text(frame)
+    assert rows._repr_html_() == as_html(frame)
+
+
+def test_rows_are_a_frame_to_whoever_asks(query: str) -> None:
+    rows, frame = Rows.of(duckdb.execute(query)), duckdb.execute(query).df()
+    pd.testing.assert_frame_equal(rows.frame, frame, check_dtype=False)
+    if "nothing" not in frame:  # no value tells its type
+        numbers = frame.select_dtypes("number").columns
+        assert list(rows.select_dtypes("number").columns) == list(numbers)
+    assert as_text(rows.frame) == as_text(frame)
+
+
+def test_columns_and_named_tuples_are_at_hand() -> None:
+    rows = Rows(["name", "units"], [("a", 1), ("b", 2)]) + Rows(["name", "units"], [("c", 3)])
+    assert [row.name for row in rows.itertuples()] == ["a", "b", "c"]
+    assert (len(rows), list(rows), "units" in rows) == (3, ["name", "units"], True)
+    assert repr(rows[["units"]]) == "units\n    1\n    2\n    3"
+    assert list(rows["units"]) == [1, 2, 3]
+    assert rows.units.sum() == 6
+    with pytest.raises(KeyError, match="price"):
+        rows[["price"]]
+    with pytest.raises(AttributeError, match="price"):
+        rows.price  # noqa: B018

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mart_helpers.counting import REJECTED_AT, FileCount, Located, count_plain
 from mart_helpers.errors import InputError
-from mart_helpers.records import REJECTED_AT, FileCount, Located, count_records, locate
+from mart_helpers.records import count_records, locate
 
 BLOCKS = (1, 2, 3, 7, 64, 1 << 20)
 BOM = b"\xef\xbb\xbf"
@@ -267,6 +268,32 @@ def test_any_soup_of_quotes_reads_as_it_does_byte_by_byte(tmp_path_factory, piec
         for number, (offset, text) in enumerate(records)
         if number
     ]
+
+
+PLAIN = st.lists(st.sampled_from(["1,2", "é;", " ", "x" * 9, BOM.decode()]), min_size=1, max_size=20)
+
+
+@given(lines=PLAIN, end=st.sampled_from(["", "\n"]), block_bytes=st.integers(1, 99))
+def test_a_plain_file_is_counted_alike_without_numpy(tmp_path_factory, lines, end, block_bytes):
+    path = tmp_path_factory.getbasetemp() / "plain.csv"
+    path.write_bytes(("\n".join(lines) + end).encode())
+    expected = count_records(path)
+    assert count_plain(path, block_bytes=block_bytes) in (None, expected)
+    if len(lines) > 1 and lines[0] != BOM.decode():
+        assert count_plain(path) == expected
+
+
+@given(pieces=st.lists(st.sampled_from(PIECES), max_size=9), block_bytes=st.integers(1, 20))
+def test_what_is_not_plain_is_not_counted_without_numpy(tmp_path_factory, pieces, block_bytes):
+    path = tmp_path_factory.getbasetemp() / "pieces.csv"
+    path.write_bytes(("a,b\n" + "".join(pieces)).encode())
+    assert count_plain(path, block_bytes=block_bytes) in (None, count_records(path))
+
+
+@pytest.mark.parametrize("data", [b'a\n"1\n2"\n', b"a\r\n1\r\n", b"a\n\n1\n", b"\na\n1\n", b"a\n1\0\n"])
+def test_a_file_that_is_not_plain_is_known_as_such(written, data):
+    for block_bytes in BLOCKS:
+        assert count_plain(written(data), block_bytes=block_bytes) is None
 
 
 CELL = st.text(st.sampled_from('",\n\r ab;é𝄞\u2028'), max_size=8)
