@@ -281,11 +281,12 @@ def _pages(executed: list[Path], values: Values) -> list[Path]:
 def _results(
     notebooks: list[str], database: Path, data_dir: Path, formats: str
 ) -> Iterator[tuple[str, str]]:
-    from mart_helpers.inspecting import last_account, last_reasons, last_verdict, size_text
+    from mart_helpers.inspecting import last_account, last_verdict, size_text
 
     if "01_build" in notebooks and database.exists():
-        yield "rows", last_account(database)
-        yield from (("", line) for line in last_reasons(database))
+        account, *reasons = last_account(database)
+        yield "rows", account
+        yield from (("", line) for line in reasons)
         yield "mart", f"{shown(database)} ({size_text(database)})"
     if "03_export" in notebooks:
         from mart_helpers.exporting import export_folders

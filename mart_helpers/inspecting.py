@@ -39,24 +39,19 @@ def tables_of(database: Path) -> Rows:
         ]
 
 
-def last_account(database: Path) -> str:
-    """What the last build of the mart did with the rows it read, in a few words."""
+def last_account(database: Path) -> list[str]:
+    """What the last build did with the rows it read, and what is commonest in its quarantine, if any."""
+    from mart_helpers.quarantining import commonest_reasons
+
     with open_published(database) as connection:
         rows = connection.execute(
             "select rows_read, rows_loaded, rows_quarantined from build_log order by build_id desc"
         ).fetchone()
-    return "{:,} read, {:,} loaded, {:,} in quarantine".format(*rows)
-
-
-def last_reasons(database: Path) -> list[str]:
-    """What is commonest in the quarantine of the last build, a line each; none where it is empty."""
-    from mart_helpers.quarantining import commonest_reasons
-
-    with open_published(database) as connection:
-        return [
+        reasons = [
             f"{count:,} × such as {file}, line {line}: {reason}"
             for count, file, line, reason in commonest_reasons(connection)
         ]
+    return ["{:,} read, {:,} loaded, {:,} in quarantine".format(*rows), *reasons]
 
 
 def last_build(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:

@@ -56,7 +56,8 @@ class Kernel:
         try:
             self._pipe.send(source)
             while kind != DONE:
-                kind, content = json.loads(self._pipe.recv_bytes())
+                # a number that JSON has not becomes a text, as in Jupyter
+                kind, content = json.loads(self._pipe.recv_bytes(), parse_constant=str.lower)
                 yield kind, content
         except (EOFError, ConnectionError) as error:
             self._process.join()

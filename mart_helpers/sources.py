@@ -32,6 +32,8 @@ _IGNORED = "_ignored_"
 _NO_FIELD = "\x01no field\x01"
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _SMALL_BYTES = 64 << 20
+_SHORT_BYTES = 12 << 20
+_SMALLEST_BUFFER = 2_000_000  # which is also the longest line
 _DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -160,9 +162,16 @@ class CsvFile:
             f"from read_csv({_quoted(self.path)}, columns = {{{columns}}}, auto_detect = false, "
             f"delim = '{self.delimiter}', quote = '\"', escape = '\"', header = true, "
             f"skip = {self.blank_lines}, nullstr = '{_NO_FIELD}', null_padding = true, "
-            f"parallel = {self.is_parallel}, store_rejects = true, rejects_limit = 0, "
+            f"parallel = {self.is_parallel}, buffer_size = {self._buffer_bytes}, "
+            "store_rejects = true, rejects_limit = 0, "
             "hive_partitioning = false)"
         )
+
+    @property
+    def _buffer_bytes(self) -> int:
+        """DuckDB's own, with which a thread reads 8 MB at a time; less for a file of hardly more."""
+        is_short = self.is_parallel and self.path.stat().st_size < _SHORT_BYTES
+        return _SMALLEST_BUFFER if is_short else 16 * _SMALLEST_BUFFER
 
     @property
     def _placeholders(self) -> list[str]:

@@ -79,8 +79,15 @@ CELLS = {
     "an error in a repr": "class A:\n    def __repr__(self):\n        raise ValueError('a')\nA()",
     "an exit": "import sys\nsys.exit(3)",
     "awaited": "import asyncio\nawait asyncio.sleep(0, 'a')",
-    "a shell of a notebook": "type(get_ipython()), 'IPKernelApp' in get_ipython().config",
+    "a shell of a notebook": "type(get_ipython()).__name__, 'IPKernelApp' in get_ipython().config",
     "magic": "%pwd",
+    "a question": "len?",
+    "a page": "%psource json.dumps",
+    "the next cell, written by this one": "%load /dev/null",
+    "pictures shown by a magic": "%matplotlib inline",
+    "what a program finds": "!echo $TERM $PAGER $FORCE_COLOR",
+    "days and bytes as data": "from datetime import date\n"
+    "display({'application/json': {'a': date(2024, 1, 31), 'b': b'a', 'c': (1, 2)}}, raw=True)",
     "a warning": "import warnings\nwarnings.warn('a')",
     "a query that is long enough for a progress bar": "import duckdb\n"
     "duckdb.sql('from range(40_000) as a, range(50_000) select sum(hash(a.range)) > 0').fetchall()",
@@ -136,6 +143,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MART_HOME", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     return tmp_path
+
+
+def test_a_number_that_json_has_not_is_kept_as_text(home: Path):
+    shows = "display({'application/json': [float('nan')]}, raw=True)"
+    write_notebook(home / "notebooks" / "n.ipynb", "a: int = 1", shows)
+    *_, cell = executed_cells(run_notebook("n", {}, home))
+    assert cell.outputs[0].data == {"application/json": ["nan"]}
 
 
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
