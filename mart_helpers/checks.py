@@ -28,7 +28,6 @@ from mart_helpers.opening import in_one_transaction, quoted
 from mart_helpers.project import resolve, shown
 from mart_helpers.publishing import candidate_path
 from mart_helpers.session import Session, in_words
-from mart_helpers.tracing import origins
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -262,6 +261,8 @@ def _add_origins(
 ) -> None:
     """Add `file` and `line` to the samples whose rows are known by the key of an input."""
     import pandas as pd
+
+    from mart_helpers.tracing import origins
 
     # facts come last in the contract, and a row of theirs holds keys of dimensions too
     for table, key in reversed(natural_keys.items()):

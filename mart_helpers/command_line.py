@@ -9,7 +9,6 @@ import os
 import shlex
 import shutil
 import sys
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,6 +132,8 @@ def _general_help() -> str:
 
 
 def _version() -> str:
+    import tomllib
+
     project = Path(__file__).parents[1] / "pyproject.toml"
     return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
 

@@ -24,7 +24,7 @@ _MONOSPACED_WIDE, _MIDDLE, _TITLE_WIDE = 0.602, 0.27, 0.75
 _MARGIN, _TITLE_ROOM, _TITLE_SIZE = 10.0, 28.0, 12.0
 _HEAD_LONG, _HEAD_WIDE = 6.0, 5.0
 # What a line of text cannot hold: line ends and tabs, and what XML 1.0 forbids (section 2.2).
-_NO_LETTER = re.compile("[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NO_LETTER = "[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 Point = tuple[float, float]
 
@@ -58,7 +58,8 @@ class Words:
     @property
     def printable(self) -> str:
         """The text with a replacement character (�) for what a line of text cannot hold."""
-        return _NO_LETTER.sub("\ufffd", self.text)
+        is_plain = self.text.isascii() and self.text.isprintable()  # which is soon seen
+        return self.text if is_plain else re.sub(_NO_LETTER, "\ufffd", self.text)
 
     @property
     def foot(self) -> float:
