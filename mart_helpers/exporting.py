@@ -1,6 +1,5 @@
 """Tables of the mart as files for other programs, each folder with a manifest of what is in it."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from mart_helpers.errors import StateError
-from mart_helpers.files import whole_files
+from mart_helpers.files import beside, hashed_meanwhile, join_files, size_and_digest, whole_files
 from mart_helpers.frames import Rows
 from mart_helpers.opening import quoted
 from mart_helpers.parameters import listed
@@ -25,6 +24,7 @@ if TYPE_CHECKING:  # it brings XlsxWriter, which only a workbook needs
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
 _SHOWN_DIGITS = 12
+_MANY_ROWS = 200_000
 _KEEPING_ORDER = {"SEQ_SCAN", "FILTER", "PROJECTION"}
 
 
@@ -32,21 +32,21 @@ _KEEPING_ORDER = {"SEQ_SCAN", "FILTER", "PROJECTION"}
 class Format:
     """A kind of file: its folder in `data_dir`, its ending, and its options for DuckDB's `copy`.
 
-    A kind without options is no matter of DuckDB, but one workbook for all tables. One that `is_heavy`
-    is quicker written by several threads.
+    A kind without options is no matter of DuckDB, but one workbook for all tables. Of one with a `seam`,
+    two files make one: the end of the first, what stands there instead, and the beginning of the second.
     """
 
     folder: str
     ending: str
     options: str = ""
-    is_heavy: bool = False
+    seam: tuple[bytes, bytes, bytes] | None = None
 
 
 FORMATS = {
-    "csv": Format("CSV-export", "csv", "format csv, header true", is_heavy=True),
-    "json": Format("JSON-export", "json", "format json, array true"),
-    "ndjson": Format("NDJSON-export", "ndjson", "format json, array false"),
-    "parquet": Format("Parquet-export", "parquet", "format parquet, compression zstd", is_heavy=True),
+    "csv": Format("CSV-export", "csv", "format csv, header true"),
+    "json": Format("JSON-export", "json", "format json, array true", (b"\n]\n", b",\n", b"[\n")),
+    "ndjson": Format("NDJSON-export", "ndjson", "format json, array false", (b"", b"", b"")),
+    "parquet": Format("Parquet-export", "parquet", "format parquet, compression zstd"),
     "xlsx": Format("Excel-export", "xlsx"),
 }
 
@@ -167,27 +167,55 @@ def _export_folder(
 def _copy_tables(
     connection: duckdb.DuckDBPyConnection, relations: Mapping[str, str], kind: Format, parts: list[Path]
 ) -> list[ExportedFile]:
-    """Copy each relation into its file; while one is written, the one before is hashed."""
-    with ThreadPoolExecutor(1) as beside:
-        copied = [
-            (table, _copy(connection, relation, kind, part), beside.submit(_size_and_digest, part))
-            for (table, relation), part in zip(relations.items(), parts, strict=True)
-        ]
-        return [
-            ExportedFile(f"{table}.{kind.ending}", table, rows, *found.result())
-            for table, rows, found in copied
-        ]
+    """Copy each relation into its file, which is hashed as it grows."""
+    exported = []
+    for (table, relation), part in zip(relations.items(), parts, strict=True):
+        with _in_words(relation, part.parent), hashed_meanwhile(part) as found:
+            rows = _copy(connection, _select(connection, relation, kind), kind, part)
+        exported.append(ExportedFile(f"{table}.{kind.ending}", table, rows, *found.result()))
+    return exported
 
 
-def _copy(connection: duckdb.DuckDBPyConnection, relation: str, kind: Format, part: Path) -> int:
-    """Copy the relation into a file, and say how many rows that were."""
+def _copy(connection: duckdb.DuckDBPyConnection, select: str, kind: Format, part: Path) -> int:
+    """Copy the rows of the query into a file, and say how many those were."""
+    if not _is_scan(connection, select):
+        with _foreground(connection, threads=1):
+            return _copied(connection, select, kind, part)
+    if kind.seam is None:
+        with _foreground(connection, threads=None):
+            return _copied(connection, select, kind, part)
+    rows = connection.execute(f"select count(*) from ({select})").fetchone()[0]
+    twin = _twin(connection, select) if rows > _MANY_ROWS else None
+    with _foreground(connection, threads=1):
+        if twin is None:
+            return _copied(connection, select, kind, part)
+        half = rows // 2
+        with beside(part) as rest, ThreadPoolExecutor(1) as pool:
+            second = pool.submit(_copied, twin, f"{select} offset {half}", kind, rest)
+            copied = _copied(connection, f"{select} limit {half}", kind, part) + second.result()
+            join_files(part, rest, *kind.seam)
+        return copied
+
+
+def _copied(connection: duckdb.DuckDBPyConnection, select: str, kind: Format, part: Path) -> int:
     path = str(part).replace("'", "''")
-    with _in_words(relation, part.parent):
-        select = _select(connection, relation, kind)
-        # `part` is a temporary file already
-        copy = f"copy ({select}) to '{path}' ({kind.options}, use_tmp_file false)"
-        with _foreground(connection, None if kind.is_heavy and _is_scan(connection, select) else 1):
-            return connection.execute(copy).fetchone()[0]
+    # `part` is a temporary file already
+    copy = f"copy ({select}) to '{path}' ({kind.options}, use_tmp_file false)"
+    return connection.execute(copy).fetchone()[0]
+
+
+def _twin(connection: duckdb.DuckDBPyConnection, select: str) -> duckdb.DuckDBPyConnection | None:
+    """A second session with the variables and temporary views of this one; None if that cannot be."""
+    twin = connection.cursor()
+    try:
+        for name, value, type_ in connection.execute("from duckdb_variables()").fetchall():
+            twin.execute(f"set variable {quoted(name)} = $value::{type_}", {"value": value})
+        for (view,) in connection.execute(_TEMPORARY_VIEWS).fetchall():
+            twin.execute(view)
+        twin.execute(f"{select} limit 0")
+    except duckdb.Error:
+        return None
+    return twin
 
 
 def _select(connection: duckdb.DuckDBPyConnection, relation: str, kind: Format) -> str:
@@ -224,13 +252,11 @@ def _write_workbook(
         for sheet in sheets:
             with _in_words(sheet.relation, part.parent):
                 write_sheet(connection, workbook, sheet)
-    found = _size_and_digest(part)
+    found = size_and_digest(part)
     return [ExportedFile(file, sheet.table, sheet.rows, *found, sheet.name) for sheet in sheets]
 
 
-def _size_and_digest(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+_TEMPORARY_VIEWS = "select sql from duckdb_views() where temporary and not internal order by view_oid"
 
 
 @contextmanager
@@ -263,8 +289,8 @@ def _foreground(connection: duckdb.DuckDBPyConnection, threads: int | None) -> I
     """So many threads in the block, if they are given, and none that writes in the background.
 
     Several threads hold rows back to keep their order: 10 million sales as JSON took 0.2 GB and 7.5 s
-    with one, 1.1 GB and 9 s with two. Writers in the background let about every hundredth `copy` that
-    fails hang for ever (DuckDB 2.0.0).
+    with one, 1.1 GB and 9 s with two; so two sessions write a half each. Writers in the background let
+    about every hundredth `copy` that fails hang for ever (DuckDB 2.0.0).
     """
     settings = "select current_setting('threads'), current_setting('async_threads')"
     usual, usual_async = connection.execute(settings).fetchone()

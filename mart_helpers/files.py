@@ -4,11 +4,15 @@ What is written goes to a part file beside its target, and takes the target's pl
 """
 
 import glob
+import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Event
 
 from filelock import lock_descriptor
 
@@ -19,6 +23,10 @@ except ImportError:
 
 from mart_helpers.errors import StateError
 from mart_helpers.project import shown
+
+_BLOCK = 1 << 20
+_MAY_CHANGE = 4 << 20
+_SECONDS_BETWEEN_LOOKS = 0.05
 
 
 @contextmanager
@@ -53,6 +61,63 @@ def whole_files(targets: Sequence[Path]) -> Iterator[list[Path]]:
             f"{shown(targets[0].parent)} cannot be written to: {error.strerror or error}. "
             "Make room or make it writable, or name another folder."
         ) from error
+
+
+@contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A path to write to, beside `target`, that is gone after the block, or after the process died."""
+    with _part(target) as part:
+        yield part
+
+
+def join_files(first: Path, second: Path, end: bytes, seam: bytes, begin: bytes) -> None:
+    """Append a file to another, a `seam` in place of the first one's `end` and the second's `begin`.
+
+    Raises ValueError where they do not end and begin like that.
+    """
+    with first.open("rb+") as whole, second.open("rb") as rest:
+        whole.seek(-len(end), os.SEEK_END)
+        if whole.read() != end or rest.read(len(begin)) != begin:
+            raise ValueError(f"{first.name} and {second.name} do not fit together")
+        whole.seek(-len(end), os.SEEK_END)
+        whole.write(seam)
+        whole.truncate()
+        shutil.copyfileobj(rest, whole, _BLOCK)
+
+
+@contextmanager
+def hashed_meanwhile(path: Path) -> Iterator[Future]:
+    """Size and SHA-256 of a file that the block writes from start to end, but for its last megabytes.
+
+    They are there when the block is done. The last four megabytes may be changed until then.
+    """
+    is_whole = Event()
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(_hash_as_it_grows, path, is_whole)
+        try:
+            yield found
+        finally:
+            is_whole.set()
+
+
+def size_and_digest(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_as_it_grows(path: Path, is_whole: Event) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        while True:
+            ended = is_whole.is_set()
+            ready = path.stat().st_size - (0 if ended else _MAY_CHANGE)
+            while size < ready and (block := file.read(min(_BLOCK, ready - size))):
+                digest.update(block)
+                size += len(block)
+            if ended:
+                return size, digest.hexdigest()
+            is_whole.wait(_SECONDS_BETWEEN_LOOKS)
 
 
 @contextmanager

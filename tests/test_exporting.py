@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openpyxl.utils.escape import unescape
 
+from mart_helpers import exporting
 from mart_helpers.errors import StateError, UsageError
-from mart_helpers.exporting import FORMATS, _is_scan, export_tables
-from mart_helpers.files import whole_file, whole_files
+from mart_helpers.exporting import FORMATS, MANIFEST, _is_scan, export_tables
+from mart_helpers.files import hashed_meanwhile, size_and_digest, whole_file, whole_files
 from mart_helpers.opening import open_published
 from mart_helpers.session import Session
 
@@ -342,6 +343,61 @@ def test_the_same_rows_give_the_same_bytes_whatever_the_threads(
     assert digests[0] == digests[1]
     with (tmp_path / "CSV-export" / "joined.csv").open() as file:
         assert [int(row["n"]) for row in csv.DictReader(file)] == list(range(300_000))
+
+
+@pytest.mark.parametrize("format_", ["json", "ndjson"])
+def test_what_two_sessions_write_is_what_one_would_write(
+    make_mart: MakeMart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str
+) -> None:
+    mart = make_mart(SALES, "create table many as select range as n, 'ä' as t from range(100_001);")
+    mart.connection.execute(
+        "set variable first = 3; set variable name = 'it''s'; set variable no = null"
+    )
+    mart.connection.execute("set variable days = [date '2024-01-31', null]")
+    mart.connection.execute("create temp view part as from many where n >= getvariable('first')")
+    mart.connection.execute(
+        "create temp view odd as select n, getvariable('name') as t, getvariable('days') as d from part"
+    )
+    mart.connection.execute("create temp table own as from many")
+    relations = {name: name for name in ("many", "part", "odd", "own", "fact_sales")}
+    digests = []
+    for most in (1_000_000, 1):
+        monkeypatch.setattr(exporting, "_MANY_ROWS", most)
+        exported = export_tables(mart, relations, format_, str(tmp_path / str(most)))
+        digests.append(list(exported.itertuples()))
+    assert digests[0] == digests[1]
+    assert [row.rows for row in exported.itertuples()] == [100_001, 99_998, 99_998, 100_001, len(SALES)]
+    folder = tmp_path / "1" / FORMATS[format_].folder
+    assert {path.name for path in folder.iterdir()} == {MANIFEST, *(f"{n}.{format_}" for n in relations)}
+    for each in manifest(folder)["files"]:
+        assert each["sha256"] == hashlib.sha256((folder / each["file"]).read_bytes()).hexdigest()
+
+
+def test_a_view_that_only_fails_late_fails_in_both_sessions(
+    make_mart: MakeMart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "_MANY_ROWS", 1)
+    mart = make_mart(SALES, "create table many as select range as n from range(300_000);")
+    mart.connection.execute(
+        "create temp view late as select if(n = 299_999, error('late'), n) as n from many"
+    )
+    with pytest.raises(StateError, match="late"):
+        export_tables(mart, {"late": "late"}, "json", str(tmp_path))
+    assert not list((tmp_path / "JSON-export").iterdir())
+
+
+def test_a_file_is_hashed_as_it_grows(tmp_path: Path) -> None:
+    path = tmp_path / "some"
+    path.touch()
+    with hashed_meanwhile(path) as found, path.open("wb", buffering=0) as file:
+        for _ in range(20):
+            file.write(os.urandom(1 << 20))
+            time.sleep(0.02)
+        file.seek(-3, os.SEEK_END)
+        file.truncate()
+        file.write(b"the end")
+    assert found.result() == size_and_digest(path)
+    assert found.result()[1] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # --- the manifest ---
