@@ -11,7 +11,7 @@ from making import CHECKOUT, Extracts, Mart, mart_command, place
 HERE = Path(__file__).resolve().parent
 PEERS_BIN = HERE / ".venv" / "bin"
 SAMPLE = CHECKOUT / "inputs"
-PEERS = ("dbt", "pandas", "polars")
+PEERS = ("dbt", "pandas", "polars", "polars-files")
 NOTEBOOKS = ("01_build", "04_quality", "02_explore", "03_export")
 
 
@@ -147,6 +147,8 @@ def _peer_rows(bench: Bench) -> list[Row]:
         ("pandas", 10_000_000, None),
         ("polars", 1_000_000, None),
         ("polars", 10_000_000, None),
+        ("polars-files", 1_000_000, None),
+        ("polars-files", 10_000_000, None),
     )
     return [_peer_row(bench, peer, sales, at_least) for peer, sales, at_least in asked]
 
@@ -273,8 +275,8 @@ def peer_task(bench: Bench, peer: str, inputs: Path) -> Task:
     out = bench.out("other")
     if peer == "dbt":
         return _dbt(bench, out, inputs)
-    star = out if peer == "polars" else out / "star.duckdb"
-    script = HERE / "peers" / f"{peer}_star.py"
+    star = out if peer == "polars-files" else out / "star.duckdb"
+    script = HERE / "peers" / f"{peer.partition('-')[0]}_star.py"
     return Task([str(PEERS_BIN / "python"), str(script), str(inputs), str(star)], out, star=star)
 
 

@@ -1,16 +1,16 @@
-"""The star as a polars user would make it: python polars_star.py INPUTS FOLDER
+"""The star as a polars user would make it: python polars_star.py INPUTS DATABASE_OR_FOLDER
 
 Comparable: the three extracts are read with declared types, amounts are exact decimals of the same
 precision, the four tables have the same columns and the same rows, and keys are proved unique, present
 and known before anything is written. Less than ours: a bad row ends the run, as there is no quarantine;
 no count of the file by other code, no history, no comparison, no publishing in one step; lines stay in
-the order of the extract. It writes Parquet files, which is what polars writes best; DuckDB reads them
-as they are.
+the order of the extract. Into a folder it writes Parquet files instead, which is what polars writes best.
 """
 
 import sys
 from pathlib import Path
 
+import duckdb
 import polars as pl
 
 MONEY = pl.Decimal(18, 4)
@@ -40,7 +40,7 @@ SALES = {
 }
 
 
-def make_star(inputs: Path, folder: Path) -> None:
+def make_star(inputs: Path, target: Path) -> None:
     sales = pl.read_csv(inputs / "fact_sales.csv", schema=SALES)
     star = {
         "dim_customer": dimension(inputs / "dim_customer.csv", CUSTOMERS, "customer"),
@@ -50,8 +50,14 @@ def make_star(inputs: Path, folder: Path) -> None:
     star["fact_sales"] = facts(sales, star)
     del sales
     check(star)
-    for name, table in star.items():
-        table.write_parquet(folder / f"{name}.parquet")
+    if target.is_dir():
+        for name, table in star.items():
+            table.write_parquet(target / f"{name}.parquet")
+        return
+    with duckdb.connect(str(target)) as connection:
+        for name, table in star.items():
+            connection.register("frame", table)
+            connection.execute(f"create table {name} as from frame")
 
 
 def dimension(path: Path, schema: dict[str, pl.DataType], thing: str) -> pl.DataFrame:
