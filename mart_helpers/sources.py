@@ -32,8 +32,7 @@ _IGNORED = "_ignored_"
 _NO_FIELD = "\x01no field\x01"
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _SMALL_BYTES = 64 << 20
-_SHORT_BYTES = 12 << 20
-_SMALLEST_BUFFER = 2_000_000  # which is also the longest line
+_USUAL_BUFFER, _SMALLEST_BUFFER = 32_000_000, 2_000_000  # a line fits into the smallest one
 _DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -169,9 +168,8 @@ class CsvFile:
 
     @property
     def _buffer_bytes(self) -> int:
-        """DuckDB's own, with which a thread reads 8 MB at a time; less for a file of hardly more."""
-        is_short = self.is_parallel and self.path.stat().st_size < _SHORT_BYTES
-        return _SMALLEST_BUFFER if is_short else 16 * _SMALLEST_BUFFER
+        """DuckDB's own, with which a thread reads 8 MB at a time; less where that would leave some idle."""
+        return _SMALLEST_BUFFER if self.is_parallel and self._is_small else _USUAL_BUFFER
 
     @property
     def _placeholders(self) -> list[str]:

@@ -4,7 +4,7 @@ Comparable: the three extracts are read with declared types, amounts are exact d
 precision, the four tables have the same columns and the same rows, and keys are proved unique, present
 and known before anything is written. Less than ours: a bad row ends the run, as there is no quarantine;
 no count of the file by other code, no history, no comparison, no publishing in one step; lines stay in
-the order of the extract. Into a folder it writes Parquet files instead, which is what polars writes best.
+the order of the extract. Into a folder it writes Parquet files, which is what polars writes best.
 """
 
 import sys
