@@ -168,7 +168,7 @@ class CsvFile:
 
     @property
     def _buffer_bytes(self) -> int:
-        """DuckDB's own, with which a thread reads 8 MB at a time; less where that would leave some idle."""
+        """DuckDB's own, with which a thread reads 8 MB at a time; less where some would be left idle."""
         return _SMALLEST_BUFFER if self.is_parallel and self._is_small else _USUAL_BUFFER
 
     @property
