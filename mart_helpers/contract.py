@@ -79,20 +79,22 @@ def star_columns(
     connection: duckdb.DuckDBPyConnection, database: str | None = None
 ) -> dict[str, list[str]]:
     """The columns of each `dim_…` and `fact_…` table of the attached `database`, tables by name."""
-    rows = connection.execute(
-        """
-        select table_name, list(column_name order by column_index)
-        from duckdb_columns()
-        where
-            database_name = coalesce(?, current_database())
-            and schema_name = 'main'
-            and (starts_with(table_name, 'dim_') or starts_with(table_name, 'fact_'))
-        group by table_name
-        order by table_name
-        """,
-        [database],
-    )
-    return dict(rows.fetchall())
+    return {table: list(types) for table, types in star_types(connection, database).items()}
+
+
+def star_types(
+    connection: duckdb.DuckDBPyConnection, database: str | None = None
+) -> dict[str, dict[str, str]]:
+    """The columns of each table as in `star_columns`, with their types.
+
+    `duckdb_columns()` lists all columns of all views of the system: to describe each table is quicker.
+    """
+    tables = connection.execute(_STAR_TABLES, {"database": database}).fetchall()
+    described = {
+        table: connection.execute(f"describe {quoted(database)}.main.{quoted(table)}").fetchall()
+        for database, table in tables
+    }
+    return {table: {name: type_ for name, type_, *_ in rows} for table, rows in described.items()}
 
 
 def declared_keys(connection: duckdb.DuckDBPyConnection, database: str | None = None) -> dict[str, str]:
@@ -142,6 +144,22 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
             if kind == "CHECK"
         ),
     )
+
+
+_STAR_TABLES = """
+with tables as (
+    select database_name, schema_name, table_name from duckdb_tables()
+    union all
+    select database_name, schema_name, view_name from duckdb_views()
+)
+select database_name, table_name
+from tables
+where
+    database_name = coalesce($database, current_database())
+    and schema_name = 'main'
+    and (starts_with(table_name, 'dim_') or starts_with(table_name, 'fact_'))
+order by table_name
+"""
 
 
 def ascends_sql(relation: str, key: str) -> str:

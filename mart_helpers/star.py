@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from mart_helpers.colours import BLUE, GREY
+from mart_helpers.contract import star_types
 from mart_helpers.opening import quoted
 from mart_helpers.session import Session
 from mart_helpers.sketching import Box, Line, Mark, Sketch, Words, monospaced_width
@@ -92,19 +93,12 @@ class _Placed:
 
 
 def _star_tables(mart: Session) -> list[_Table]:
-    catalog = mart.connection.execute(
-        """
-        select table_name, list((column_name, lower(data_type)) order by column_index)
-        from duckdb_columns()
-        where
-            database_name = current_database()
-            and schema_name = 'main'
-            and (starts_with(table_name, 'dim_') or starts_with(table_name, 'fact_'))
-        group by table_name
-        order by table_name
-        """
-    ).fetchall()
-    return [_Table(name, _count(mart, name), tuple(columns)) for name, columns in catalog]
+    return [
+        _Table(
+            name, _count(mart, name), tuple((column, type_.lower()) for column, type_ in types.items())
+        )
+        for name, types in star_types(mart.connection).items()
+    ]
 
 
 def _count(mart: Session, table: str) -> int:
