@@ -26,6 +26,11 @@ from mart_helpers.session import Session, in_words
 _MONEY = "net_amount"
 _DAY_KEY = "date_key"
 _MOST_ROWS = 20
+_COUNTS = (
+    *("table_name", "rows_before", "rows_after", "added", "removed", "changed"),
+    *("revenue_added", "revenue_removed", "revenue_changed"),
+)
+_MONTH = ("table_name", "month_start", "revenue_before", "revenue_after", "change")
 _VALUES = ("table_name", "key", "column_name", "before", "after")
 
 
@@ -172,18 +177,21 @@ def _rows_sql(mart: str, name: str, columns: dict[str, str]) -> str:
 
 def _compared(connection: duckdb.DuckDBPyConnection, table: _Table) -> tuple[Rows, Rows, Rows]:
     """The rows of the three parts that are about `table`."""
-    rows_before, rows_after = (
-        connection.execute(f"select count(*) from ({rows})").fetchall()[0][0]
-        for rows in (table.plain_before, table.plain_after)
+    counted = (
+        f"select (select count(*) from ({table.plain_before})), count(*) from ({table.plain_after})"
     )
+    before, after = connection.execute(counted).fetchone()
+    about = {"name": table.name, "before": before, "after": after}
     # where one mart has no rows, those of the other are all new or all gone, and need no look
-    closely = min(rows_before, rows_after) > 0
+    closely = min(before, after) > 0
+    if not closely and not table.has_months and _MONEY not in table.columns:
+        counts = (table.name, before, after, after, before, 0, None, None, None)
+        return Rows(_COUNTS, [counts]), Rows(_MONTH, []), Rows(_VALUES, [])
     connection.execute(_months_sql(table, closely))
     if closely:
         connection.execute(_differences_sql(table))
-    about = {"name": table.name, "before": rows_before, "after": rows_after}
     counts = Rows.of(connection.execute(_counts_sql(table, closely), about))
-    months = Rows.of(connection.execute(_MONTHS, {"name": table.name}))
+    months = Rows.of(connection.execute(_MONTHS_SQL, {"name": table.name}))
     if not closely:
         return counts, months, Rows(_VALUES, [])
     return counts, months, Rows.of(connection.execute(_values_sql(table), {"name": table.name}))
@@ -273,7 +281,7 @@ def _values_sql(table: _Table) -> str:
     """
 
 
-_NO_MONTHS = """
+_NO_MONTHS_SQL = """
 select
     null::integer as month,
     null::decimal(38, 4) as revenue_before,
@@ -281,7 +289,7 @@ select
 where false
 """
 
-_MONTHS = """
+_MONTHS_SQL = """
 select
     $name as table_name,
     strptime(month::varchar, '%Y%m')::date as month_start,
