@@ -281,7 +281,7 @@ def _values_sql(table: _Table) -> str:
     """
 
 
-_NO_MONTHS_SQL = """
+_NO_MONTHS = """
 select
     null::integer as month,
     null::decimal(38, 4) as revenue_before,
