@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from mart_helpers.errors import StateError
-from mart_helpers.files import beside, hashed_meanwhile, join_files, size_and_digest, whole_files
+from mart_helpers.files import hashed_meanwhile, join_files, second_part, size_and_digest, whole_files
 from mart_helpers.frames import Rows
 from mart_helpers.opening import quoted
 from mart_helpers.parameters import listed
@@ -178,23 +178,29 @@ def _copy_tables(
 
 def _copy(connection: duckdb.DuckDBPyConnection, select: str, kind: Format, part: Path) -> int:
     """Copy the rows of the query into a file, and say how many those were."""
-    if not _is_scan(connection, select):
-        with _foreground(connection, threads=1):
-            return _copied(connection, select, kind, part)
-    if kind.seam is None:
-        with _foreground(connection, threads=None):
-            return _copied(connection, select, kind, part)
-    rows = connection.execute(f"select count(*) from ({select})").fetchone()[0]
-    twin = _twin(connection, select) if rows > _MANY_ROWS else None
-    with _foreground(connection, threads=1):
-        if twin is None:
-            return _copied(connection, select, kind, part)
-        half = rows // 2
-        with beside(part) as rest, ThreadPoolExecutor(1) as pool:
-            second = pool.submit(_copied, twin, f"{select} offset {half}", kind, rest)
-            copied = _copied(connection, f"{select} limit {half}", kind, part) + second.result()
-            join_files(part, rest, *kind.seam)
-        return copied
+    is_scan = _is_scan(connection, select)
+    with _foreground(connection, threads=None if is_scan and not kind.seam else 1):
+        if is_scan and kind.seam:
+            rows = connection.execute(f"select count(*) from ({select})").fetchone()[0]
+            if rows > _MANY_ROWS and (twin := _twin(connection, select)):
+                return _copy_halves(connection, twin, select, rows // 2, kind, part)
+        return _copied(connection, select, kind, part)
+
+
+def _copy_halves(
+    connection: duckdb.DuckDBPyConnection,
+    twin: duckdb.DuckDBPyConnection,
+    select: str,
+    half: int,
+    kind: Format,
+    part: Path,
+) -> int:
+    """Copy the rows of a scan by two sessions, each on a thread of its own."""
+    with second_part(part) as rest, ThreadPoolExecutor(1) as pool:
+        second = pool.submit(_copied, twin, f"{select} offset {half}", kind, rest)
+        rows = _copied(connection, f"{select} limit {half}", kind, part) + second.result()
+        join_files(part, rest, *kind.seam)
+    return rows
 
 
 def _copied(connection: duckdb.DuckDBPyConnection, select: str, kind: Format, part: Path) -> int:

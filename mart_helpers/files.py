@@ -64,10 +64,14 @@ def whole_files(targets: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def beside(target: Path) -> Iterator[Path]:
-    """A path to write to, beside `target`, that is gone after the block, or after the process died."""
-    with _part(target) as part:
-        yield part
+def second_part(part: Path) -> Iterator[Path]:
+    """Another path to write to for the target of `part`; its file is gone after the block.
+
+    If the process dies, the next one that writes to the target removes it, as `part` itself.
+    """
+    name, *_ = part.name.removeprefix(".").rsplit(".", 2)
+    with _part(part.with_name(name)) as second:
+        yield second
 
 
 def join_files(first: Path, second: Path, end: bytes, seam: bytes, begin: bytes) -> None:

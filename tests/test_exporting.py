@@ -22,7 +22,7 @@ from openpyxl.utils.escape import unescape
 from mart_helpers import exporting
 from mart_helpers.errors import StateError, UsageError
 from mart_helpers.exporting import FORMATS, MANIFEST, _is_scan, export_tables
-from mart_helpers.files import hashed_meanwhile, size_and_digest, whole_file, whole_files
+from mart_helpers.files import hashed_meanwhile, second_part, size_and_digest, whole_file, whole_files
 from mart_helpers.opening import open_published
 from mart_helpers.session import Session
 
@@ -384,6 +384,14 @@ def test_a_view_that_only_fails_late_fails_in_both_sessions(
     with pytest.raises(StateError, match="late"):
         export_tables(mart, {"late": "late"}, "json", str(tmp_path))
     assert not list((tmp_path / "JSON-export").iterdir())
+
+
+def test_a_second_part_is_one_of_those_that_are_swept(tmp_path: Path) -> None:
+    target = tmp_path / "some.json"
+    with whole_file(target) as part, second_part(part) as second:
+        assert {part, second} == set(tmp_path.glob(".some.json.*.part"))
+        assert part != second
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_file_is_hashed_as_it_grows(tmp_path: Path) -> None:
