@@ -32,7 +32,7 @@ _ESCAPES = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
 class Rows:
-    """Rows with named columns, which a cell shows as it shows a pandas frame.
+    """Rows with named columns, each a named tuple; a cell shows them as it shows a pandas frame.
 
     `rows[["name", "other"]]` keeps to some columns. `frame` has the same as a pandas frame, which also
     answers whatever else is asked of rows, such as `rows["name"]` or `rows.sort_values("name")`.
@@ -61,8 +61,8 @@ class Rows:
     def __add__(self, below: "Rows") -> "Rows":
         return Rows(self.columns, self._tuples + below._tuples)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.columns)
+    def __iter__(self) -> Iterator[tuple]:
+        return self.itertuples()
 
     def itertuples(self) -> Iterator[tuple]:
         """The rows as named tuples."""
@@ -78,6 +78,9 @@ class Rows:
         if name.startswith("_"):  # nobody but Python and IPython asks for those
             raise AttributeError(name)
         return getattr(self.frame, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self.frame)})
 
     def __repr__(self) -> str:
         if not self:

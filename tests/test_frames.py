@@ -135,7 +135,9 @@ def test_rows_are_a_frame_to_whoever_asks(query: str) -> None:
 def test_columns_and_named_tuples_are_at_hand() -> None:
     rows = Rows(["name", "units"], [("a", 1), ("b", 2)]) + Rows(["name", "units"], [("c", 3)])
     assert [row.name for row in rows.itertuples()] == ["a", "b", "c"]
-    assert (len(rows), list(rows), "units" in rows) == (3, ["name", "units"], True)
+    assert (len(rows), rows.columns, list(rows)[-1]) == (3, ["name", "units"], ("c", 3))
+    pd.testing.assert_frame_equal(pd.DataFrame(rows), rows.frame)
+    assert {"units", "sort_values", "itertuples"} <= set(dir(rows))
     assert repr(rows[["units"]]) == "units\n    1\n    2\n    3"
     assert list(rows["units"]) == [1, 2, 3]
     assert rows.units.sum() == 6
