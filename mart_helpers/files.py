@@ -6,7 +6,6 @@ What is written goes to a part file beside its target, and takes the target's pl
 import glob
 import hashlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -129,7 +128,7 @@ def _part(target: Path) -> Iterator[Path]:
     """A new, empty file beside `target`, locked for as long as it is there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target)
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    part = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
     descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     try:
         with suppress(OSError):  # some network drives know no locks: nothing is swept there

@@ -68,7 +68,7 @@ def test_what_fits_nowhere_is_refused_with_a_way_out(tmp_path):
 
 
 def test_a_file_is_not_blamed_for_a_lack_of_memory(tmp_path, candidate):
-    rows = [f"S{number},2024-01-01,C1,P1,1,2.00,0,{'x' * 400_000}" for number in range(100)]
+    rows = [f"S{number},2024-01-01,C1,P1,1,2.00,0,{'x' * 400_000}" for number in range(180)]
     (tmp_path / "fact_sales.csv").write_text("\n".join([f"{SALES_HEADER},note", *rows]))
     candidate.execute("set memory_limit = '20MB'")
     with pytest.raises(QueryError, match="Give a build more with memory_limit"):
