@@ -73,12 +73,13 @@ def derive_checks(session: Session) -> None:
     Raises QueryError where the session only reads.
     """
     connection = session.connection
+    statements = ["create schema if not exists checks"]
+    for check in _structural_checks(connection):
+        sentence = check.sentence.replace("'", "''")
+        statements.append(f"create or replace view checks.{check.name} as {check.query}")
+        statements.append(f"comment on view checks.{check.name} is 'error: {sentence}'")
     with in_one_transaction(connection):
-        connection.execute("create schema if not exists checks")
-        for check in _structural_checks(connection):
-            sentence = check.sentence.replace("'", "''")
-            connection.execute(f"create or replace view checks.{check.name} as {check.query}")
-            connection.execute(f"comment on view checks.{check.name} is 'error: {sentence}'")
+        connection.execute(";\n".join(statements))
 
 
 def run_checks(session: Session, start_date: str = "", end_date: str = "") -> Rows:

@@ -23,7 +23,7 @@ except ImportError:
 from mart_helpers.errors import StateError
 from mart_helpers.project import shown
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18  # larger ones are slower: the system then fetches new memory for each
 _MAY_CHANGE = 4 << 20
 _SECONDS_BETWEEN_LOOKS = 0.05
 

@@ -53,9 +53,10 @@ def run_notebook(
     """
     executed = folder.absolute() / f"{name}.ipynb"
     notebook = ExecutedNotebook(read_notebook(notebook_path(name)), values)
-    upcoming = ExecutedNotebook(read_notebook(notebook_path(next_name or name)), {})
+    upcoming = read_notebook(notebook_path(next_name))["cells"] if next_name else []
+    needed, needed_next = _helpers(notebook.cells), _helpers(upcoming)
     try:
-        with started(not is_plain(notebook.code), _helpers(notebook), _helpers(upcoming)) as kernel:
+        with started(not is_plain(notebook.code), needed, needed_next) as kernel:
             _run_cells(name, notebook, kernel, on_cell, executed)
     finally:
         _save(notebook, executed)
@@ -88,9 +89,10 @@ def run_folders(runs_dir: Path) -> list[Path]:
     return sorted(each for each in ours if each.is_dir() and not each.is_symlink())
 
 
-def _helpers(notebook: ExecutedNotebook) -> list[str]:
+def _helpers(cells: list[dict]) -> list[str]:
     """The modules of this package that the cells import."""
-    return [module for source in notebook.code for module in _HELPERS.findall(source)]
+    code = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return [module for source in code for module in _HELPERS.findall(source)]
 
 
 def _run_cells(
