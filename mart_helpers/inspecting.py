@@ -49,7 +49,7 @@ def last_account(database: Path) -> list[str]:
         ).fetchone()
         reasons = [
             f"{count:,} × such as {file}, line {line}: {reason}"
-            for count, file, line, reason in commonest_reasons(connection)
+            for count, file, line, reason in (commonest_reasons(connection) if rows[-1] else ())
         ]
     return ["{:,} read, {:,} loaded, {:,} in quarantine".format(*rows), *reasons]
 
