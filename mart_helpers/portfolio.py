@@ -130,5 +130,5 @@ def _draw_change(before: Path, after: Path, edit: str) -> Sketch:
         f"revenue of {month.month_start:%Y-%m}: {month.revenue_before:,.2f} → {month.revenue_after:,.2f}"
         for month in changes.months.itertuples()
     ]
-    values = changes.values[["table_name", "key", "column_name", "before", "after"]]
+    values = changes.values[["table_name", "key", "column_name", "before", "after"]].frame
     return draw_table(values, "What an edited line changes", note="; ".join([edit, *months]))
