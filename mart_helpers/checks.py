@@ -202,7 +202,7 @@ def _counted_at_once(connection: duckdb.DuckDBPyConnection, queries: list[str]) 
     """The rows of each query, counted side by side; None for all where one of them fails."""
     counts = [f"select {n} as n, count(*) from ({query})" for n, query in enumerate(queries)]
     try:
-        found = connection.execute(" union all ".join(counts)).fetchall() if counts else []
+        found = connection.sql(" union all ".join(counts)).fetchall() if counts else []
     except duckdb.Error:
         return [None] * len(queries)
     return [count for _, count in sorted(found)]
@@ -216,7 +216,7 @@ def _result(
         severity, sentence = "error", comment or "has no comment of the form 'severity: sentence'"
     try:
         if bad_rows is None:
-            bad_rows = connection.execute(f"select count(*) from ({query})").fetchone()[0]
+            bad_rows = connection.sql(f"select count(*) from ({query})").fetchone()[0]
         if bad_rows:  # counting reads no columns, and one of them may be what fails
             connection.execute(f"select count(hash(bad)) from ({query}) as bad").fetchall()
     except duckdb.Error as error:

@@ -175,7 +175,7 @@ def ascends_sql(relation: str, key: str) -> str:
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[Column, ...]:
     try:
-        rows = connection.execute(f"describe {SCHEMA}.{quoted(table)}").fetchall()
+        rows = connection.sql(f"describe {SCHEMA}.{quoted(table)}").fetchall()
     except duckdb.CatalogException:
         return ()
     return tuple(

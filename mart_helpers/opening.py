@@ -66,20 +66,20 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 def last_build(connection: duckdb.DuckDBPyConnection, database: str) -> int:
     """The number of the build that made the mart attached as `database`; 0 where it logs none."""
-    newest = f"select coalesce(max(build_id), 0) from {quoted(database)}.main.{BUILD_LOG}"
-    try:
-        return connection.execute(newest).fetchone()[0]
-    except duckdb.CatalogException:
+    if not has_table(connection, database, BUILD_LOG):
         return 0
+    newest = f"select coalesce(max(build_id), 0) from {quoted(database)}.main.{BUILD_LOG}"
+    return connection.execute(newest).fetchone()[0]
 
 
 def has_table(connection: duckdb.DuckDBPyConnection, database: str, table: str) -> bool:
     """Whether the attached `database` has the table in its main schema.
 
-    To try it out takes a tenth of the time of a look into the catalog.
+    To try it out takes a tenth of the time of a look into the catalog. A statement that failed would end
+    a transaction that a cell has begun; this way of asking does not.
     """
     try:
-        connection.execute(f"from {quoted(database)}.main.{quoted(table)} limit 0")
+        connection.table(f"{quoted(database)}.main.{quoted(table)}")
     except duckdb.CatalogException:
         return False
     return True
@@ -91,17 +91,22 @@ def in_one_transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
     Where a cell has begun one already, they are part of it.
     """
-    try:
-        connection.begin()
-    except duckdb.TransactionException:
+    if _is_in_transaction(connection):
         yield
         return
+    connection.begin()
     try:
         yield
     except BaseException:
         connection.rollback()
         raise
     connection.commit()
+
+
+def _is_in_transaction(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether a transaction is open: else, each statement would be one of its own."""
+    first, second = (connection.execute("select txid_current()").fetchone() for _ in range(2))
+    return first == second
 
 
 def quoted(name: str) -> str:

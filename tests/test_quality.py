@@ -7,8 +7,9 @@ import pytest
 from checked_marts import BREAKS, RETURNS, MakeMart, made_of
 from conftest import sql_of
 
-from mart_helpers.checks import run_checks, stop_on_failures
+from mart_helpers.checks import derive_checks, run_checks, stop_on_failures
 from mart_helpers.errors import CheckFailed
+from mart_helpers.opening import has_table
 from mart_helpers.session import Session
 
 STAR = """
@@ -126,6 +127,16 @@ def test_a_planted_fault_fails_its_check_and_no_other(
 
 def test_a_check_of_ones_own_is_run_like_the_others(make_mart: MakeMart) -> None:
     assert not_passed(make_mart(RETURNS)) == [("few_returns", "warn", "fail", 1)]
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_checks_may_be_derived_within_a_transaction(candidate: Session, end: str) -> None:
+    candidate.execute("create table dim_thing (thing_key integer)")
+    candidate.execute("start transaction")
+    derive_checks(candidate)
+    assert not has_table(candidate.connection, "published", "nothing")
+    candidate.execute(end)
+    assert len(run_checks(candidate)) == (3 if end == "commit" else 0)
 
 
 def test_a_check_that_cannot_run_is_broken_and_never_a_pass(make_mart: MakeMart) -> None:
