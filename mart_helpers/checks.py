@@ -216,7 +216,7 @@ def _result(
         severity, sentence = "error", comment or "has no comment of the form 'severity: sentence'"
     try:
         if bad_rows is None:
-            bad_rows = connection.sql(f"select count(*) from ({query})").fetchone()[0]
+            ((bad_rows,),) = connection.sql(f"select count(*) from ({query})").fetchall()
         if bad_rows:  # counting reads no columns, and one of them may be what fails
             connection.execute(f"select count(hash(bad)) from ({query}) as bad").fetchall()
     except duckdb.Error as error:
