@@ -24,7 +24,7 @@ from mart_helpers.contract import (
 )
 from mart_helpers.errors import CheckFailed
 from mart_helpers.frames import Rows
-from mart_helpers.opening import in_one_transaction, quoted
+from mart_helpers.opening import quoted
 from mart_helpers.project import resolve, shown
 from mart_helpers.publishing import candidate_path
 from mart_helpers.session import Session, in_words
@@ -73,13 +73,11 @@ def derive_checks(session: Session) -> None:
     Raises QueryError where the session only reads.
     """
     connection = session.connection
-    statements = ["create schema if not exists checks"]
+    connection.execute("create schema if not exists checks")
     for check in _structural_checks(connection):
         sentence = check.sentence.replace("'", "''")
-        statements.append(f"create or replace view checks.{check.name} as {check.query}")
-        statements.append(f"comment on view checks.{check.name} is 'error: {sentence}'")
-    with in_one_transaction(connection):
-        connection.execute(";\n".join(statements))
+        connection.execute(f"create or replace view checks.{check.name} as {check.query}")
+        connection.execute(f"comment on view checks.{check.name} is 'error: {sentence}'")
 
 
 def run_checks(session: Session, start_date: str = "", end_date: str = "") -> Rows:

@@ -1,7 +1,7 @@
 """Opening the files of a mart: to build one, or to read one and nothing else."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -84,30 +84,6 @@ def has_table(connection: duckdb.DuckDBPyConnection, database: str, table: str) 
         [database, table],
     )
     return found.fetchall() != [(0,)]
-
-
-@contextmanager
-def in_one_transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Make the statements of the block one transaction, which costs less than one each.
-
-    Where a cell has begun one already, they are part of it.
-    """
-    if _is_in_transaction(connection):
-        yield
-        return
-    connection.begin()
-    try:
-        yield
-    except BaseException:
-        connection.rollback()
-        raise
-    connection.commit()
-
-
-def _is_in_transaction(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether a transaction is open: else, each statement would be one of its own."""
-    first, second = (connection.execute("select txid_current()").fetchall() for _ in range(2))
-    return first == second
 
 
 def quoted(name: str) -> str:
