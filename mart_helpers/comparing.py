@@ -26,11 +26,6 @@ from mart_helpers.session import Session, in_words
 _MONEY = "net_amount"
 _DAY_KEY = "date_key"
 _MOST_ROWS = 20
-_COUNTS = (
-    *("table_name", "rows_before", "rows_after", "added", "removed", "changed"),
-    *("revenue_added", "revenue_removed", "revenue_changed"),
-)
-_MONTH = ("table_name", "month_start", "revenue_before", "revenue_after", "change")
 _VALUES = ("table_name", "key", "column_name", "before", "after")
 
 
@@ -118,7 +113,8 @@ def _text(value: str | int | Decimal | date | None) -> str:
         return value or ""
     if isinstance(value, date):
         return f"{value:%Y-%m}"
-    return f"{value:,.2f}" if isinstance(value, Decimal) else f"{value:,}"
+    # rounded as a notebook rounds it, which shows floating point numbers
+    return f"{float(value):,.2f}" if isinstance(value, Decimal) else f"{value:,}"
 
 
 def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> Comparison:
@@ -184,14 +180,11 @@ def _compared(connection: duckdb.DuckDBPyConnection, table: _Table) -> tuple[Row
     about = {"name": table.name, "before": before, "after": after}
     # where one mart has no rows, those of the other are all new or all gone, and need no look
     closely = min(before, after) > 0
-    if not closely and not table.has_months and _MONEY not in table.columns:
-        counts = (table.name, before, after, after, before, 0, None, None, None)
-        return Rows(_COUNTS, [counts]), Rows(_MONTH, []), Rows(_VALUES, [])
     connection.execute(_months_sql(table, closely))
     if closely:
         connection.execute(_differences_sql(table))
     counts = Rows.of(connection.execute(_counts_sql(table, closely), about))
-    months = Rows.of(connection.execute(_MONTHS_SQL, {"name": table.name}))
+    months = Rows.of(connection.execute(_MONTHS, {"name": table.name}))
     if not closely:
         return counts, months, Rows(_VALUES, [])
     return counts, months, Rows.of(connection.execute(_values_sql(table), {"name": table.name}))
@@ -289,7 +282,7 @@ select
 where false
 """
 
-_MONTHS_SQL = """
+_MONTHS = """
 select
     $name as table_name,
     strptime(month::varchar, '%Y%m')::date as month_start,

@@ -1,10 +1,11 @@
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
 import pytest
 from conftest import mart_command
 
-from mart_helpers.comparing import Comparison, compare_files
+from mart_helpers.comparing import Comparison, compare_files, described
 from mart_helpers.errors import StateError
 
 TABLES = ["dim_customer", "dim_date", "dim_product", "fact_sales"]
@@ -88,6 +89,20 @@ def test_added_removed_and_changed_sales_are_told_apart_in_rows_and_money(change
         ("fact_sales", "S000500", "quantity"),
         ("fact_sales", "S000500", "net_amount"),
     ]
+
+
+def test_the_command_rounds_as_the_notebook_does(changed):
+    found = changed.by(
+        "update fact_sales set net_amount = net_amount + 1 "
+        "where sale_id = (select min(sale_id) from fact_sales where date_key // 100 = 202305)"
+    )
+    (row,) = found.months.itertuples()
+    assert row.revenue_before % Decimal("0.01") == Decimal("0.005"), "else nothing is rounded"
+    _, _, before, after, _ = repr(found.months).splitlines()[-1].split()
+    line = next(
+        line for line in described(changed.sample, changed.path).splitlines() if "2023-05" in line
+    )
+    assert line.split() == ["fact_sales", "2023-05", before, after, "1.00"]
 
 
 def test_surrogate_keys_given_anew_are_no_change(changed):
