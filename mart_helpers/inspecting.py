@@ -9,7 +9,6 @@ import duckdb
 from mart_helpers.opening import BUILD_LOG, open_published, quoted, unreadable
 from mart_helpers.project import shown
 
-Rows = list[tuple]
 _MOST_NAMED = 20
 
 
@@ -27,7 +26,7 @@ def describe_mart(database: Path) -> str:
             raise unreadable(database, error) from error
 
 
-def tables_of(database: Path) -> Rows:
+def tables_of(database: Path) -> list[tuple]:
     """Name, rows, columns and comment of each table of the mart, ordered by name.
 
     Raises StateError where there is no mart to read.
@@ -98,7 +97,7 @@ def size_text(path: Path) -> str:
     return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
-def aligned(rows: Rows, indent: str = "  ") -> str:
+def aligned(rows: list[tuple], indent: str = "  ") -> str:
     """`rows` of texts as lines with their columns below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
@@ -108,7 +107,7 @@ def aligned(rows: Rows, indent: str = "  ") -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _tables(connection: duckdb.DuckDBPyConnection) -> Rows:
+def _tables(connection: duckdb.DuckDBPyConnection) -> list[tuple]:
     """Name and comment of each table, ordered by name."""
     return connection.execute(
         """

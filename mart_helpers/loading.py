@@ -32,7 +32,7 @@ from mart_helpers.sources import (
     refuse_open_quote,
 )
 from mart_helpers.staging import create_staging, fill_staging
-from mart_helpers.taking_over import EarlierFile, Rows, is_recipe_published, noted, take_over
+from mart_helpers.taking_over import EarlierFile, FileRows, is_recipe_published, noted, take_over
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Loader:
 
 
 def _outcome(
-    table: Table, reading: Reading, count: FileCount, rows: Rows | None, bad: Quarantined
+    table: Table, reading: Reading, count: FileCount, rows: FileRows | None, bad: Quarantined
 ) -> Outcome:
     _refuse_miscount(reading, count, bad)
     return Outcome(

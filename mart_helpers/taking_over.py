@@ -21,7 +21,7 @@ from mart_helpers.staging import create_staging
 
 
 @dataclass(frozen=True)
-class Rows:
+class FileRows:
     """What a build notes of the rows of a file: their number, their days, a hash over their values."""
 
     count: int
@@ -36,7 +36,7 @@ class EarlierFile:
 
     bytes: int
     sha256: str
-    rows: Rows
+    rows: FileRows
 
 
 def is_recipe_published(session: Session) -> bool:
@@ -47,11 +47,11 @@ def is_recipe_published(session: Session) -> bool:
     return False
 
 
-def noted(connection: duckdb.DuckDBPyConnection, table: Table, reading: Reading) -> Rows:
+def noted(connection: duckdb.DuckDBPyConnection, table: Table, reading: Reading) -> FileRows:
     """What is to be noted of the rows of a reading, while all of them are in `staging.<table>`."""
     day = _day(table)
     days = f"min({day.name}), max({day.name})" if day else "null, null"
-    return Rows(
+    return FileRows(
         *connection.execute(
             f"select count(*), {days}, {_hash_sql(table)} "
             f"from staging.{table.name} as staged "
@@ -83,7 +83,7 @@ def _take_over(
     if not rows_sql:
         return {}
     earlier = {
-        file: EarlierFile(size, sha256, Rows(*rows))
+        file: EarlierFile(size, sha256, FileRows(*rows))
         for file, size, sha256, *rows in connection.execute(_EARLIER, [table.name]).fetchall()
     }
     prints = {name: (file.bytes, file.sha256) for name, file in earlier.items()}
@@ -100,7 +100,7 @@ def _take_over(
         f"from staging.{table.name} as staged "
         f"inner join taken_days on staged.{_day(table).name} = taken_days.date group by file"
     )
-    return same if {file: Rows(*rows) for file, *rows in found.fetchall()} == expected else {}
+    return same if {file: FileRows(*rows) for file, *rows in found.fetchall()} == expected else {}
 
 
 def _day(table: Table) -> Column | None:
