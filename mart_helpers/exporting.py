@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from mart_helpers.errors import StateError
-from mart_helpers.files import hashed_meanwhile, join_files, second_part, size_and_digest, whole_files
+from mart_helpers.files import hashed_meanwhile, join_files, second_part, sha256_of, whole_files
 from mart_helpers.frames import Rows
 from mart_helpers.opening import quoted
 from mart_helpers.parameters import listed
@@ -258,7 +258,7 @@ def _write_workbook(
         for sheet in sheets:
             with _in_words(sheet.relation, part.parent):
                 write_sheet(connection, workbook, sheet)
-    found = size_and_digest(part)
+    found = part.stat().st_size, sha256_of(part)
     return [ExportedFile(file, sheet.table, sheet.rows, *found, sheet.name) for sheet in sheets]
 
 

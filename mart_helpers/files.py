@@ -103,10 +103,10 @@ def hashed_meanwhile(path: Path) -> Iterator[Future]:
             is_whole.set()
 
 
-def size_and_digest(path: Path) -> tuple[int, str]:
-    """Size and SHA-256 of a file."""
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of the file's bytes, in hexadecimal."""
     with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_as_it_grows(path: Path, is_whole: Event) -> tuple[int, str]:

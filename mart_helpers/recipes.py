@@ -16,6 +16,7 @@ import duckdb
 import mart_helpers
 from mart_helpers.contract import read_contract
 from mart_helpers.errors import MartError, UsageError
+from mart_helpers.files import sha256_of
 from mart_helpers.keeping import refuse_damaged
 from mart_helpers.opening import open_published
 from mart_helpers.parameters import (
@@ -27,7 +28,7 @@ from mart_helpers.parameters import (
     read_parameters,
 )
 from mart_helpers.project import resolve
-from mart_helpers.sources import find_sources, sha256_of, unchanged
+from mart_helpers.sources import find_sources, unchanged
 
 NOTEBOOK = "01_build"
 # These say where the mart is and how it comes about, not what is in it.

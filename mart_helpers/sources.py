@@ -5,7 +5,6 @@ reader that loads it: how many rows it holds (`count`), and where some of them s
 """
 
 import csv
-import hashlib
 import io
 import os
 import re
@@ -21,6 +20,7 @@ import duckdb
 from mart_helpers.contract import Table
 from mart_helpers.counting import FileCount, Located, count_plain
 from mart_helpers.errors import InputError
+from mart_helpers.files import sha256_of
 from mart_helpers.opening import quoted
 from mart_helpers.project import shown
 from mart_helpers.recognising import one_line, read_head
@@ -217,12 +217,6 @@ class ParquetFile:
         )
         texts = {number: ",".join("" if v is None else v for v in values) for number, *values in raws}
         return [Located(row + 1, row + 1, texts[row]) for row in rows], []
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of the file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unchanged(sources: Sequence[Source], prints: Mapping[str, tuple[int, str]]) -> list[Source]:

@@ -4,7 +4,6 @@ The mart remembers no lines, so they are found again: a source is read once for 
 """
 
 import csv
-import hashlib
 import io
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ import duckdb
 from mart_helpers.contract import Table, declared_tables, read_contract
 from mart_helpers.counting import REJECTED_AT, Located
 from mart_helpers.errors import InputError, StateError, UsageError
+from mart_helpers.files import sha256_of
 from mart_helpers.inspecting import aligned
 from mart_helpers.opening import open_published
 from mart_helpers.parameters import did_you_mean
@@ -396,10 +396,7 @@ def _file_state(path: Path, before: _Input, build: int) -> str:
 
 
 def _is_same(path: Path, before: _Input) -> bool:
-    if path.stat().st_size != before.bytes:
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == before.sha256
+    return path.stat().st_size == before.bytes and sha256_of(path) == before.sha256
 
 
 def _names_of(build: _Build, sources: list[Source], inputs_dir: Path) -> str:
