@@ -176,7 +176,8 @@ class CsvFile:
         return [field for field in self.fields if field.startswith(_IGNORED)]
 
     def count(self) -> FileCount:
-        return (self._is_small and count_plain(self.path)) or _count_records(self.path, self.delimiter)
+        plain = self._is_small and count_plain(self.path, self.delimiter.encode())
+        return plain or _count_records(self.path, self.delimiter)
 
     def locate(
         self, rows: Sequence[int], rejected_at: Sequence[int]
@@ -340,8 +341,10 @@ def _count_records(path: Path, delimiter: str) -> FileCount:
 
 def _names(text: str, delimiter: str) -> list[str]:
     """The names in the header with which `text` begins."""
+    first = text[: text.find("\n") + 1] or text
+    lines = io.StringIO(text, newline="") if '"' in first else [first]
     try:
-        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+        return next(csv.reader(lines, delimiter=delimiter), [])
     except csv.Error:  # a field beyond the module's limit: shown as what was found
         return [text]
 

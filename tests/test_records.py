@@ -270,13 +270,20 @@ def test_any_soup_of_quotes_reads_as_it_does_byte_by_byte(tmp_path_factory, piec
     ]
 
 
-PLAIN = st.lists(st.sampled_from(["1,2", "é;", " ", "x" * 9, BOM.decode()]), min_size=1, max_size=20)
+PLAIN = ["1,2", "é;", " ", "x" * 9, BOM.decode(), '"1,2",3', '"1\n\n2",""', '"a""b\r\n",""""']
 
 
-@given(lines=PLAIN, end=st.sampled_from(["", "\n"]), block_bytes=st.integers(1, 99))
-def test_a_plain_file_is_counted_alike_without_numpy(tmp_path_factory, lines, end, block_bytes):
+@given(
+    lines=st.lists(st.sampled_from(PLAIN), min_size=1, max_size=20),
+    line_end=st.sampled_from(["\n", "\r\n"]),
+    has_end=st.booleans(),
+    block_bytes=st.integers(1, 99),
+)
+def test_a_plain_file_is_counted_alike_without_numpy(
+    tmp_path_factory, lines, line_end, has_end, block_bytes
+):
     path = tmp_path_factory.getbasetemp() / "plain.csv"
-    path.write_bytes(("\n".join(lines) + end).encode())
+    path.write_bytes((line_end.join(lines) + line_end * has_end).encode())
     expected = count_records(path)
     assert count_plain(path, block_bytes=block_bytes) in (None, expected)
     if len(lines) > 1 and lines[0] != BOM.decode():
@@ -290,7 +297,10 @@ def test_what_is_not_plain_is_not_counted_without_numpy(tmp_path_factory, pieces
     assert count_plain(path, block_bytes=block_bytes) in (None, count_records(path))
 
 
-@pytest.mark.parametrize("data", [b'a\n"1\n2"\n', b"a\r\n1\r\n", b"a\n\n1\n", b"\na\n1\n", b"a\n1\0\n"])
+NOT_PLAIN = [b'a\n"1"2\n', b'a\n1"2"\n', b'a\n"1\n', b"a\r1\n", b"a\n\n1\n", b"\na\n1\n", b"a\n1\0\n"]
+
+
+@pytest.mark.parametrize("data", NOT_PLAIN)
 def test_a_file_that_is_not_plain_is_known_as_such(written, data):
     for block_bytes in BLOCKS:
         assert count_plain(written(data), block_bytes=block_bytes) is None
