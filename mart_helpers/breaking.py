@@ -7,9 +7,9 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
@@ -31,8 +31,7 @@ Row = dict[str, str]
 Files = dict[str, bytes]
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """The rows of good extracts, a field for each file."""
 
     dim_customer: list[Row]
@@ -45,8 +44,7 @@ class Sample:
         return sorted({_month(row) for row in self.fact_sales})
 
 
-@dataclass(frozen=True)
-class Caught:
+class Caught(NamedTuple):
     """What notices the damage first: `by` is `quarantine`, `refusal`, or the name of a check.
 
     `words` stand in the reason or the message, `column` is that of the bad value.
@@ -57,8 +55,7 @@ class Caught:
     column: str = ""
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A kind of damage: what happened in real life, the damaged files it makes, what catches it."""
 
     name: str
@@ -67,8 +64,7 @@ class Kind:
     caught: Caught
 
 
-@dataclass(frozen=True)
-class Broken:
+class Broken(NamedTuple):
     """The files of a damaged copy, and the day on which it came: the one after the last good sale."""
 
     paths: list[Path]

@@ -7,10 +7,9 @@ creates a view. All are run the same way.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import duckdb
 
@@ -40,8 +39,7 @@ _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _NOTHING_FAILED = "Every check has passed."
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """A view to be: its name, the query that finds the bad rows, and what holds when there are none."""
 
     name: str
@@ -49,8 +47,7 @@ class Check:
     sentence: str
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """A check that did not pass: some of its bad rows, and the query that shows all of them.
 
     `sample` has the view's columns, natural keys beside surrogate ones, and, where the row comes from an

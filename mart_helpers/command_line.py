@@ -11,10 +11,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from mart_helpers.errors import MartError, UsageError
 from mart_helpers.parameters import (
@@ -37,8 +36,7 @@ CLEAR_LINE = "\r\x1b[2K"
 Values = dict[str, object]
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """What a word after `python -m mart` does: it runs notebooks in this order, or one function.
 
     `words` follow the command without an option before them. `shared` are parameters of 01_build that

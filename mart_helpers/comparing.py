@@ -6,12 +6,12 @@ differ is row set against row.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
@@ -29,8 +29,7 @@ _MOST_ROWS = 20
 _VALUES = ("table_name", "key", "column_name", "before", "after")
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """The differences between two marts.
 
     - `tables`, a row each: table_name, rows_before, rows_after, how many rows were added, removed and
@@ -44,8 +43,7 @@ class Comparison:
     values: Rows
 
 
-@dataclass(frozen=True)
-class _Table:
+class _Table(NamedTuple):
     """A table of the star as both marts have it, surrogate keys replaced by what they stand for.
 
     `before` and `after` are queries with the same `columns`; a mart without the table has no rows.

@@ -5,7 +5,7 @@ structural checks need to know comes from DuckDB's catalog: `duckdb_columns()`, 
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import duckdb
 
@@ -15,8 +15,7 @@ from mart_helpers.opening import quoted
 SCHEMA = "contract"
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A declared column: its name in small letters; `default` is SQL text, or None for none."""
 
     name: str
@@ -25,8 +24,7 @@ class Column:
     default: str | None
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """A foreign key of one column: its values must be keys of `table`."""
 
     column: str
@@ -34,8 +32,7 @@ class Reference:
     table_column: str
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """A declared `check`: an SQL expression that no row may make false, over `columns`."""
 
     expression: str
@@ -49,8 +46,7 @@ class Rule:
         return plain[1:-1] if plain.startswith("(") and plain.endswith(")") else plain
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """One declared input: its columns in order, its key, its references and its rules."""
 
     name: str

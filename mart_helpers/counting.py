@@ -8,9 +8,8 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 #: SQL over `reject_errors`: the offset by which `locate` finds the record of an error.
 #: `line_byte_position` may name the newline before the record, or even the record before, so it
@@ -23,8 +22,7 @@ _BOM = b"\xef\xbb\xbf"
 _QUOTED_FIELD = rb'(?<![^\n%b])"[^"]*(?:""[^"]*)*"(?=[\n%b])'
 
 
-@dataclass(frozen=True)
-class FileCount:
+class FileCount(NamedTuple):
     """What a file holds.
 
     `bytes` and `sha256` are of the file on disk, so of a gzip file as it is compressed. `records`
@@ -43,8 +41,7 @@ class FileCount:
     long_line: int | None = None
 
 
-@dataclass(frozen=True)
-class Located:
+class Located(NamedTuple):
     """A record: its `number` among the data records, the physical `line` it starts on, its text.
 
     Both count from 1. `raw` is without the line end and shows bytes that are no UTF-8 as `\\xff`;

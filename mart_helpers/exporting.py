@@ -4,9 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import duckdb
 
@@ -28,8 +27,7 @@ _MANY_ROWS = 200_000
 _KEEPING_ORDER = {"SEQ_SCAN", "FILTER", "PROJECTION"}
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(NamedTuple):
     """A kind of file: its folder in `data_dir`, its ending, and its options for DuckDB's `copy`.
 
     A kind without options is no matter of DuckDB, but one workbook for all tables. Of one with a `seam`,
@@ -51,8 +49,7 @@ FORMATS = {
 }
 
 
-@dataclass(frozen=True)
-class ExportedFile:
+class ExportedFile(NamedTuple):
     """What a manifest says of a table and its file; `rows` does not count the header.
 
     Several tables are in one workbook: each has the `sheet` of its name.
@@ -67,7 +64,7 @@ class ExportedFile:
 
     def as_entry(self) -> dict[str, object]:
         """What the manifest holds: `sheet` only where there is one."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def export_tables(

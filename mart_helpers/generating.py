@@ -8,11 +8,10 @@ import csv
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import accumulate
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import duckdb
 
@@ -41,8 +40,7 @@ DISCOUNTS = {"0": 87, "0.05": 5, "0.1": 4, "0.15": 2, "0.2": 2}
 PRICES = {100: 94, 96: 1, 97: 2, 98: 2, 103: 1}
 
 
-@dataclass(frozen=True)
-class Customer:
+class Customer(NamedTuple):
     """A base customer; `share` is its part of all lines, in percent."""
 
     name: str
@@ -53,8 +51,7 @@ class Customer:
     share: int
 
 
-@dataclass(frozen=True)
-class Product:
+class Product(NamedTuple):
     """A base product; amounts in cents, `most_units` per line, `share` of all lines in percent."""
 
     name: str

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
@@ -35,8 +35,7 @@ from mart_helpers.staging import create_staging, fill_staging
 from mart_helpers.taking_over import EarlierFile, FileRows, is_recipe_published, noted, take_over
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one file; `rows_read` is always `rows_loaded` plus `rows_quarantined`."""
 
     table_name: str
@@ -138,7 +137,7 @@ class Loader:
         )
 
     def _record(self, outcome: Outcome) -> None:
-        values = asdict(outcome)
+        values = outcome._asdict()
         columns = ", ".join(f"${name} as {name}" for name in values)
         self._connection.execute(
             f"insert into build_inputs by name select getvariable('build_id') as build_id, {columns}",

@@ -9,8 +9,8 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -125,16 +125,14 @@ pre code { font: inherit; overflow-wrap: normal; }
 """
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A heading that the table of contents leads to."""
 
     id: str
     title: str
 
 
-@dataclass(frozen=True)
-class Chapter:
+class Chapter(NamedTuple):
     """An executed notebook as HTML: its first heading, those below it, and all but the first heading.
 
     `values` are the parameters that were given, but for paths, in the order of the notebook.

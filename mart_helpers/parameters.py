@@ -12,11 +12,11 @@ import os
 import re
 import tokenize
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import date
 from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
+from typing import NamedTuple
 
 from mart_helpers.errors import StateError, UsageError
 from mart_helpers.project import home, resolve, shown
@@ -43,8 +43,7 @@ INJECTED = "# Parameters"
 PATHS = ("_dir", "database")  # a parameter of such a name is a path
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One line of a parameters cell.
 
     `choices` is empty where any value of the type will do, from `minimum` on where there is one;

@@ -1,8 +1,7 @@
 """Taking the bad rows out of a staging table and into `quarantine`, each with its place in the file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import duckdb
 
@@ -18,16 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Reject:
+class Reject(NamedTuple):
     """A fault for which the reader refused a record: a byte offset in the record, and why."""
 
     offset: int
     reason: str
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What came of reading one source: `rows` in staging from the row id `first_row` on, and faults."""
 
     source: Source
@@ -36,8 +33,7 @@ class Reading:
     rejects: Sequence[Reject]
 
 
-@dataclass(frozen=True)
-class Quarantined:
+class Quarantined(NamedTuple):
     """How many records of a source went to quarantine; `rejected` of them never were in staging."""
 
     rows: int

@@ -18,9 +18,8 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -140,8 +139,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, _Disk]]:
         ) from error
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """The records that end in one block. All positions are offsets in the stream."""
 
     first_number: int  # 0 is the header

@@ -3,9 +3,9 @@
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from mart_helpers.errors import MartError, StateError
 from mart_helpers.executed import ExecutedNotebook, tags
@@ -28,8 +28,7 @@ class NotebookFailed(MartError):
         self.exit_status = exit_status
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """Where a run is: code cell `cell` of `cells`, counted from 1, below `heading`."""
 
     notebook: str
@@ -105,10 +104,10 @@ def _run_cells(
     at = Progress(name, 0, sum(map(_is_run, notebook.cells)), "")
     for cell in notebook.cells:
         if cell["cell_type"] == "markdown":
-            at = replace(at, heading=(HEADING.findall(cell["source"]) or [at.heading])[-1])
+            at = at._replace(heading=(HEADING.findall(cell["source"]) or [at.heading])[-1])
         if not _is_run(cell):
             continue
-        at = replace(at, cell=at.cell + 1)
+        at = at._replace(cell=at.cell + 1)
         on_cell(at)
         try:
             done = notebook.run(cell, kernel)

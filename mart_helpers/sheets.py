@@ -3,13 +3,12 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 from duckdb.sqltypes import DuckDBPyType
@@ -49,8 +48,7 @@ _UNWRITABLE = r"[\x00-\x08\x0b-\x1f\ufffe\uffff]"
 _ESCAPED = re.compile(f"_(?=x[0-9a-fA-F]{{4}}(?:_|{_UNWRITABLE}))|{_UNWRITABLE}")
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column of a sheet: what its cells are, as Excel shows them, and its width in characters."""
 
     name: str
@@ -59,8 +57,7 @@ class Column:
     width: int
 
 
-@dataclass(frozen=True)
-class Sheet:
+class Sheet(NamedTuple):
     """A table as it will be written; `rows` does not count the header."""
 
     table: str

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from math import hypot
+from typing import NamedTuple
 from unicodedata import category, east_asian_width
 from xml.etree import ElementTree
 
@@ -29,8 +30,7 @@ _NO_LETTER = "[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 Point = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A rectangle, the corners of which are rounded by `radius`."""
 
     left: float
@@ -42,8 +42,7 @@ class Box:
     radius: float = 0.0
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """A line of text. Its start, middle or end (`anchor`) is at `x`, the middle of its height at `y`."""
 
     x: float
@@ -67,8 +66,7 @@ class Words:
         return self.y + _MIDDLE * self.size
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A straight line through two points, or the cubic Bézier curve of four; an arrow has a head."""
 
     points: tuple[Point, ...]

@@ -11,9 +11,8 @@ import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import duckdb
 
@@ -90,8 +89,7 @@ def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
     return [_understood(found[0], found[0].name, table)]
 
 
-@dataclass(frozen=True)
-class SeedRows:
+class SeedRows(NamedTuple):
     """The rows of `seed.<table>`, which a cell of the notebook has made."""
 
     connection: duckdb.DuckDBPyConnection
@@ -119,8 +117,7 @@ class SeedRows:
         return [Located(row + 1, row + 1, raws[row][0]) for row in rows], []
 
 
-@dataclass(frozen=True)
-class CsvFile:
+class CsvFile(NamedTuple):
     """A CSV file, plain or gzipped; `blank_lines` stand before its header.
 
     DuckDB takes a row with an empty field too many for a whole one. So it reads a field more than the
@@ -187,8 +184,7 @@ class CsvFile:
         return locate(self.path, self.delimiter.encode(), rows, rejected_at)
 
 
-@dataclass(frozen=True)
-class ParquetFile:
+class ParquetFile(NamedTuple):
     """A Parquet file; its `columns` are named as in the file. The line of a row is its number."""
 
     path: Path
@@ -247,7 +243,7 @@ def read_rows(source: Source, run: Callable[[str], T]) -> T:
     except duckdb.Error as error:
         if "null_padding" not in str(error):
             raise
-        return run(replace(source, is_parallel=False).rows_sql)
+        return run(source._replace(is_parallel=False).rows_sql)
 
 
 def refuse_open_quote(name: str, line: int | None) -> None:

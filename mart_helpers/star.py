@@ -1,8 +1,8 @@
 """The star schema as a picture, drawn from the catalog of a mart."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from mart_helpers.colours import BLUE, GREY
 from mart_helpers.contract import star_types
@@ -36,8 +36,7 @@ def draw_star(mart: Session) -> Sketch:
     return Sketch("Star schema", width, height, (*tables, *arrows))
 
 
-@dataclass(frozen=True)
-class _Table:
+class _Table(NamedTuple):
     name: str
     rows: int
     columns: tuple[tuple[str, str], ...]
@@ -69,8 +68,7 @@ class _Table:
         return _HEAD + len(self.columns) * _LINE + _PADDING
 
 
-@dataclass(frozen=True)
-class _Placed:
+class _Placed(NamedTuple):
     """A table with its left upper corner, and for each of its columns PK, FK or nothing."""
 
     table: _Table

@@ -7,8 +7,8 @@ these days. What is found is taken only where its hash is the noted one, whateve
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 
 import duckdb
 
@@ -20,8 +20,7 @@ from mart_helpers.sources import Source, unchanged
 from mart_helpers.staging import create_staging
 
 
-@dataclass(frozen=True)
-class FileRows:
+class FileRows(NamedTuple):
     """What a build notes of the rows of a file: their number, their days, a hash over their values."""
 
     count: int
@@ -30,8 +29,7 @@ class FileRows:
     rows_hash: str | None
 
 
-@dataclass(frozen=True)
-class EarlierFile:
+class EarlierFile(NamedTuple):
     """What the build before noted of a file."""
 
     bytes: int

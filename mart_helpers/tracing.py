@@ -7,9 +7,9 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
@@ -32,8 +32,7 @@ _EMPTY = "(empty)"
 Row = dict[str, str | None]
 
 
-@dataclass(frozen=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     """The key looked for, among those of a declared table."""
 
     table: Table
@@ -51,8 +50,7 @@ class _Wanted:
         return f"({text} = $key or {cast_sql(text, kind)} = {cast_sql('$key::varchar', kind)})"
 
 
-@dataclass(frozen=True)
-class _Input:
+class _Input(NamedTuple):
     """An input file as the latest build read it."""
 
     file: str
@@ -60,8 +58,7 @@ class _Input:
     sha256: str
 
 
-@dataclass(frozen=True)
-class _Build:
+class _Build(NamedTuple):
     """The latest build, and what it read for the table."""
 
     number: int
@@ -72,8 +69,7 @@ class _Build:
         return [each.file for each in self.inputs] == [SeedRows.name]
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """Texts to show, of `total` that there are."""
 
     texts: Sequence[str]

@@ -6,7 +6,7 @@ it is cast, and text that does not match gives null.
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 #: White space, as `str.strip` has it.
 BLANKS = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
@@ -14,8 +14,7 @@ _WHOLE_TYPES = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
 _TIME_OF_DAY = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?"
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """What text of a type looks like: an RE2 pattern or None for any, and the same in words."""
 
     pattern: str | None
