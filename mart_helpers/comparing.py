@@ -26,6 +26,7 @@ from mart_helpers.session import Session, in_words
 _MONEY = "net_amount"
 _DAY_KEY = "date_key"
 _MOST_ROWS = 20
+_MONTHS = ("table_name", "month_start", "revenue_before", "revenue_after", "change")
 _VALUES = ("table_name", "key", "column_name", "before", "after")
 
 
@@ -182,7 +183,9 @@ def _compared(connection: duckdb.DuckDBPyConnection, table: _Table) -> tuple[Row
     if closely:
         connection.execute(_differences_sql(table))
     counts = Rows.of(connection.execute(_counts_sql(table, closely), about))
-    months = Rows.of(connection.execute(_MONTHS, {"name": table.name}))
+    months = Rows(_MONTHS, [])
+    if table.has_months:
+        months = Rows.of(connection.execute(_MONTHS_SQL, {"name": table.name}))
     if not closely:
         return counts, months, Rows(_VALUES, [])
     return counts, months, Rows.of(connection.execute(_values_sql(table), {"name": table.name}))
@@ -280,7 +283,7 @@ select
 where false
 """
 
-_MONTHS = """
+_MONTHS_SQL = """
 select
     $name as table_name,
     strptime(month::varchar, '%Y%m')::date as month_start,

@@ -8,6 +8,7 @@ one build, or rollback, that is at work.
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,10 +118,12 @@ def publish(session: Session, keep_previous: int = 2) -> None:
     with suppress(duckdb.Error):  # a log without that column: then every build is taken for a new one
         session.connection.execute(_RECIPE, [session.recipe()])
     try:
-        for attached in _ATTACHED:
-            session.connection.execute(f"detach {attached}")
         session.connection.execute("checkpoint")
-        session.connection.close()
+        with ThreadPoolExecutor(1) as beside:
+            beside.submit(sync, candidate)  # to give much memory back takes as long as the disk
+            for attached in _ATTACHED:
+                session.connection.execute(f"detach {attached}")
+            session.connection.close()
         sync(candidate)
         if database.exists():
             keep(database, replaced)

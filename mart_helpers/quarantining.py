@@ -1,6 +1,6 @@
 """Taking the bad rows out of a staging table and into `quarantine`, each with its place in the file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import duckdb
@@ -47,15 +47,15 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     good row, which is its `first_row_id`.
     """
     connection.execute(_NO_PROBLEMS)
-    any_suspect = connection.execute(_ANY_SUSPECT.format(table=table.name)).fetchall()
-    if any_suspect:
-        connection.execute(f"insert into problems by name {problems_sql(table)}")
-    for reference in table.references:
-        connection.execute(_orphans_sql(connection, table, reference))
-    if any_suspect:
-        connection.execute(_ONLY_THE_ROW)
-    if not connection.execute(ascends_sql(f"staging.{table.name}", table.key)).fetchone()[0]:
-        connection.execute(_repeats_sql(table))
+    searches = list(_searches(table))
+    conditions = [f"select {n} where {condition}" for n, (condition, _) in enumerate(searches)]
+    try:
+        found = connection.execute(" union all ".join(conditions)).fetchall()
+    except duckdb.CatalogException:
+        _refuse_not_loaded(connection, table)
+        raise
+    for n in sorted(n for (n,) in found):
+        connection.execute(searches[n][1])
 
 
 def quarantine_bad_rows(
@@ -110,8 +110,6 @@ create or replace temp table problems (
 )
 """
 
-_ANY_SUSPECT = "select 1 from staging.{table} where suspect is not null limit 1"
-
 _COMMONEST_REASONS = """
 select
     count(distinct line) as rows,
@@ -132,9 +130,36 @@ where position >= 0 and row_id in (select row_id from problems where position = 
 """
 
 
-def _orphans_sql(connection: duckdb.DuckDBPyConnection, table: Table, reference: Reference) -> str:
-    if not has_table(connection, "staging", reference.table):
-        raise StateError(f"Load {reference.table} before {table.name}, which refers to it.")
+def _searches(table: Table) -> Iterator[tuple[str, str]]:
+    """In turn, SQL for a condition without which there is nothing to find, and for what finds it.
+
+    The conditions are asked all at once, which takes less than one after the other.
+    """
+    any_suspect = f"exists (from staging.{table.name} where suspect is not null)"
+    yield any_suspect, f"insert into problems by name {problems_sql(table)}"
+    for reference in table.references:
+        orphans = f"exists (from {_orphans_sql(table, reference)})"
+        yield orphans, _orphan_problems_sql(table, reference)
+    yield any_suspect, _ONLY_THE_ROW
+    yield f"not ({ascends_sql(f'staging.{table.name}', table.key)})", _repeats_sql(table)
+
+
+def _refuse_not_loaded(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    for reference in table.references:
+        if not has_table(connection, "staging", reference.table):
+            raise StateError(f"Load {reference.table} before {table.name}, which refers to it.")
+
+
+def _orphans_sql(table: Table, reference: Reference) -> str:
+    return f"""
+        staging.{table.name} as child
+        anti join staging.{reference.table} as parent
+            on child.{reference.column} = parent.{reference.table_column}
+        where child.{reference.column} is not null
+    """
+
+
+def _orphan_problems_sql(table: Table, reference: Reference) -> str:
     name = reference.column
     return f"""
         insert into problems
@@ -145,10 +170,7 @@ def _orphans_sql(connection: duckdb.DuckDBPyConnection, table: Table, reference:
             child.{name},
             '{name} "' || child.{name} || '" is not in {reference.table}',
             null
-        from staging.{table.name} as child
-        anti join staging.{reference.table} as parent
-            on child.{name} = parent.{reference.table_column}
-        where child.{name} is not null
+        from {_orphans_sql(table, reference)}
     """
 
 
