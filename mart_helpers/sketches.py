@@ -1,7 +1,6 @@
 """Pictures that hold words rather than numbers: a table as it is shown, and the way of the data."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pandas as pd
 from matplotlib.font_manager import FontProperties
@@ -47,7 +46,7 @@ def draw_table(frame: pd.DataFrame, title: str, note: str = "") -> Sketch:
         right = left + max(_wide(text, is_bold=place == 0) for place, text in enumerate(column))
         x, anchor = (right, "end") if pd.api.types.is_numeric_dtype(frame[name]) else (left, "start")
         head, *others = (Words(x, _middle(n), text, anchor=anchor) for n, text in enumerate(column))
-        marks += [replace(head, colour=GREY, is_bold=True), *others]
+        marks += [head._replace(colour=GREY, is_bold=True), *others]
         left = right + _BETWEEN
     width = max(left - _BETWEEN, _wide(note))
     for place in range(1, len(texts) + 2):

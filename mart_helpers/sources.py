@@ -26,6 +26,7 @@ from mart_helpers.recognising import one_line, read_head
 
 T = TypeVar("T")
 
+SEED_ROWS = "seed rows"
 _NO_FAULT = "null::varchar as row_fault"
 _IGNORED = "_ignored_"
 _NO_FIELD = "\x01no field\x01"
@@ -94,7 +95,7 @@ class SeedRows(NamedTuple):
 
     connection: duckdb.DuckDBPyConnection
     table: str
-    name: str = "seed rows"
+    name: str = SEED_ROWS
     ignored: tuple[str, ...] = ()
     may_hold_blanks: bool = True
 

@@ -21,7 +21,7 @@ from mart_helpers.inspecting import aligned
 from mart_helpers.opening import open_published
 from mart_helpers.parameters import did_you_mean
 from mart_helpers.project import shown
-from mart_helpers.sources import CsvFile, SeedRows, Source, find_sources, read_rows
+from mart_helpers.sources import SEED_ROWS, CsvFile, Source, find_sources, read_rows
 from mart_helpers.values import cast_sql, id_sql
 
 _MOST = 20  # of each kind are shown; the others are counted
@@ -66,7 +66,7 @@ class _Build(NamedTuple):
 
     @property
     def is_from_seed(self) -> bool:
-        return [each.file for each in self.inputs] == [SeedRows.name]
+        return [each.file for each in self.inputs] == [SEED_ROWS]
 
 
 class _Found(NamedTuple):
@@ -448,7 +448,7 @@ def _listed(pairs: Iterable[tuple[str, str | None]], indent: str) -> str:
 
 
 def _place(file: str, line: int) -> str:
-    kind = "row" if file == SeedRows.name or file.endswith(".parquet") else "line"
+    kind = "row" if file == SEED_ROWS or file.endswith(".parquet") else "line"
     return f"{file}, {kind} {line}"
 
 

@@ -79,8 +79,8 @@ def _is_plain(text: str, cast: str, type_name: str) -> str:
     A decimal is written with all its decimals, of which the text may leave out zeros at the end.
     """
     written = f"{cast}::varchar"
-    if type_name == "DATE":  # `infinity` is written as it is, too
-        return f"length({text}) = 10 and {written} = {text}"
+    if type_name == "DATE":  # `infinity` and years of five digits are written as they are, too
+        return f"{written} = {text} and {cast} between date '0001-01-01' and date '9999-12-31'"
     if type_name.startswith("DECIMAL"):
         return f"starts_with({written}, {text})"
     return f"{written} = {text}"
