@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import duckdb
 
+from mart_helpers.blanks import may_hold_blanks
 from mart_helpers.contract import Table
 from mart_helpers.counting import FileCount, Located, count_plain
 from mart_helpers.errors import InputError
@@ -136,11 +137,9 @@ class CsvFile(NamedTuple):
 
     @property
     def may_hold_blanks(self) -> bool:
-        if self._is_small or self.path.suffix != ".csv":
+        if self.path.suffix != ".csv":
             return True
-        from mart_helpers.blanks import may_hold_blanks
-
-        return may_hold_blanks(self.path, self.delimiter)
+        return may_hold_blanks(self.path, self.delimiter, closely=not self._is_small)
 
     @property
     def _is_small(self) -> bool:
@@ -166,8 +165,9 @@ class CsvFile(NamedTuple):
 
     @property
     def _buffer_bytes(self) -> int:
-        """DuckDB's own, with which a thread reads 8 MB at a time; less where some would be left idle."""
-        return _SMALLEST_BUFFER if self.is_parallel and self._is_small else _USUAL_BUFFER
+        """As DuckDB would have it, or less where a thread would be left idle at the end."""
+        parts = 2 * (os.cpu_count() or 1) + 1 if self.is_parallel else 1
+        return min(max(self.path.stat().st_size // parts, _SMALLEST_BUFFER), _USUAL_BUFFER)
 
     @property
     def _placeholders(self) -> list[str]:
