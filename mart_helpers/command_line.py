@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 PROGRAM = "python -m mart"
 METAVARS = {str: "TEXT", int: "INT", float: "FLOAT", bool: "true|false"}
 REQUIRED = object()  # the default of an option that has to be given
+# 01_build has the mart open at its end; to open it again takes longer than many a cell
+ACCOUNT = """\
+from mart_helpers.inspecting import account_of
+print(*account_of(mart.connection), sep="\\n")
+"""
 CLEAR_LINE = "\r\x1b[2K"
 
 Values = dict[str, object]
@@ -228,7 +233,8 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
     database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
     if "formats" in values:
         _refuse_formats(data_dir, values["formats"])
-    seconds, executed = {}, []
+    seconds, executed, account = {}, [], []
+    at_end = {"01_build": lambda kernel: account.extend(kernel.printed(ACCOUNT))}
     for (notebook, given), following in zip(own.items(), [*list(own)[1:], None], strict=True):
         if notebook == "01_build" and (build := _same_build(values)):
             seconds[notebook] = f"nothing has changed since {build}"
@@ -239,9 +245,10 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
             from mart_helpers.running import new_run_folder, run_notebook
 
             folder = folder or new_run_folder(data_dir / "runs", command)
-            executed.append(run_notebook(notebook, given, folder, on_cell, following))
+            on_end = at_end.get(notebook)
+            executed.append(run_notebook(notebook, given, folder, on_cell, following, on_end))
         seconds[notebook] = f"{monotonic() - started:.1f} s"
-    results = list(_results(list(own), database, data_dir, values.get("formats", "")))
+    results = list(_results(list(own), database, data_dir, values.get("formats", ""), account))
     pages = zip(["page", *[""] * len(executed)], map(shown, _pages(executed, values)), strict=False)
     times = seconds.items() if len(own) > 1 else ()
     kept = [("executed", shown(folder))] if folder else []
@@ -278,13 +285,13 @@ def _pages(executed: list[Path], values: Values) -> list[Path]:
 
 
 def _results(
-    notebooks: list[str], database: Path, data_dir: Path, formats: str
+    notebooks: list[str], database: Path, data_dir: Path, formats: str, account: list[str]
 ) -> Iterator[tuple[str, str]]:
     from mart_helpers.inspecting import last_account, last_verdict, size_text
 
     if "01_build" in notebooks and database.exists():
-        account, *reasons = last_account(database)
-        yield "rows", account
+        rows, *reasons = account or last_account(database)
+        yield "rows", rows
         yield from (("", line) for line in reasons)
         yield "mart", f"{shown(database)} ({size_text(database)})"
     if "03_export" in notebooks:

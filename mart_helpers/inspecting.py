@@ -39,17 +39,22 @@ def tables_of(database: Path) -> list[tuple]:
 
 
 def last_account(database: Path) -> list[str]:
+    """What `account_of` tells of the mart. Raises StateError where there is none to read."""
+    with open_published(database) as connection:
+        return account_of(connection)
+
+
+def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """What the last build did with the rows it read, and what is commonest in its quarantine, if any."""
     from mart_helpers.quarantining import commonest_reasons
 
-    with open_published(database) as connection:
-        rows = connection.execute(
-            "select rows_read, rows_loaded, rows_quarantined from build_log order by build_id desc"
-        ).fetchone()
-        reasons = [
-            f"{count:,} × such as {file}, line {line}: {reason}"
-            for count, file, line, reason in (commonest_reasons(connection) if rows[-1] else ())
-        ]
+    rows = connection.execute(
+        "select rows_read, rows_loaded, rows_quarantined from build_log order by build_id desc"
+    ).fetchone()
+    reasons = [
+        f"{count:,} × such as {file}, line {line}: {reason}"
+        for count, file, line, reason in (commonest_reasons(connection) if rows[-1] else ())
+    ]
     return ["{:,} read, {:,} loaded, {:,} in quarantine".format(*rows), *reasons]
 
 

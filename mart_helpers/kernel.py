@@ -63,6 +63,15 @@ class Kernel:
             self._process.join()
             raise KernelStopped(_end(self._process.exitcode)) from error
 
+    def printed(self, source: str) -> list[str]:
+        """The lines that the source prints; none where it fails, or the kernel stops."""
+        try:
+            *messages, (_, done) = self.run(source)
+        except KernelStopped:
+            return []
+        texts = [content["text"] for kind, content in messages if kind == "stream"]
+        return [] if "ename" in done else "".join(texts).splitlines()
+
 
 @contextmanager
 def started(

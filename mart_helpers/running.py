@@ -43,12 +43,14 @@ def run_notebook(
     folder: Path,
     on_cell: Callable[[Progress], None] = lambda progress: None,
     next_name: str | None = None,
+    on_end: Callable[[Kernel], None] | None = None,
 ) -> Path:
     """Path of the executed copy of `notebooks/<name>.ipynb`, written into `folder`.
 
     `values` replace parameters of the notebook, `on_cell` is called as each code cell starts. The
     copy is there after a failure too. While it runs, what the notebook `next_name` needs is imported.
-    Raises NotebookFailed with one message when a cell fails.
+    `on_end` is called with the kernel in which all cells have run. Raises NotebookFailed with one
+    message when a cell fails.
     """
     executed = folder.absolute() / f"{name}.ipynb"
     notebook = ExecutedNotebook(read_notebook(notebook_path(name)), values)
@@ -57,6 +59,8 @@ def run_notebook(
     try:
         with started(not is_plain(notebook.code), needed, needed_next) as kernel:
             _run_cells(name, notebook, kernel, on_cell, executed)
+            if on_end:
+                on_end(kernel)
     finally:
         _save(notebook, executed)
     return executed
