@@ -127,7 +127,7 @@ class Loader:
         Only who parses a file knows the line of a row, and which of two rows comes first.
         """
         touching = f"select count(*) from problems where least(row_id, first_row_id) < {taken_rows}"
-        return self._connection.execute(touching).fetchall() != [(0,)]
+        return bool(taken_rows) and self._connection.execute(touching).fetchall() != [(0,)]
 
     def _forget(self, table: Table) -> None:
         self._connection.execute("delete from quarantine where table_name = ?", [table.name])
@@ -179,12 +179,12 @@ class Loader:
         return None
 
     def _rejects(self, source: Source) -> list[Reject]:
-        if not has_table(self._connection, "temp", "reject_errors"):
+        if not isinstance(source, CsvFile):
             return []
-        ((rows_not_utf8,),) = self._connection.execute(_ROWS_NOT_UTF8).fetchall()
-        if isinstance(source, CsvFile) and rows_not_utf8 > 1:
+        rejects = [Reject(*row) for row in self._connection.execute(_REJECTS).fetchall()]
+        if rejects and self._connection.execute(_ROWS_NOT_UTF8).fetchone() > (1,):
             refuse_eight_bit(source.path, source.name)
-        return [Reject(*row) for row in self._connection.execute(_REJECTS).fetchall()]
+        return rejects
 
     def _staged(self, table: Table) -> int:
         return len(self._connection.table(f"staging.{table.name}"))
