@@ -233,6 +233,19 @@ def test_all_runs_each_notebook_with_its_own_values_and_says_where_the_results_a
     ]
 
 
+def test_a_build_is_asked_for_its_account_in_the_session_that_it_ends_with(home):
+    own_log = "create table build_log as select 5 as rows_read, 5 as rows_loaded, 0 as rows_quarantined"
+    session = f"""\
+from types import SimpleNamespace
+mart = SimpleNamespace(connection=duckdb.connect())
+_ = mart.connection.execute('{own_log}, 1 as build_id')"""
+    write_notebook(home / "notebooks" / "01_build.ipynb", BUILD, SET_UP, make_mart(), session)
+    done = mart("build")
+    assert done.stdout.splitlines()[0] == "rows      5 read, 5 loaded, 0 in quarantine"
+    (executed,) = home.glob("data/runs/*/01_build.ipynb")
+    assert "account_of" not in executed.read_text()
+
+
 def size_of(path: Path) -> str:
     return f"{path.stat().st_size / 1e6:.1f} MB"
 

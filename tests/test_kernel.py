@@ -152,6 +152,15 @@ def test_a_number_that_json_has_not_is_kept_as_text(home: Path):
     assert cell.outputs[0].data == {"application/json": ["nan"]}
 
 
+def test_a_kernel_is_asked_at_the_end_without_a_trace_in_the_notebook(home: Path):
+    asked = ["print(b)\nprint('c')", "print(b)\n1 / 0", "print(b, flush=True)\nimport os\nos._exit(3)"]
+    said = []
+    write_notebook(home / "notebooks" / "n.ipynb", "a: int = 1", "b = a + 1")
+    path = run_notebook("n", {}, home, on_end=lambda given: said.extend(map(given.printed, asked)))
+    assert said == [["2", "c"], [], []]
+    assert [cell.source for cell in executed_cells(path)] == ["a: int = 1", "b = a + 1"]
+
+
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_kernel_ends_with_the_command_even_amid_a_query(home: Path, ended_by: signal.Signals):
     said = "import os\nfrom pathlib import Path\n_ = Path('pid').write_text(str(os.getpid()))"
