@@ -147,9 +147,10 @@ class Loader:
     def _read(self, table: Table, source: Source) -> tuple[Reading, FileCount]:
         """Read a source into staging while another look at it counts its rows."""
         first_row = self._staged(table)
+        has_blanks = source.may_hold_blanks
         with ThreadPoolExecutor(1) as beside:
             counting = beside.submit(self._count, source)
-            failure = self._fill(table, source)
+            failure = self._fill(table, source, has_blanks)
             count = counting.result()
         _refuse_damaged(source, count, failure)
         rows = self._staged(table) - first_row
@@ -162,9 +163,7 @@ class Loader:
             self._connection.interrupt()
         return count
 
-    def _fill(self, table: Table, source: Source) -> duckdb.Error | None:
-        has_blanks = source.may_hold_blanks
-
+    def _fill(self, table: Table, source: Source, has_blanks: bool) -> duckdb.Error | None:
         def fill(rows_sql: str) -> None:
             for name in ("reject_errors", "reject_scans"):
                 self._connection.execute(f"drop table if exists {name}")
