@@ -66,7 +66,7 @@ def test_white_space_in_a_last_block_of_few_bytes_is_found(tmp_path, size, text)
 
 
 @pytest.mark.parametrize(
-    "text", ["a,b\n1 ,2\n", "a,b\n1 1,2\n", 'a,b\n"1",2\n', "a,b\n1,\u3000\n"], ids=ascii
+    "text", ["a,b\n1 ,2\n", "a,b\n1 1,2\n", 'a,b\n"1",2\n', "a,b\n1,é\n"], ids=ascii
 )
 def test_who_does_not_look_closely_takes_all_white_space_for_some_at_an_end(tmp_path, text):
     path = tmp_path / "some.csv"
@@ -76,5 +76,5 @@ def test_who_does_not_look_closely_takes_all_white_space_for_some_at_an_end(tmp_
 
 def test_a_file_without_white_space_is_known_as_such_at_a_glance(tmp_path):
     path = tmp_path / "some.csv"
-    path.write_bytes("a,b\r\n1,é\r\n".encode())
+    path.write_bytes(b"a,b\r\n1,2\r\n")
     assert not blanks.may_hold_blanks(path, ",", closely=False)
