@@ -166,7 +166,9 @@ class CsvFile(NamedTuple):
     @property
     def _buffer_bytes(self) -> int:
         """As DuckDB would have it, or less where a thread would be left idle at the end."""
-        parts = 2 * (os.cpu_count() or 1) + 1 if self.is_parallel else 1
+        if not self.is_parallel or self.path.suffix != ".csv":
+            return _USUAL_BUFFER
+        parts = 2 * (os.cpu_count() or 1) + 1
         return min(max(self.path.stat().st_size // parts, _SMALLEST_BUFFER), _USUAL_BUFFER)
 
     @property
