@@ -170,10 +170,9 @@ def ascends_sql(relation: str, key: str) -> str:
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[Column, ...]:
-    try:
-        rows = connection.execute(f"describe {SCHEMA}.{quoted(table)}").fetchall()
-    except duckdb.CatalogException:
+    if table not in declared_tables(connection):  # to try it out would end the transaction of a cell
         return ()
+    rows = connection.execute(f"describe {SCHEMA}.{quoted(table)}").fetchall()
     return tuple(
         Column(name.lower(), type_, nullable == "NO", default)
         for name, type_, nullable, _, default, *_ in rows

@@ -19,6 +19,7 @@ REJECTED_AT = """case error_type when 'LINE SIZE OVER MAXIMUM' then line_byte_po
 
 _BLOCK_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
+_NOT_PLAIN = (b'"', b"\r", b"\0")
 _QUOTED_FIELD = rb'(?<![^\n%b])"[^"]*(?:""[^"]*)*"(?=[\n%b])'
 
 
@@ -102,6 +103,3 @@ def _count_lines(text: bytes, quoted_field: re.Pattern[bytes]) -> int:
     if has_blank_line or any(mark in text for mark in _NOT_PLAIN):
         return 0
     return text.count(b"\n")
-
-
-_NOT_PLAIN = (b'"', b"\r", b"\0")

@@ -124,7 +124,7 @@ def publish(session: Session, keep_previous: int = 2) -> None:
             for attached in _ATTACHED:
                 session.connection.execute(f"detach {attached}")
             session.connection.close()
-        sync(candidate)
+        sync(candidate)  # what came after, and what did not succeed before
         if database.exists():
             keep(database, replaced)
         os.replace(candidate, database)

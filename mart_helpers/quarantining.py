@@ -46,15 +46,12 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier
     good row, which is its `first_row_id`.
     """
+    _refuse_not_loaded(connection, table)
     connection.execute(_NO_PROBLEMS)
     searches = list(_searches(table))
     conditions = [f"select {n} where {condition}" for n, (condition, _) in enumerate(searches)]
-    try:
-        # the last one takes one thread the longest, so it begins first
-        found = connection.execute(" union all ".join(reversed(conditions))).fetchall()
-    except duckdb.CatalogException:
-        _refuse_not_loaded(connection, table)
-        raise
+    # the last one takes one thread the longest, so it begins first
+    found = connection.execute(" union all ".join(reversed(conditions))).fetchall()
     for n in sorted(n for (n,) in found):
         connection.execute(searches[n][1])
 

@@ -41,6 +41,14 @@ def test_a_table_that_is_not_declared_is_named_with_those_that_are(candidate):
         read_contract(candidate.connection, "fact_sale")
 
 
+def test_a_misspelt_table_does_not_end_what_a_cell_has_begun(candidate):
+    candidate.connection.execute("begin; create table kept as select 1")
+    with pytest.raises(StateError, match="is not declared"):
+        read_contract(candidate.connection, "fact_sale")
+    candidate.connection.execute("commit")
+    assert candidate.connection.execute("from kept").fetchall() == [(1,)]
+
+
 def test_a_table_without_a_key_is_refused(candidate):
     candidate.connection.execute("create table contract.dim_store (store_id varchar)")
     with pytest.raises(StateError, match="dim_store needs a primary key"):
