@@ -297,7 +297,19 @@ def test_what_is_not_plain_is_not_counted_without_numpy(tmp_path_factory, pieces
     assert count_plain(path, block_bytes=block_bytes) in (None, count_records(path))
 
 
-NOT_PLAIN = [b'a\n"1"2\n', b'a\n1"2"\n', b'a\n"1\n', b"a\r1\n", b"a\n\n1\n", b"\na\n1\n", b"a\n1\0\n"]
+NOT_PLAIN = [
+    b'a\n"1"2\n',
+    b'a\n1"2"\n',
+    b'"1"2\n',
+    b'a\n"1""2\n',
+    b'a\n1""\n',
+    b'a\n"1\n',
+    b"a\r1\n",
+    b"a\n\n1\n",
+    b"\na\n1\n",
+    b"a\n1\0\n",
+    b'a\n"1\0"\n',
+]
 
 
 @pytest.mark.parametrize("data", NOT_PLAIN)
