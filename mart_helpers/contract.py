@@ -110,24 +110,42 @@ def declared_keys(connection: duckdb.DuckDBPyConnection, database: str | None = 
     return dict(rows.fetchall())
 
 
+def referring_tables(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
+    """Names of the declared inputs that refer to the declared `table`."""
+    rows = connection.execute(
+        """
+        select distinct table_name
+        from duckdb_constraints()
+        where
+            database_name = current_database()
+            and schema_name = ?
+            and constraint_type = 'FOREIGN KEY'
+            and referenced_table = ?
+        order by table_name
+        """,
+        [SCHEMA, table],
+    )
+    return [name for (name,) in rows.fetchall()]
+
+
 def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
     """What schema `contract` declares of `table`.
 
     Raises StateError where it declares no such table, or a key or a reference of several columns.
     """
-    columns = _columns(connection, table)
-    if not columns:
+    constraints = _constraints(connection, table)
+    # to try it out would end the transaction of a cell
+    if not constraints and table not in declared_tables(connection):
         raise StateError(
             f"{SCHEMA}.{table} is not declared. Run the cell that creates it, or mend the name "
             f"(declared: {', '.join(declared_tables(connection)) or 'nothing'})."
         )
-    constraints = _constraints(connection, table)
     keys = [names for kind, names, *_ in constraints if kind == "PRIMARY KEY"]
     if len(keys) != 1 or len(keys[0]) != 1:
         raise StateError(f"{SCHEMA}.{table} needs a primary key of one column.")
     return Table(
         name=table,
-        columns=columns,
+        columns=_columns(connection, table),
         key=keys[0][0],
         references=tuple(
             Reference(names[0], other, other_names[0])
@@ -170,8 +188,6 @@ def ascends_sql(relation: str, key: str) -> str:
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[Column, ...]:
-    if table not in declared_tables(connection):  # to try it out would end the transaction of a cell
-        return ()
     rows = connection.execute(f"describe {SCHEMA}.{quoted(table)}").fetchall()
     return tuple(
         Column(name.lower(), type_, nullable == "NO", default)

@@ -1,7 +1,7 @@
 """Loading a declared table: good rows into `staging`, bad rows into `quarantine`, each row counted."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +11,7 @@ import duckdb
 from mart_helpers.contract import Table, read_contract
 from mart_helpers.counting import REJECTED_AT, FileCount
 from mart_helpers.errors import InputError, StateError, UsageError
+from mart_helpers.looking import Lookout
 from mart_helpers.opening import current_database, has_table
 from mart_helpers.project import resolve
 from mart_helpers.quarantining import (
@@ -68,6 +69,7 @@ class Loader:
         self._connection = session.connection
         self._inputs_dir = resolve(inputs_dir)
         self._max_rejected_share = max_rejected_share
+        self._lookout = Lookout(self._connection, self._inputs_dir)
 
     def load(self, table_name: str, *, from_seed: bool) -> None:
         """Fill `staging.<table_name>` from `seed.<table_name>`, or from its file or folder of files.
@@ -92,6 +94,8 @@ class Loader:
         self._forget(table)
         seed = SeedRows(self._connection, table.name)
         sources = [seed] if from_seed else find_sources(self._inputs_dir, table)
+        if not from_seed:
+            self._lookout.look_ahead(table.name)
         may_take_over = len(sources) > 1 and is_recipe_published(self._session)
         for outcome in self._outcomes(table, sources, may_take_over):
             self._refuse_too_bad(outcome)
@@ -147,21 +151,19 @@ class Loader:
     def _read(self, table: Table, source: Source) -> tuple[Reading, FileCount]:
         """Read a source into staging while another look at it counts its rows."""
         first_row = self._staged(table)
-        has_blanks = source.may_hold_blanks
-        with ThreadPoolExecutor(1) as beside:
-            counting = beside.submit(self._count, source)
-            failure = self._fill(table, source, has_blanks)
-            count = counting.result()
+        look = self._lookout.look(table.name, source)
+        has_blanks = look.may_hold_blanks.result()
+        look.count.add_done_callback(self._end_with_long_line)
+        failure = None if _has_long_line(look.count) else self._fill(table, source, has_blanks)
+        count = look.count.result()
         _refuse_damaged(source, count, failure)
         rows = self._staged(table) - first_row
         return Reading(source, first_row, rows, self._rejects(source)), count
 
-    def _count(self, source: Source) -> FileCount:
-        """Count a source; DuckDB, which reads it meanwhile, need not go on with one to be refused."""
-        count = source.count()
-        if count.long_line is not None:
+    def _end_with_long_line(self, counting: Future[FileCount]) -> None:
+        """Let DuckDB, which reads meanwhile, not go on with a file that is to be refused."""
+        if _has_long_line(counting):
             self._connection.interrupt()
-        return count
 
     def _fill(self, table: Table, source: Source, has_blanks: bool) -> duckdb.Error | None:
         def fill(rows_sql: str) -> None:
@@ -247,6 +249,11 @@ def _taken_over(table: Table, source: Source, file: EarlierFile) -> Outcome:
         rows_hash=file.rows.rows_hash,
         taken_over=True,
     )
+
+
+def _has_long_line(counting: Future[FileCount]) -> bool:
+    """Whether that is known already."""
+    return counting.done() and not counting.exception() and counting.result().long_line is not None
 
 
 def _refuse_damaged(source: Source, count: FileCount, failure: duckdb.Error | None) -> None:

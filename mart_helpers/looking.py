@@ -1,0 +1,64 @@
+"""Looks at sources beside their reading: is there white space around values, how many rows are there?
+
+The dimensions, of which a thread has hardly enough to do, are loaded before the facts that refer to
+them. So the file of the facts, by far the largest, is looked at meanwhile.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+
+from mart_helpers.contract import read_contract, referring_tables
+from mart_helpers.counting import FileCount
+from mart_helpers.errors import MartError
+from mart_helpers.sources import Source, find_sources
+
+
+class Look(NamedTuple):
+    """What comes of a look at a source: whether `may_hold_blanks`, then its `count`."""
+
+    may_hold_blanks: Future[bool]
+    count: Future[FileCount]
+
+
+class Lookout:
+    """Looks at sources in threads of its own: one for that which is read, one for what comes next."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, inputs_dir: Path) -> None:
+        self._connection = connection
+        self._inputs_dir = inputs_dir
+        self._beside, self._before = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._ahead: dict[str, tuple[Source, object, Look] | None] = {}
+
+    def look_ahead(self, table_name: str) -> None:
+        """Begin to look at the files of the tables that refer to this one, where each has a single one.
+
+        What is wrong with them is left to be said when they are loaded.
+        """
+        for name in referring_tables(self._connection, table_name):
+            if name in self._ahead:
+                continue
+            self._ahead[name] = None
+            with suppress(MartError, OSError):
+                table = read_contract(self._connection, name)
+                source, *others = find_sources(self._inputs_dir, table)
+                if not others:
+                    self._ahead[name] = source, _state(source), _look(source, self._before)
+
+    def look(self, table_name: str, source: Source) -> Look:
+        """The look at a source of the table that was begun before; a new one where that has changed."""
+        seen, state, look = self._ahead.pop(table_name, None) or (None, None, None)
+        return look if seen == source and state == _state(source) else _look(source, self._beside)
+
+
+def _look(source: Source, pool: ThreadPoolExecutor) -> Look:
+    return Look(pool.submit(lambda: source.may_hold_blanks), pool.submit(source.count))
+
+
+def _state(source: Source) -> object:
+    """What differs where the file is another one, or was written to."""
+    found = source.path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
