@@ -110,20 +110,20 @@ def declared_keys(connection: duckdb.DuckDBPyConnection, database: str | None = 
     return dict(rows.fetchall())
 
 
-def referring_tables(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
-    """Names of the declared inputs that refer to the declared `table`."""
+def referring_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Names of the declared inputs that refer to others, in the order of their declaration."""
     rows = connection.execute(
         """
-        select distinct table_name
+        select table_name
         from duckdb_constraints()
         where
             database_name = current_database()
             and schema_name = ?
             and constraint_type = 'FOREIGN KEY'
-            and referenced_table = ?
-        order by table_name
+        group by table_name
+        order by min(table_oid)
         """,
-        [SCHEMA, table],
+        [SCHEMA],
     )
     return [name for (name,) in rows.fetchall()]
 

@@ -95,7 +95,7 @@ class Loader:
         seed = SeedRows(self._connection, table.name)
         sources = [seed] if from_seed else find_sources(self._inputs_dir, table)
         if not from_seed:
-            self._lookout.look_ahead(table.name)
+            self._lookout.look_ahead()
         may_take_over = len(sources) > 1 and is_recipe_published(self._session)
         for outcome in self._outcomes(table, sources, may_take_over):
             self._refuse_too_bad(outcome)
@@ -188,7 +188,8 @@ class Loader:
         return rejects
 
     def _staged(self, table: Table) -> int:
-        return len(self._connection.table(f"staging.{table.name}"))
+        rows = self._connection.execute(f"select count(*) from staging.{table.name}")
+        return rows.fetchone()[0]
 
     def _refuse_too_bad(self, outcome: Outcome) -> None:
         if not outcome.rows_read:

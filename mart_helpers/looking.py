@@ -31,26 +31,25 @@ class Lookout:
         self._connection = connection
         self._inputs_dir = inputs_dir
         self._beside, self._before = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self._ahead: dict[str, tuple[Source, object, Look] | None] = {}
+        self._ahead: dict[str, tuple[Source, object, Look]] | None = None
 
-    def look_ahead(self, table_name: str) -> None:
-        """Begin to look at the files of the tables that refer to this one, where each has a single one.
+    def look_ahead(self) -> None:
+        """Begin to look at the files of the tables that refer to others, where each has a single one.
 
-        What is wrong with them is left to be said when they are loaded.
+        Only the first time; what is wrong with them is left to be said when they are loaded.
         """
-        for name in referring_tables(self._connection, table_name):
-            if name in self._ahead:
-                continue
-            self._ahead[name] = None
+        if self._ahead is not None:
+            return
+        self._ahead = {}
+        for name in referring_tables(self._connection):
             with suppress(MartError, OSError):
-                table = read_contract(self._connection, name)
-                source, *others = find_sources(self._inputs_dir, table)
+                source, *others = find_sources(self._inputs_dir, read_contract(self._connection, name))
                 if not others:
                     self._ahead[name] = source, _state(source), _look(source, self._before)
 
     def look(self, table_name: str, source: Source) -> Look:
         """The look at a source of the table that was begun before; a new one where that has changed."""
-        seen, state, look = self._ahead.pop(table_name, None) or (None, None, None)
+        seen, state, look = (self._ahead or {}).pop(table_name, (None, None, None))
         return look if seen == source and state == _state(source) else _look(source, self._beside)
 
 

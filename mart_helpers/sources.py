@@ -11,6 +11,7 @@ import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -33,7 +34,8 @@ _IGNORED = "_ignored_"
 _NO_FIELD = "\x01no field\x01"
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _SMALL_BYTES = 64 << 20
-_USUAL_BUFFER, _SMALLEST_BUFFER = 32_000_000, 2_000_000  # a line fits into the smallest one
+# a line fits into each
+_SMALLEST_BUFFER, _LARGE_BUFFER, _USUAL_BUFFER = 2_000_000, 16_000_000, 32_000_000
 _DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -165,11 +167,12 @@ class CsvFile(NamedTuple):
 
     @property
     def _buffer_bytes(self) -> int:
-        """As DuckDB would have it, or less where a thread would be left idle at the end."""
+        """As DuckDB would have it, or so much that all threads read equally many buffers."""
         if not self.is_parallel or self.path.suffix != ".csv":
             return _USUAL_BUFFER
-        parts = 2 * (os.cpu_count() or 1) + 1
-        return min(max(self.path.stat().st_size // parts, _SMALLEST_BUFFER), _USUAL_BUFFER)
+        size, threads = self.path.stat().st_size, os.cpu_count() or 1
+        rounds = max(ceil(size / (threads * _LARGE_BUFFER)), 1)
+        return max(size // (threads * rounds) + 1, _SMALLEST_BUFFER)
 
     @property
     def _placeholders(self) -> list[str]:

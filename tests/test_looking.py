@@ -40,8 +40,7 @@ def test_the_file_of_a_referring_table_is_looked_at_ahead_unless_it_changes(cand
     path = inputs / "fact_sales.csv"
     source = find_sources(inputs, read_contract(candidate.connection, "fact_sales"))[0]
     lookout = Lookout(candidate.connection, inputs)
-    lookout.look_ahead("dim_customer")
-    lookout.look_ahead("dim_product")
+    lookout.look_ahead()
     lookout._before.submit(int).result()  # the looks are behind it
     overwritten(path, SALES.replace("S2", " 2"), unseen=unseen)
     look = lookout.look("fact_sales", source)
