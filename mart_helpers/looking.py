@@ -34,7 +34,7 @@ class Lookout:
         self._ahead: dict[str, tuple[Source, object, Look]] | None = None
 
     def look_ahead(self) -> None:
-        """Begin to look at the files of the tables that refer to others, where each has a single one.
+        """Begin to look at the files of the tables that refer to others, save those in folders.
 
         Only the first time; what is wrong with them is left to be said when they are loaded.
         """
@@ -42,10 +42,11 @@ class Lookout:
             return
         self._ahead = {}
         for name in referring_tables(self._connection):
+            if (self._inputs_dir / name).is_dir():
+                continue
             with suppress(MartError, OSError):
-                source, *others = find_sources(self._inputs_dir, read_contract(self._connection, name))
-                if not others:
-                    self._ahead[name] = source, _state(source), _look(source, self._before)
+                [source] = find_sources(self._inputs_dir, read_contract(self._connection, name))
+                self._ahead[name] = source, _state(source), _look(source, self._before)
 
     def look(self, table_name: str, source: Source) -> Look:
         """The look at a source of the table that was begun before; a new one where that has changed."""

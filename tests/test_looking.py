@@ -11,19 +11,19 @@ from mart_helpers.loading import Loader
 from mart_helpers.looking import Lookout
 from mart_helpers.sources import find_sources
 
-CUSTOMERS = "customer_id,customer_name,segment,city,country,signup_date\nC1,One,,,,2023-01-01\n"
-PRODUCTS = "product_id,product_name,category,unit_cost,list_price\nP1,Pen,Desk,1,2\n"
 SALES = f"{SALES_HEADER}\nS1,2024-01-01,C1,P1,1,2.00,0\nS2,2024-01-02,C1,P1,1,2.00,0\n"
+EXTRACTS = {
+    "dim_customer": "customer_id,customer_name,segment,city,country,signup_date\nC1,One,,,,2023-01-01\n",
+    "dim_product": "product_id,product_name,category,unit_cost,list_price\nP1,Pen,Desk,1,2\n",
+    "fact_sales": SALES,
+}
 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Path:
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    (folder / "dim_customer.csv").write_text(CUSTOMERS)
-    (folder / "dim_product.csv").write_text(PRODUCTS)
-    (folder / "fact_sales.csv").write_text(SALES)
-    return folder
+    for name, text in EXTRACTS.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    return tmp_path
 
 
 def overwritten(path: Path, text: str, *, unseen: bool) -> None:
@@ -74,6 +74,17 @@ def test_a_file_that_is_there_only_later_is_no_matter(candidate, inputs):
     (inputs / "later.csv").rename(inputs / "fact_sales.csv")
     loader.load("fact_sales", from_seed=False)
     assert candidate.connection.execute("select count(*) from staging.fact_sales").fetchone() == (2,)
+
+
+def test_folders_are_left_alone(candidate, inputs):
+    (inputs / "fact_sales").mkdir()
+    (inputs / "fact_sales.csv").rename(inputs / "fact_sales" / "2024.csv")
+    source = find_sources(inputs, read_contract(candidate.connection, "fact_sales"))[0]
+    lookout = Lookout(candidate.connection, inputs)
+    lookout.look_ahead()
+    assert lookout._before.submit(int).result() == 0
+    overwritten(source.path, SALES.replace("S2", " 2"), unseen=True)
+    assert lookout.look("fact_sales", source).may_hold_blanks.result()
 
 
 def test_seed_rows_are_not_taken_for_the_file_that_was_looked_at(candidate, inputs):
