@@ -194,13 +194,23 @@ def _bad_rows_sql(name: str, columns: list[str], start_date: str, end_date: str)
 
 
 def _counted_at_once(connection: duckdb.DuckDBPyConnection, queries: list[str]) -> Sequence[int | None]:
-    """The rows of each query, counted side by side; None for all where one of them fails."""
+    """The rows of each query, counted side by side; None for all where one of them fails.
+
+    Within a transaction of a cell they are planned twice, by `sql`: a failure would end it by `execute`.
+    """
+    ask = connection.sql if _is_in_transaction(connection) else connection.execute
     counts = [f"select {n} as n, count(*) from ({query})" for n, query in enumerate(queries)]
     try:
-        found = connection.sql(" union all ".join(counts)).fetchall() if counts else []
+        found = ask(" union all ".join(counts)).fetchall() if counts else []
     except duckdb.Error:
         return [None] * len(queries)
     return [count for _, count in sorted(found)]
+
+
+def _is_in_transaction(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether one is open; else each statement has a transaction of its own."""
+    first, second = (connection.execute("select txid_current()").fetchall() for _ in range(2))
+    return first == second
 
 
 def _result(

@@ -9,7 +9,7 @@ from conftest import sql_of
 
 from mart_helpers.checks import derive_checks, run_checks, stop_on_failures
 from mart_helpers.errors import CheckFailed
-from mart_helpers.opening import has_table
+from mart_helpers.opening import current_database, has_table
 from mart_helpers.session import Session
 
 STAR = """
@@ -138,6 +138,16 @@ def test_checks_may_be_derived_within_a_transaction(candidate: Session, end: str
     assert not has_table(candidate.connection, "published", "nothing")
     candidate.execute(end)
     assert len(run_checks(candidate)) == (3 if end == "commit" else 0)
+
+
+def test_a_broken_check_ends_no_transaction(candidate: Session) -> None:
+    candidate.execute("start transaction")
+    candidate.execute("create schema checks; create table dim_thing (thing_key integer)")
+    candidate.execute("create view checks.things as from dim_thing; drop table dim_thing")
+    assert [row.status for row in run_checks(candidate).itertuples()] == ["broken"]
+    candidate.execute("create table dim_other (other_key integer)")
+    candidate.execute("rollback")
+    assert not has_table(candidate.connection, current_database(candidate.connection), "dim_other")
 
 
 def test_a_check_that_cannot_run_is_broken_and_never_a_pass(make_mart: MakeMart) -> None:
