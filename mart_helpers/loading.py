@@ -1,7 +1,7 @@
 """Loading a declared table: good rows into `staging`, bad rows into `quarantine`, each row counted."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import duckdb
 from mart_helpers.contract import Table, read_contract
 from mart_helpers.counting import REJECTED_AT, FileCount
 from mart_helpers.errors import InputError, StateError, UsageError
-from mart_helpers.looking import Lookout
+from mart_helpers.looking import Look, Lookout
 from mart_helpers.opening import current_database, has_table
 from mart_helpers.project import resolve
 from mart_helpers.quarantining import (
@@ -153,17 +153,22 @@ class Loader:
         first_row = self._staged(table)
         look = self._lookout.look(table.name, source)
         has_blanks = look.may_hold_blanks.result()
-        look.count.add_done_callback(self._end_with_long_line)
-        failure = None if _has_long_line(look.count) else self._fill(table, source, has_blanks)
-        count = look.count.result()
+        counting = self._lookout.beside(self._counted, look)
+        try:
+            failure = None if _has_long_line(look.count) else self._fill(table, source, has_blanks)
+        finally:
+            wait([counting])  # nothing that comes after is interrupted
+        count = counting.result()
         _refuse_damaged(source, count, failure)
         rows = self._staged(table) - first_row
         return Reading(source, first_row, rows, self._rejects(source)), count
 
-    def _end_with_long_line(self, counting: Future[FileCount]) -> None:
-        """Let DuckDB, which reads meanwhile, not go on with a file that is to be refused."""
-        if _has_long_line(counting):
+    def _counted(self, look: Look) -> FileCount:
+        """The count of a source; DuckDB, which reads it meanwhile, does not go on if it is refused."""
+        count = look.count.result()
+        if count.long_line is not None:
             self._connection.interrupt()
+        return count
 
     def _fill(self, table: Table, source: Source, has_blanks: bool) -> duckdb.Error | None:
         def fill(rows_sql: str) -> None:

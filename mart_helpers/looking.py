@@ -4,10 +4,11 @@ The dimensions, of which a thread has hardly enough to do, are loaded before the
 them. So the file of the facts, by far the largest, is looked at meanwhile.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import duckdb
 
@@ -15,6 +16,8 @@ from mart_helpers.contract import read_contract, referring_tables
 from mart_helpers.counting import FileCount
 from mart_helpers.errors import MartError
 from mart_helpers.sources import Source, find_sources
+
+T = TypeVar("T")
 
 
 class Look(NamedTuple):
@@ -52,6 +55,10 @@ class Lookout:
         """The look at a source of the table that was begun before; a new one where that has changed."""
         seen, state, look = (self._ahead or {}).pop(table_name, (None, None, None))
         return look if seen == source and state == _state(source) else _look(source, self._beside)
+
+    def beside(self, job: Callable[[Look], T], look: Look) -> Future[T]:
+        """What `job` makes of the look, in the thread for that which is read."""
+        return self._beside.submit(job, look)
 
 
 def _look(source: Source, pool: ThreadPoolExecutor) -> Look:
