@@ -13,9 +13,10 @@ PIP := -m pip --disable-pip-version-check install --quiet --quiet
 PIP_INSTALL := $(VENV_PYTHON) $(PIP)
 INSTALL := $(PIP_INSTALL) --no-compile --require-hashes -r
 INSTALL_PROJECT := $(PIP_INSTALL) --no-deps --editable .
-# On all cores, and without the packages' own tests: pip does neither, and takes a quarter longer.
-# A file that cannot be compiled is one that nobody imports.
-BYTECODE := $(VENV_PYTHON) -m compileall -q -j 0 -x /tests/ .venv/lib >/dev/null 2>&1 || true
+# On all cores, and without the packages' own tests: pip does neither, and takes a quarter longer. Our
+# own package too: where Python is told to write no bytecode, as in many containers, it would be
+# compiled anew by each command. A file that cannot be compiled is one that nobody imports.
+BYTECODE := $(VENV_PYTHON) -m compileall -q -j 0 -x /tests/ .venv/lib mart_helpers >/dev/null 2>&1 || true
 # Matplotlib looks for fonts once, which is slow and may write a line into a notebook.
 FONTS := $(VENV_PYTHON) -c 'import matplotlib.font_manager' 2>/dev/null
 COMPILE := $(UV) pip compile --quiet --no-config --universal --python-version 3.11 \

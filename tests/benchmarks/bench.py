@@ -77,6 +77,8 @@ class Result:
 def main() -> int:
     options = _options()
     os.environ.pop("MART_HOME", None)  # ours is this checkout, or the home that a task names
+    # the warm-up leaves bytecode behind, as the first run of a program does unless Python is told not to
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     bench = Bench(options.scratch.absolute(), QUICK_SCALE if options.quick else options.scale)
     rows = [row for row in all_rows(bench) if any(fnmatch(row.name, each) for each in options.rows)]
     if options.list:
