@@ -30,7 +30,8 @@ class FileCount(NamedTuple):
     closes; its record runs to the end of the file and counts as one. `nul_line` is the first line
     with a NUL byte. `long_line` is where a record begins that is longer than 8 MB, which DuckDB
     may leave out in silence, or take forever to read; one that is longer by less than a block may
-    not be seen.
+    not be seen. `reopened` are the numbers, from 1, of data records in which quotes close and, behind
+    blanks, open again within a field; of such a value DuckDB drops these quotes in silence.
     """
 
     bytes: int
@@ -39,6 +40,7 @@ class FileCount(NamedTuple):
     open_quote_line: int | None
     nul_line: int | None
     long_line: int | None = None
+    reopened: tuple[int, ...] = ()
 
 
 class Located(NamedTuple):

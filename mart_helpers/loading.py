@@ -20,6 +20,7 @@ from mart_helpers.quarantining import (
     Reject,
     commonest_reasons,
     find_problems,
+    mark_reopened,
     quarantine_bad_rows,
 )
 from mart_helpers.recognising import one_line, refuse_eight_bit
@@ -161,7 +162,9 @@ class Loader:
         count = counting.result()
         _refuse_damaged(source, count, failure)
         rows = self._staged(table) - first_row
-        return Reading(source, first_row, rows, self._rejects(source)), count
+        reading = Reading(source, first_row, rows, self._rejects(source))
+        mark_reopened(self._connection, table, reading, count.reopened)
+        return reading, count
 
     def _counted(self, look: Look) -> FileCount:
         """The count of a source; DuckDB, which reads it meanwhile, does not go on if it is refused."""

@@ -1,5 +1,6 @@
 """Taking the bad rows out of a staging table and into `quarantine`, each with its place in the file."""
 
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +12,7 @@ from mart_helpers.errors import StateError
 from mart_helpers.opening import has_table
 from mart_helpers.recognising import one_line
 from mart_helpers.sources import Source
-from mart_helpers.staging import problems_sql
+from mart_helpers.staging import problems_sql, suspects_sql
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,22 @@ class Quarantined(NamedTuple):
 
     rows: int
     rejected: int
+
+
+def mark_reopened(
+    connection: duckdb.DuckDBPyConnection, table: Table, reading: Reading, records: Sequence[int]
+) -> None:
+    """Mark the rows of those `records` as suspects: their quotes are dropped in `staging.<table>`.
+
+    Records are known by their numbers, from 1, among all that the source holds.
+    """
+    if not records:
+        return
+    _, unread = reading.source.locate([], [reject.offset for reject in reading.rejects])
+    refused = sorted({record.number for record in unread})
+    read = {*records} - {*refused}
+    row_ids = [reading.first_row + number - 1 - bisect(refused, number) for number in read]
+    connection.execute(suspects_sql(table), {"row_ids": row_ids, "fault": _REOPENED})
 
 
 def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
@@ -96,6 +113,8 @@ def commonest_reasons(
     found = connection.execute(_COMMONEST_REASONS, {"table_name": table_name, "file": file})
     return [(count, *place, one_line(reason)) for count, *place, reason in found.fetchall()]
 
+
+_REOPENED = "quotes close and open again within a field"
 
 _NO_PROBLEMS = """
 create or replace temp table problems (

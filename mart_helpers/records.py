@@ -50,6 +50,7 @@ def count_records(path: Path, delimiter: bytes = b",", *, block_bytes: int = _BL
         scan.open_quote_line,
         scan.nul_line,
         scan.long_line,
+        tuple(sorted(scan.reopened)),
     )
 
 
@@ -198,6 +199,7 @@ class _Scan:
         self.open_quote_line: int | None = None
         self.nul_line: int | None = None
         self.long_line: int | None = None
+        self.reopened: set[int] = set()  # numbers of records
         self._quotes = _Quotes(delimiter)
         self._keep = keep
         self._offset = 0
@@ -269,6 +271,8 @@ class _Scan:
             self.nul_line = 1 + self._lines + part.data.count(_NEWLINE, 0, nul)
         if self.long_line is None and part.offset - self._start > _LONGEST_BYTES:
             self.long_line = self._head_line
+        again = np.searchsorted(part.ends, self._quotes.opened_again + part.offset)
+        self.reopened.update((part.first_number + again[part.first_number + again > 0]).tolist())
         if self._quotes.opened is not None:
             opened = part.offset + self._quotes.opened
             self.open_quote_line = 1 + self._lines + int(np.searchsorted(part.newlines, opened))
@@ -290,6 +294,7 @@ class _Quotes:
     def __init__(self, delimiter: bytes) -> None:
         self.inside = False
         self.opened: int | None = None  # where in the block the field begins that may go on
+        self.opened_again = _NOWHERE  # where in the block, with blanks before, within a field
         self._may_reopen = False  # nothing but blanks since a closing quote
         self._recent = b"\n\n"  # the two bytes before the block
         (self._delimiter,) = delimiter
@@ -306,7 +311,7 @@ class _Quotes:
     def _active(self, data: bytes, array: np.ndarray) -> np.ndarray:
         """Positions of the quotes in the block that open or close a field, by turns."""
         quotes = np.flatnonzero(array == _QUOTE)
-        self.opened = None
+        self.opened, self.opened_again = None, _NOWHERE
         if not len(quotes):
             self._may_reopen = self._may_reopen and not data.strip(b" ")
             return quotes
@@ -314,6 +319,9 @@ class _Quotes:
         active = quotes
         if not self._are_all_active(padded, quotes):
             active = quotes[self._are_active(data, padded, quotes)]
+            openers = active[int(self.inside) :: 2]
+            again = openers[~self._begin_field(padded, openers)]
+            self.opened_again = again[padded[again + 1] == _BLANK]
         openers = active[int(self.inside) :: 2]
         self.inside = bool((len(active) + self.inside) % 2)
         closed = not self.inside and len(active) > 0 and active[-1] == quotes[-1]
@@ -358,5 +366,6 @@ class _Quotes:
         return reopen
 
 
+_NOWHERE = np.empty(0, dtype=np.int64)
 _OPENING, _REOPENING, _OTHER = b"or."
 _QUOTED_FIELD = re.compile(rb"(o(?:.r)*+.?)")  # opening; closing and reopening; closing

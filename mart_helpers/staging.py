@@ -60,6 +60,15 @@ def fill_staging(
     )
 
 
+def suspects_sql(table: Table) -> str:
+    """A statement that notes `$fault` of whole rows of `staging.<table>`, those with `$row_ids`."""
+    row = ", ".join([*("null" for _ in table.columns), "$fault"])
+    return (
+        f"update staging.{table.name} set suspect = to_json([{row}])::varchar "
+        "where rowid in (select unnest($row_ids::bigint[]))"
+    )
+
+
 def problems_sql(table: Table) -> str:
     """A query for what is wrong with single rows of `staging.<table>`, a row for each fault.
 

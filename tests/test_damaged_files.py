@@ -32,6 +32,7 @@ GOOD_SALE = "2024-01-01,C1,P1,1,2.00,0"
 BOM = b"\xef\xbb\xbf"
 FEWER = "the row has fewer fields than the header"
 MORE = "the row has more fields than the header"
+REOPENED = "quotes close and open again within a field"
 OUTSIDE = "text stands outside the quotes of its field"
 NOT_UTF8 = "the row is not UTF-8 text"
 MIXED = "its line ends are mixed"
@@ -398,6 +399,38 @@ QUOTES = [
         sales(sale(1), f'"S\\"2\\"",{GOOD_SALE}'),
         "S1",
         (3, None, OUTSIDE),
+    ),
+    loads(
+        "quotes that open again",
+        sales(sale(1), f'"S" "2",{GOOD_SALE}', sale(3)),
+        "S1 S3",
+        (3, None, REOPENED),
+    ),
+    Case(
+        "quotes that open again among other damage, in the second file",
+        {
+            "fact_sales/1.csv": as_bytes(sales(sale(0))),
+            "fact_sales/2.csv.gz": gzip.compress(
+                as_bytes(
+                    sales(
+                        f'"S"x,{GOOD_SALE}',
+                        "S2,no,C1,P1,1,2,0",
+                        f'"S" "3" x,{GOOD_SALE}',
+                        f'"S"  "4",{GOOD_SALE},',
+                        sale(5),
+                        'S6,2024-01-01,"C" "1",P1,1,2,0',
+                    )
+                )
+            ),
+        },
+        ("S0", "S5"),
+        (
+            ("fact_sales/2.csv.gz", 2, None, OUTSIDE),
+            ("fact_sales/2.csv.gz", 3, "sale_date", 'sale_date "no" is not a date'),
+            ("fact_sales/2.csv.gz", 4, None, OUTSIDE),
+            ("fact_sales/2.csv.gz", 5, None, REOPENED),
+            ("fact_sales/2.csv.gz", 7, None, REOPENED),
+        ),
     ),
     loads("doubled quotes", sales(f'"S""1""",{GOOD_SALE}'), 'S"1"'),
     loads("single quotes are text", sales(f"'S1',{GOOD_SALE}"), "'S1'"),

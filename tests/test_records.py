@@ -115,6 +115,11 @@ def test_a_quote_that_nothing_closes_is_named_by_its_line(written, data, line):
     assert {count_records(path, block_bytes=size).open_quote_line for size in BLOCKS} == {line}
 
 
+def test_records_in_which_quotes_open_again_behind_blanks_are_numbered(written):
+    path = written(b'"a" "b",c\n1,"2" "3"\n"4""5",6\n\n"7"  "8", "9"\n1,"2"  "\n3"\n4,"5" \n')
+    assert {count_records(path, block_bytes=size).reopened for size in BLOCKS} == {(1, 3, 4)}
+
+
 def test_lines_are_physical_lines_behind_newlines_in_quotes_and_blank_lines(written):
     body = 'a,"b\r\nb"\r\n\r\n1,"x\r\n\ny"\r\n\r\n\r\n2,z\r\n3,"u\nv"\r\n4,w'
     path = written(BOM + body.encode())
@@ -223,10 +228,15 @@ def test_bytes_that_are_no_utf8_are_shown_as_escapes(written):
     assert texts(written(b"a,b\n1,\xff\xe4\n")) == ["1,\\xff\\xe4"]
 
 
-def records_by_hand(data: bytes, delimiter: int = b","[0]) -> tuple[list[tuple[int, bytes]], int | None]:
-    """(offset, text) of each record, and where a quote stays open: one byte at a time."""
+def records_by_hand(
+    data: bytes, delimiter: int = b","[0]
+) -> tuple[list[tuple[int, bytes]], int | None, set[int]]:
+    """(offset, text) of each record, where a quote stays open, offsets of records where one opens again.
+
+    One byte at a time.
+    """
     begin = opened = 3 if data.startswith(BOM) else 0
-    records, state = [], "start"
+    records, state, reopened = [], "start", set()
     for position in range(begin, len(data)):
         byte = data[position : position + 1]
         if state == "quoted":
@@ -238,6 +248,8 @@ def records_by_hand(data: bytes, delimiter: int = b","[0]) -> tuple[list[tuple[i
             state = "start"
         elif byte == b'"':
             opened = position if state in ("start", "blank") else opened
+            if state == "closed" and data[position - 1 : position] == b" ":
+                reopened.add(begin)
             state = "text" if state == "text" else "quoted"
         elif byte == b" ":
             state = {"start": "blank", "closed": "closed"}.get(state, "text")
@@ -245,7 +257,7 @@ def records_by_hand(data: bytes, delimiter: int = b","[0]) -> tuple[list[tuple[i
             state = "text"
     records.append((begin, data[begin:]))
     filled = [(offset, text) for offset, text in records if text not in (b"", b"\r")]
-    return filled, opened if state == "quoted" else None
+    return filled, opened if state == "quoted" else None, reopened
 
 
 PIECES = ['"', '""', ",", "\n", "\r\n", "\r", " ", "a", 'b"', ',"c"', "1,2\n", '"x\ny",', "é"]
@@ -259,8 +271,11 @@ def test_any_soup_of_quotes_reads_as_it_does_byte_by_byte(tmp_path_factory, piec
     data = ("a,b\n" + "".join(pieces)).encode()
     path = tmp_path_factory.getbasetemp() / "soup.csv"
     path.write_bytes(data)
-    records, opened = records_by_hand(data)
+    records, opened, reopened = records_by_hand(data)
     counted = count_records(path, block_bytes=block_bytes)
+    assert counted.reopened == tuple(
+        n for n, (offset, _) in enumerate(records) if n and offset in reopened
+    )
     assert counted.records == max(len(records) - 1, 0)
     assert counted.open_quote_line == (opened and data[:opened].count(b"\n") + 1)
     assert all_records(path, block_bytes=block_bytes) == [
