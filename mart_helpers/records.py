@@ -271,8 +271,9 @@ class _Scan:
             self.nul_line = 1 + self._lines + part.data.count(_NEWLINE, 0, nul)
         if self.long_line is None and part.offset - self._start > _LONGEST_BYTES:
             self.long_line = self._head_line
-        again = np.searchsorted(part.ends, self._quotes.opened_again + part.offset)
-        self.reopened.update((part.first_number + again[part.first_number + again > 0]).tolist())
+        again = part.offset + self._quotes.opened_again
+        numbers = part.first_number + np.searchsorted(part.ends, again)
+        self.reopened.update(numbers[numbers > 0].tolist())
         if self._quotes.opened is not None:
             opened = part.offset + self._quotes.opened
             self.open_quote_line = 1 + self._lines + int(np.searchsorted(part.newlines, opened))
