@@ -131,7 +131,7 @@ def referring_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
 def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
     """What schema `contract` declares of `table`.
 
-    Raises StateError where it declares no such table, or a key or a reference of several columns.
+    Raises StateError where it declares no such table, or no key of one column.
     """
     constraints = _constraints(connection, table)
     # to try it out would end the transaction of a cell

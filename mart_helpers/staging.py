@@ -11,17 +11,29 @@ from collections.abc import Iterable
 import duckdb
 
 from mart_helpers.contract import Column, Rule, Table
+from mart_helpers.errors import StateError
 from mart_helpers.values import cast_sql, form_of, id_sql, trimmed_sql
 
 _LONGEST_VALUE = 1000
 
 
 def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """Make `staging.<table>` anew, without rows and without constraints."""
+    """Make `staging.<table>` anew, without rows and without constraints.
+
+    Raises StateError where a column has a name that would have to be quoted: none is, here or later.
+    """
     columns = [f"{column.name} {column.type}" for column in table.columns]
-    connection.execute(
-        f"create or replace table staging.{table.name} ({', '.join(columns)}, suspect varchar)"
-    )
+    try:
+        connection.execute(
+            f"create or replace table staging.{table.name} ({', '.join(columns)}, suspect varchar)"
+        )
+    except duckdb.ParserException as error:
+        odd = [each.name for each in table.columns if not _is_plain(connection, each.name)]
+        raise StateError(
+            f"contract.{table.name}: SQL would have to quote the names of the columns {', '.join(odd)}. "
+            "Give them others, of letters, digits and _ that are no words of SQL, there and in the "
+            "header of the extract."
+        ) from error
 
 
 def fill_staging(
@@ -92,6 +104,14 @@ def problems_sql(table: Table) -> str:
             unnest(list_filter([{listed}], lambda fault: fault is not null), recursive := true)
         from typed
     """
+
+
+def _is_plain(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+    try:
+        connection.extract_statements(f"select min({name})")
+    except duckdb.ParserException:
+        return False
+    return True
 
 
 def _text_sql(table: Table, column: Column, has_blanks: bool) -> str:

@@ -427,3 +427,13 @@ def test_a_rule_that_missing_values_break_has_a_reason_too(candidate, inputs):
     ((line, value, reason),) = found.fetchall()
     assert (line, value) == (3, None)
     assert reason.startswith('a "" breaks the rule ')
+
+
+def test_columns_with_names_that_sql_must_quote_are_named(candidate, inputs):
+    candidate.connection.execute(
+        "create table contract.dim_store "
+        '(store_id varchar primary key, "group" varchar, "2nd" date, "a b" date)'
+    )
+    (inputs / "dim_store.csv").write_text("store_id,group,2nd,a b\nM1,x,2024-01-01,2024-01-01\n")
+    with pytest.raises(StateError, match=r"contract\.dim_store: .* the columns group, 2nd, a b\. Give"):
+        Loader(candidate, inputs, 1).load("dim_store", from_seed=False)
