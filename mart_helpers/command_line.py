@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -26,16 +27,24 @@ from mart_helpers.parameters import (
 from mart_helpers.project import resolve, shown
 
 if TYPE_CHECKING:
+    from mart_helpers.kernel import Kernel
     from mart_helpers.running import Progress
 
 PROGRAM = "python -m mart"
 METAVARS = {str: "TEXT", int: "INT", float: "FLOAT", bool: "true|false"}
 REQUIRED = object()  # the default of an option that has to be given
-# 01_build has the mart open at its end; to open it again takes longer than many a cell
-ACCOUNT = """\
+# What a notebook is asked at its end: 01_build has the mart open, and to open it again takes longer than
+# many a cell.
+LAST_WORDS = {
+    "01_build": """\
 from mart_helpers.inspecting import account_of
 print(*account_of(mart.connection), sep="\\n")
-"""
+""",
+    "02_explore": """\
+if not len(sales_range):
+    print("none is left by the dates and filters: tables and charts are empty")
+""",
+}
 CLEAR_LINE = "\r\x1b[2K"
 
 Values = dict[str, object]
@@ -233,8 +242,7 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
     database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
     if "formats" in values:
         _refuse_formats(data_dir, values["formats"])
-    seconds, executed, account = {}, [], []
-    at_end = {"01_build": lambda kernel: account.extend(kernel.printed(ACCOUNT))}
+    seconds, executed, said = {}, [], {}
     for (notebook, given), following in zip(own.items(), [*list(own)[1:], None], strict=True):
         if notebook == "01_build" and (build := _same_build(values)):
             seconds[notebook] = f"nothing has changed since {build}"
@@ -245,14 +253,20 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
             from mart_helpers.running import new_run_folder, run_notebook
 
             folder = folder or new_run_folder(data_dir / "runs", command)
-            on_end = at_end.get(notebook)
+            on_end = partial(_ask, notebook, said)
             executed.append(run_notebook(notebook, given, folder, on_cell, following, on_end))
         seconds[notebook] = f"{monotonic() - started:.1f} s"
-    results = list(_results(list(own), database, data_dir, values.get("formats", ""), account))
+    results = list(_results(list(own), database, data_dir, values.get("formats", ""), said))
     pages = zip(["page", *[""] * len(executed)], map(shown, _pages(executed, values)), strict=False)
     times = seconds.items() if len(own) > 1 else ()
     kept = [("executed", shown(folder))] if folder else []
     _print_aligned([*times, *results, *kept, *pages])
+
+
+def _ask(notebook: str, said: dict[str, list[str]], kernel: "Kernel") -> None:
+    """Note the last words of the notebook that the kernel has run, if it is asked for any."""
+    if notebook in LAST_WORDS:
+        said[notebook] = kernel.printed(LAST_WORDS[notebook])
 
 
 def _refuse_formats(data_dir: Path, formats: str) -> None:
@@ -285,15 +299,16 @@ def _pages(executed: list[Path], values: Values) -> list[Path]:
 
 
 def _results(
-    notebooks: list[str], database: Path, data_dir: Path, formats: str, account: list[str]
+    notebooks: list[str], database: Path, data_dir: Path, formats: str, said: dict[str, list[str]]
 ) -> Iterator[tuple[str, str]]:
     from mart_helpers.inspecting import last_account, last_verdict, size_text
 
     if "01_build" in notebooks and database.exists():
-        rows, *reasons = account or last_account(database)
+        rows, *reasons = said.get("01_build") or last_account(database)
         yield "rows", rows
         yield from (("", line) for line in reasons)
         yield "mart", f"{shown(database)} ({size_text(database)})"
+    yield from (("sales", line) for line in said.get("02_explore", []))
     if "03_export" in notebooks:
         from mart_helpers.exporting import export_folders
 

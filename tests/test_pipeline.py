@@ -56,6 +56,15 @@ def test_the_mart_changes_only_when_it_is_built_again(home):
     assert log == [(1, 2036), (2, 2037)]
 
 
+def test_who_explores_no_sales_is_told_so(home):
+    build(home)
+    told = "sales     none is left by the dates and filters: tables and charts are empty"
+    for words in (["--segment", "Caffe"], ["--start-date", "2031-01-01"]):
+        done = mart_command("explore", *words, cwd=home)
+        assert (done.returncode, done.stdout.splitlines()[0]) == (0, told)
+    assert told not in mart_command("explore", "--segment", "Cafe", cwd=home).stdout
+
+
 def test_the_amounts_of_a_sale_follow_from_its_price_quantity_and_discount(marts):
     wrong = query(
         marts[3],
