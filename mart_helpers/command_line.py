@@ -33,17 +33,25 @@ if TYPE_CHECKING:
 PROGRAM = "python -m mart"
 METAVARS = {str: "TEXT", int: "INT", float: "FLOAT", bool: "true|false"}
 REQUIRED = object()  # the default of an option that has to be given
-# What a notebook is asked at its end: 01_build has the mart open, and to open it again takes longer than
-# many a cell.
-LAST_WORDS = {
-    "01_build": """\
+# What a notebook is asked at its end, by the word that stands before the answer. 01_build has the mart
+# open then, and to open it again takes longer than many a cell.
+LAST_QUESTIONS = {
+    "01_build": {
+        "rows": """\
 from mart_helpers.inspecting import account_of
 print(*account_of(mart.connection), sep="\\n")
 """,
-    "02_explore": """\
+        "checks": """\
+from mart_helpers.inspecting import verdict_of
+print(*verdict_of(check_results.itertuples()), sep="\\n")
+""",
+    },
+    "02_explore": {
+        "sales": """\
 if not len(sales_range):
     print("none is left by the dates and filters: tables and charts are empty")
 """,
+    },
 }
 CLEAR_LINE = "\r\x1b[2K"
 
@@ -264,9 +272,9 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
 
 
 def _ask(notebook: str, said: dict[str, list[str]], kernel: "Kernel") -> None:
-    """Note the last words of the notebook that the kernel has run, if it is asked for any."""
-    if notebook in LAST_WORDS:
-        said[notebook] = kernel.printed(LAST_WORDS[notebook])
+    """Note what the notebook that the kernel has run answers to its last questions, if there are any."""
+    for word, question in LAST_QUESTIONS.get(notebook, {}).items():
+        said[word] = kernel.printed(question)
 
 
 def _refuse_formats(data_dir: Path, formats: str) -> None:
@@ -304,18 +312,19 @@ def _results(
     from mart_helpers.inspecting import last_account, last_verdict, size_text
 
     if "01_build" in notebooks and database.exists():
-        rows, *reasons = said.get("01_build") or last_account(database)
+        rows, *reasons = said.get("rows") or last_account(database)
         yield "rows", rows
         yield from (("", line) for line in reasons)
         yield "mart", f"{shown(database)} ({size_text(database)})"
-    yield from (("sales", line) for line in said.get("02_explore", []))
+    yield from (("sales", line) for line in said.get("sales", []))
     if "03_export" in notebooks:
         from mart_helpers.exporting import export_folders
 
         yield "exports", ", ".join(map(shown, export_folders(data_dir, formats)))
     report = data_dir / "quality" / "quality_report.json"
-    if "04_quality" in notebooks and report.exists():
-        passed, *others = last_verdict(report)
+    is_reported = "04_quality" in notebooks and report.exists()
+    passed, *others = last_verdict(report) if is_reported else said.get("checks") or [""]
+    if is_reported or others:  # a build says nothing of checks where all have passed
         yield "checks", passed
         yield from (("", line) for line in others)
     if "04_quality" in notebooks and report.parent.exists():

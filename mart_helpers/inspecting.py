@@ -1,8 +1,12 @@
 """What a mart holds, as plain text."""
 
 import json
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import duckdb
 
@@ -45,7 +49,10 @@ def last_account(database: Path) -> list[str]:
 
 
 def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """What the last build did with the rows it read, and what is commonest in its quarantine, if any."""
+    """What the last build did with the rows it read.
+
+    Further lines tell what is commonest in its quarantine, and which columns it missed or ignored.
+    """
     from mart_helpers.quarantining import commonest_reasons
 
     rows = connection.execute(
@@ -55,7 +62,32 @@ def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
         f"{count:,} × such as {file}, line {line}: {reason}"
         for count, file, line, reason in (commonest_reasons(connection) if rows[-1] else ())
     ]
-    return ["{:,} read, {:,} loaded, {:,} in quarantine".format(*rows), *reasons]
+    columns = []
+    with suppress(duckdb.Error):  # a mart of an older 01_build
+        columns = [line for (line,) in connection.execute(_ODD_COLUMNS).fetchall()]
+    return ["{:,} read, {:,} loaded, {:,} in quarantine".format(*rows), *reasons, *columns]
+
+
+_ODD_COLUMNS = f"""
+with latest as (
+    select *
+    from build_inputs
+    where build_id = (select max(build_id) from {BUILD_LOG})
+),
+lines as (
+    select file, 'has no column ' || defaulted_columns || ', so its default is taken' as line
+    from latest
+    where defaulted_columns <> ''
+    union all
+    select file, 'column ' || ignored_columns || ' is not known, and ignored'
+    from latest
+    where ignored_columns <> ''
+)
+select min(file) || if(count(*) > 1, ' and ' || count(*) - 1 || ' more', '') || ': ' || line
+from lines
+group by line
+order by min(file), line desc
+"""
 
 
 def last_build(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
@@ -79,12 +111,18 @@ def last_build(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
 
 
 def last_verdict(report: Path) -> list[str]:
-    """What a quality report says of its checks: how many passed, and a line for each that did not."""
+    """What `verdict_of` tells of the checks in a quality report."""
     checks = json.loads(report.read_text(encoding="utf-8"))["checks"]
-    bad = [each for each in checks if each["status"] != "pass"]
+    return verdict_of(SimpleNamespace(**each) for each in checks)
+
+
+def verdict_of(checks: Iterable[Any]) -> list[str]:
+    """How many of the results of `run_checks` passed, and a line for each that did not."""
+    checks = list(checks)
+    bad = [each for each in checks if each.status != "pass"]
     lines = [
-        f"{each['severity']}: {each['check_name']}, "
-        + ("cannot run" if each["bad_rows"] is None else f"{each['bad_rows']:,} bad")
+        f"{each.severity}: {each.check_name}, "
+        + ("cannot run" if each.bad_rows is None else f"{each.bad_rows:,} bad")
         for each in bad[:_MOST_NAMED]
     ]
     more = [f"and {len(bad) - _MOST_NAMED} more"] if len(bad) > _MOST_NAMED else []

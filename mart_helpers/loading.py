@@ -48,6 +48,7 @@ class Outcome(NamedTuple):
     rows_loaded: int
     rows_quarantined: int
     ignored_columns: str
+    defaulted_columns: str
     first_day: date | None
     last_day: date | None
     rows_hash: str | None
@@ -236,6 +237,7 @@ def _outcome(
         rows_loaded=count.records - bad.rows,
         rows_quarantined=bad.rows,
         ignored_columns=", ".join(reading.source.ignored),
+        defaulted_columns=_defaulted(table, reading.source),
         first_day=rows and rows.first_day,
         last_day=rows and rows.last_day,
         rows_hash=rows and rows.rows_hash,
@@ -253,11 +255,17 @@ def _taken_over(table: Table, source: Source, file: EarlierFile) -> Outcome:
         rows_loaded=file.rows.count,
         rows_quarantined=0,
         ignored_columns=", ".join(source.ignored),
+        defaulted_columns=_defaulted(table, source),
         first_day=file.rows.first_day,
         last_day=file.rows.last_day,
         rows_hash=file.rows.rows_hash,
         taken_over=True,
     )
+
+
+def _defaulted(table: Table, source: Source) -> str:
+    """The declared columns that a source lacks, each of which has a default."""
+    return ", ".join(name for name in table.column_names if name not in source.fields)
 
 
 def _has_long_line(counting: Future[FileCount]) -> bool:

@@ -328,7 +328,7 @@ def _in_quarantine(
         from quarantine
         where table_name = $table and (
             (column_name = $column and value = $key)
-            or contains(replace(raw_row, '""', '"'), $key)
+            or contains(replace(raw_row, '"', ''), replace($key, '"', ''))
         )
         """,
         {"table": wanted.table.name, "column": wanted.table.key, "key": wanted.key},
@@ -336,7 +336,9 @@ def _in_quarantine(
     texts: list[str] = []
     total = 0
     for is_key, file, line, *values, raw in iter(entries.fetchone, None):
-        if is_key or _has_key(raw, wanted, source_of.get(file)):
+        # its quotes may be what is wrong with a row as a whole: nobody knows which belong to the key
+        is_whole = values[0] is None
+        if is_key or _has_key(raw, wanted, source_of.get(file), quotes_count=not is_whole):
             total += 1
             if total <= _MOST:
                 named = zip(("column", "value", "reason", "row"), (*values, raw), strict=True)
@@ -344,11 +346,11 @@ def _in_quarantine(
     return _Found(texts, total)
 
 
-def _has_key(raw: str, wanted: _Wanted, source: Source | None) -> bool:
+def _has_key(raw: str, wanted: _Wanted, source: Source | None, *, quotes_count: bool = True) -> bool:
     """Whether a raw record has the key in its key field.
 
     Where the file is not there to say which field that is, or the record has another number of fields
-    than its header, any field will do.
+    than its header, any field will do. Where quotes do not count, a key is the same without them.
     """
     name = wanted.table.key
     if raw.startswith("{'"):  # a seed row
@@ -360,8 +362,10 @@ def _has_key(raw: str, wanted: _Wanted, source: Source | None) -> bool:
     except csv.Error:
         return False
     if source and len(texts) == len(source.fields):
-        return texts[source.fields.index(name)] == wanted.key
-    return wanted.key in texts
+        texts = [texts[source.fields.index(name)]]
+    if quotes_count:
+        return wanted.key in texts
+    return wanted.key.replace('"', "") in [text.replace('"', "") for text in texts]
 
 
 def _file_states(build: _Build, sources: list[Source], inputs_dir: Path) -> Iterable[str]:

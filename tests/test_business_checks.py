@@ -179,6 +179,20 @@ def test_only_the_days_asked_for_are_checked(copies):
     assert reference not in failed(run_checks(session, "2024-01-01", "2024-01-31"))
 
 
+def test_checks_of_single_sales_keep_to_the_days_asked_for(copies):
+    session = copies.with_fault(
+        "update fact_sales set unit_price = -unit_price, discount = 0.5, customer_key = -1 "
+        "where sale_id = 'S000002'"
+    )
+    of_sales = {
+        "unit_price_is_near_list_price",
+        "unit_price_is_not_negative",
+        "no_discount_without_customer",
+    }
+    assert of_sales <= failed(run_checks(session, "2023-01-02", "2023-01-02")).keys()
+    assert not of_sales & failed(run_checks(session, "2023-01-03")).keys()
+
+
 def test_a_failure_shows_rows_with_natural_keys_file_and_line(copies):
     session = copies.with_fault(
         "update fact_sales set unit_price = 100 * unit_price where sale_id = 'S000002'; "
@@ -187,8 +201,8 @@ def test_a_failure_shows_rows_with_natural_keys_file_and_line(copies):
     results = run_checks(session)
     reference, price = explain_failures(session, results, "inputs")
     assert (price.check_name, price.bad_rows) == ("unit_price_is_near_list_price", 1)
-    ((sale, product, *_, file, line),) = price.sample.itertuples(index=False)
-    assert (sale, product, file, line) == ("S000002", "P02", "fact_sales.csv", 3)
+    ((sale, day, product, *_, file, line),) = price.sample.itertuples(index=False)
+    assert (sale, day, product, file, line) == ("S000002", 20230102, "P02", "fact_sales.csv", 3)
     assert price.query == "select * from checks.unit_price_is_near_list_price"
     assert reference.sample["customer_id"].notna().all()
     assert list(reference.sample["line"]) == [6]

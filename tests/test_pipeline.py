@@ -56,6 +56,22 @@ def test_the_mart_changes_only_when_it_is_built_again(home):
     assert log == [(1, 2036), (2, 2037)]
 
 
+def test_a_build_tells_of_columns_that_it_lacks_or_ignores_and_of_warnings(home):
+    sales = home / "inputs" / "fact_sales.csv"
+    rows = sales.read_text() + "X1,2024-12-31,C001,P01,1,1000.00,0\n"
+    sales.write_text(rows.replace("discount", "disc", 1))
+    told = mart_command("build", cwd=home).stdout.splitlines()
+    assert told[:3] == [
+        "rows      2,037 read, 2,037 loaded, 0 in quarantine",
+        "          fact_sales.csv: has no column discount, so its default is taken",
+        "          fact_sales.csv: column disc is not known, and ignored",
+    ]
+    assert told[4:6] == [
+        "checks    37 of 38 passed",
+        "          warn: unit_price_is_near_list_price, 1 bad",
+    ]
+
+
 def test_who_explores_no_sales_is_told_so(home):
     build(home)
     told = "sales     none is left by the dates and filters: tables and charts are empty"

@@ -24,6 +24,8 @@ SALES = [
     *(f"filler,M{n},2024-01-07,C001,P01,1,18.50,0" for n in range(30)),
     *("again,M0,2024-01-08,C001,P01,1,18.50,0" for _ in range(25)),
     'orphan,"S""10",2024-01-05,C998,P01,1,18.50,0',
+    'again,"S" "11",2024-01-05,C001,P01,1,18.50,0',
+    'outside,"S"12,2024-01-05,C001,P01,1,18.50,0',
 ]
 LATE_CUSTOMERS = [
     "signup_date;customer_id;customer_name;segment;city;country",
@@ -144,6 +146,21 @@ def test_a_dimension_row_points_to_no_other(project):
 def test_a_line_is_found_behind_newlines_refused_records_and_quotes(project, key, line, raw):
     inputs = part(trace(project, "fact_sales", key), "inputs")
     assert inputs == [f"inputs/fact_sales.csv, line {line}", re.sub(r"  +", " ", raw)]
+
+
+@pytest.mark.parametrize(
+    ("key", "raw"),
+    [
+        ("S 11", 'again,"S" "11",2024-01-05,C001,P01,1,18.50,0'),
+        ('"S" "11"', 'again,"S" "11",2024-01-05,C001,P01,1,18.50,0'),
+        ("S12", 'outside,"S"12,2024-01-05,C001,P01,1,18.50,0'),
+        ('"S"12', 'outside,"S"12,2024-01-05,C001,P01,1,18.50,0'),
+    ],
+)
+def test_a_row_whose_quotes_are_wrong_is_found_with_and_without_them(project, key, raw):
+    line = 1 + "\n".join(SALES).split("\n").index(raw)
+    entry = part(trace(project, "fact_sales", key), "quarantine")
+    assert (entry[0], entry[-1]) == (f"fact_sales.csv, line {line}", f"row {raw}")
 
 
 def test_a_repeated_key_shows_the_row_that_stays_and_the_one_set_aside(project):
