@@ -58,10 +58,11 @@ def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
     rows = connection.execute(
         "select rows_read, rows_loaded, rows_quarantined from build_log order by build_id desc"
     ).fetchone()
+    found, more = commonest_reasons(connection) if rows[-1] else ([], 0)
     reasons = [
-        f"{count:,} × such as {file}, line {line}: {reason}"
-        for count, file, line, reason in (commonest_reasons(connection) if rows[-1] else ())
+        f"{count:,} × such as {file}, line {line}: {reason}" for count, file, line, reason in found
     ]
+    reasons += [f"and {more} more, in the table quarantine"] if more else []
     columns = []
     with suppress(duckdb.Error):  # a mart of an older 01_build
         columns = [line for (line,) in connection.execute(_ODD_COLUMNS).fetchall()]

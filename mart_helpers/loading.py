@@ -218,10 +218,9 @@ class Loader:
         )
 
     def _commonest_reasons(self, outcome: Outcome) -> str:
-        found = commonest_reasons(self._connection, outcome.table_name, outcome.file)
-        return "".join(
-            f"  {count:,} × such as line {line}: {reason}\n" for count, _, line, reason in found
-        )
+        found, more = commonest_reasons(self._connection, outcome.table_name, outcome.file)
+        lines = [f"  {count:,} × such as line {line}: {reason}\n" for count, _, line, reason in found]
+        return "".join(lines) + (f"  and {more} more\n" if more else "")
 
 
 def _outcome(

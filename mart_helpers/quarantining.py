@@ -105,13 +105,15 @@ def quarantine_bad_rows(
 
 def commonest_reasons(
     connection: duckdb.DuckDBPyConnection, table_name: str | None = None, file: str | None = None
-) -> list[tuple[int, str, int, str]]:
-    """Up to five kinds of reasons in `quarantine`, of one file or of all, those of most rows first.
+) -> tuple[list[tuple[int, str, int, str]], int]:
+    """Up to five kinds of reasons in `quarantine`, of one file or of all, and how many more there are.
 
-    Of each: how many rows, the file, and the first of their lines with its reason, on one line.
+    Those of most rows come first. Of each: how many rows, the file, and the first of their lines with
+    its reason, on one line.
     """
-    found = connection.execute(_COMMONEST_REASONS, {"table_name": table_name, "file": file})
-    return [(count, *place, one_line(reason)) for count, *place, reason in found.fetchall()]
+    found = connection.execute(_COMMONEST_REASONS, {"table_name": table_name, "file": file}).fetchall()
+    kinds = found[0][-1] if found else 0
+    return [(*place, one_line(reason)) for *place, reason, _ in found], kinds - len(found)
 
 
 _REOPENED = "quotes close and open again within a field"
@@ -133,6 +135,7 @@ select
     file,
     min(line) as first_line,
     arg_min(reason, line) as first_reason,
+    count(*) over () as kinds,
 from quarantine
 where table_name = coalesce($table_name, table_name) and file = coalesce($file, file)
 group by file, column_name, regexp_replace(reason, '(?s)".*"| of line [0-9]+.*$', '', 'g')

@@ -18,7 +18,7 @@ from mart_helpers.counting import REJECTED_AT, Located
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
 from mart_helpers.inspecting import aligned
-from mart_helpers.opening import open_published
+from mart_helpers.opening import current_database, has_table, open_published
 from mart_helpers.parameters import did_you_mean
 from mart_helpers.project import shown
 from mart_helpers.sources import SEED_ROWS, CsvFile, Source, find_sources, read_rows
@@ -137,9 +137,11 @@ def _wanted(connection: duckdb.DuckDBPyConnection, database: Path, table_name: s
             "Give --database the mart."
         )
     if table_name not in declared:
+        is_ours = has_table(connection, current_database(connection), table_name)
         raise UsageError(
-            f'TABLE: found "{table_name}", which is no declared input.'
-            f"{did_you_mean(table_name, declared)} Expected one of {', '.join(declared)}."
+            f'TABLE: found "{table_name}", which is no declared input'
+            f"{' but made by 01_build.' if is_ours else f'.{did_you_mean(table_name, declared)}'} "
+            f"Expected one of {', '.join(declared)}."
         )
     table = read_contract(connection, table_name)
     key = key.strip()

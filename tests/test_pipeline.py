@@ -72,6 +72,23 @@ def test_a_build_tells_of_columns_that_it_lacks_or_ignores_and_of_warnings(home)
     ]
 
 
+def test_of_many_kinds_of_mistakes_five_are_shown_and_the_others_counted(home):
+    sales = home / "inputs" / "fact_sales.csv"
+    good = ["X", "2024-01-01", "C001", "P01", "1", "18.50", "0"]
+    bad = {1: "soon", 2: "C999", 3: "P99", 4: "one", 5: "€ 2", 6: "5 %"}
+    rows = [
+        [f"X{at}", *(value if at == n else each for n, each in enumerate(good[1:], 1))]
+        for at, value in bad.items()
+    ]
+    sales.write_text(sales.read_text() + "".join(",".join(row) + "\n" for row in rows))
+    told = mart_command("build", cwd=home).stdout.splitlines()
+    assert told[0] == "rows      2,042 read, 2,036 loaded, 6 in quarantine"
+    assert [line.split()[0] for line in told[1:7]] == ["1"] * 5 + ["and"]
+    assert told[6] == "          and 1 more, in the table quarantine"
+    refused = mart_command("build", "--max-rejected-share", "0.001", cwd=home)
+    assert "\n  and 1 more\n" in refused.stderr
+
+
 def test_who_explores_no_sales_is_told_so(home):
     build(home)
     told = "sales     none is left by the dates and filters: tables and charts are empty"

@@ -317,7 +317,9 @@ def test_a_wrong_call_names_what_is_declared(project):
     assert refusal(project, 2, "fact_sale", "S1") == (
         'TABLE: found "fact_sale", which is no declared input. Did you mean fact_sales? ' + declared
     )
-    assert declared in refusal(project, 2, "dim_date", "20240101")
+    assert refusal(project, 2, "dim_date", "20240101") == (
+        'TABLE: found "dim_date", which is no declared input but made by 01_build. ' + declared
+    )
     assert refusal(project, 2, "fact_sales", " ").startswith('KEY: found "", expected a sale_id')
 
 
