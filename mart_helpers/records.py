@@ -317,13 +317,12 @@ class _Quotes:
             self._may_reopen = self._may_reopen and not data.strip(b" ")
             return quotes
         padded = np.frombuffer(self._recent + data, dtype=np.uint8)
-        active = quotes
-        if not self._are_all_active(padded, quotes):
-            active = quotes[self._are_active(data, padded, quotes)]
-            openers = active[int(self.inside) :: 2]
+        is_odd = not self._are_all_active(padded, quotes)
+        active = quotes[self._are_active(data, padded, quotes)] if is_odd else quotes
+        openers = active[int(self.inside) :: 2]
+        if is_odd:
             again = openers[~self._begin_field(padded, openers)]
             self.opened_again = again[padded[again + 1] == _BLANK]
-        openers = active[int(self.inside) :: 2]
         self.inside = bool((len(active) + self.inside) % 2)
         closed = not self.inside and len(active) > 0 and active[-1] == quotes[-1]
         self._may_reopen = bool(closed and not data[quotes[-1] + 1 :].strip(b" "))

@@ -20,7 +20,8 @@ _LONGEST_VALUE = 1000
 def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """Make `staging.<table>` anew, without rows and without constraints.
 
-    Raises StateError where a column has a name that would have to be quoted: none is, here or later.
+    Raises StateError where it or a column has a name that SQL would have to quote: none is quoted, here
+    or later.
     """
     columns = [f"{column.name} {column.type}" for column in table.columns]
     try:
@@ -28,11 +29,11 @@ def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
             f"create or replace table staging.{table.name} ({', '.join(columns)}, suspect varchar)"
         )
     except duckdb.ParserException as error:
-        odd = [each.name for each in table.columns if not _is_plain(connection, each.name)]
+        names = [table.name, *table.column_names]
+        odd = [name for name in names if not _is_plain(connection, name)]
         raise StateError(
-            f"contract.{table.name}: SQL would have to quote the names of the columns {', '.join(odd)}. "
-            "Give them others, of letters, digits and _ that are no words of SQL, there and in the "
-            "header of the extract."
+            f"contract.{table.name}: SQL would have to quote the names {', '.join(odd)}. Give others "
+            "of letters, digits and _ that are no words of SQL, there and in the extract."
         ) from error
 
 

@@ -435,5 +435,5 @@ def test_columns_with_names_that_sql_must_quote_are_named(candidate, inputs):
         '(store_id varchar primary key, "group" varchar, "2nd" date, "a b" date)'
     )
     (inputs / "dim_store.csv").write_text("store_id,group,2nd,a b\nM1,x,2024-01-01,2024-01-01\n")
-    with pytest.raises(StateError, match=r"contract\.dim_store: .* the columns group, 2nd, a b\. Give"):
+    with pytest.raises(StateError, match=r"contract\.dim_store: .* the names group, 2nd, a b\. Give"):
         Loader(candidate, inputs, 1).load("dim_store", from_seed=False)
