@@ -3,7 +3,7 @@
 import os
 import sys
 
-from mart_helpers.command_line import main
+from mart_helpers.cli import main
 
 if __name__ == "__main__":
     status = main()

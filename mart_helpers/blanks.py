@@ -3,13 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mart_helpers.values import BLANKS
+from mart_helpers.contract import BLANKS
 
 _NARROW = [ord(blank) for blank in BLANKS if blank.isascii() and blank not in "\r\n"]
+
 _WIDE = [blank.encode() for blank in BLANKS if not blank.isascii()]
+
 _QUOTE = ord('"')
+
 _LINE_ENDS = b"\r\n"
+
 _BLOCK = 1 << 20
+
 _OVERLAP = 3  # the bytes of the longest blank; more than a blank and what stands on either side
 
 

@@ -6,12 +6,13 @@ creates a view. All are run the same way.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
+import pandas as pd
 
 from mart_helpers.contract import (
     Table,
@@ -23,19 +24,25 @@ from mart_helpers.contract import (
 )
 from mart_helpers.errors import CheckFailed
 from mart_helpers.frames import Rows
-from mart_helpers.opening import quoted
-from mart_helpers.project import resolve, shown
-from mart_helpers.publishing import candidate_path
+from mart_helpers.mart import candidate_path
+from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session, in_words
+from mart_helpers.texts import quoted
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
 SEVERITIES = ("error", "warn")
+
 _SAMPLE_ROWS = 5
+
 _LONGEST_TEXT = 100
+
 _SHOWN_WHOLE = 4  # of failed checks, so that a message fits on one screen
+
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+
 _NOTHING_FAILED = "Every check has passed."
 
 
@@ -268,7 +275,7 @@ def _add_origins(
     """Add `file` and `line` to the samples whose rows are known by the key of an input."""
     import pandas as pd
 
-    from mart_helpers.tracing import origins
+    from mart_helpers.trace import origins
 
     # facts come last in the contract, and a row of theirs holds keys of dimensions too
     for table, key in reversed(natural_keys.items()):
@@ -372,3 +379,51 @@ def _declared_checks(table: Table, columns: list[str]) -> Iterator[Check]:
                 f"select * from {table.name} where not ({rule.expression})",
                 f"{rule.words} holds in {table.name}",
             )
+
+
+def checked_table(check_name: str, check_names: Collection[str]) -> str:
+    """The table that a check is about, `checks` where it is about none in particular.
+
+    A table has a check `<table>_has_rows`, and the names of its checks begin with its own.
+    """
+    tables = (name.removesuffix("_has_rows") for name in check_names if name.endswith("_has_rows"))
+    found = [table for table in tables if check_name.startswith(f"{table}_")]
+    return max(found, key=len, default="checks")
+
+
+def verdict(report: Mapping[str, object]) -> str:
+    """What a quality report says of its checks and of the quarantine, in a sentence."""
+    checks, passed = report["counts"]["checks"], report["counts"]["pass"]
+    if not checks:
+        return "There are no checks, so nothing vouches for the mart."
+    said = f"All {checks:,} checks passed"
+    if passed < checks:
+        said = f"{checks - passed:,} of {checks:,} checks did not pass"
+    aside = report["rows_quarantined"]
+    return f"{said}; {_counted(aside, 'row')} in quarantine." if aside else f"{said}."
+
+
+def outcome(check: Mapping[str, object]) -> str:
+    """One word for a check: pass, warn or fail by its severity, or broken."""
+    is_warning = check["status"] == "fail" and check["severity"] == "warn"
+    return "warn" if is_warning else str(check["status"])
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word} is" if number == 1 else f"{number:,} {word}s are"
+
+
+_MOST_NAMED = 20
+
+
+def verdict_of(checks: Iterable[Any]) -> list[str]:
+    """How many of the results of `run_checks` passed, and a line for each that did not."""
+    checks = list(checks)
+    bad = [each for each in checks if each.status != "pass"]
+    lines = [
+        f"{each.severity}: {each.check_name}, "
+        + ("cannot run" if each.bad_rows is None else f"{each.bad_rows:,} bad")
+        for each in bad[:_MOST_NAMED]
+    ]
+    more = [f"and {len(bad) - _MOST_NAMED} more"] if len(bad) > _MOST_NAMED else []
+    return [f"{len(checks) - len(bad)} of {len(checks)} passed", *lines, *more]

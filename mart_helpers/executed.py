@@ -11,6 +11,7 @@ from mart_helpers.parameters import INJECTED
 from mart_helpers.sketching import SVG
 
 _INJECTED_TAG = "injected-parameters"
+
 # what a notebook keeps of a message that is an output
 _KEPT = {
     "stream": ("name", "text"),

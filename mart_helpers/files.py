@@ -15,16 +15,18 @@ from threading import Event
 
 from filelock import lock_descriptor
 
+from mart_helpers.errors import StateError
+from mart_helpers.parameters import shown
+
 try:
     from fcntl import F_FULLFSYNC, fcntl  # macOS, whose fsync stops at the disk's own cache
 except ImportError:
     F_FULLFSYNC = None
 
-from mart_helpers.errors import StateError
-from mart_helpers.project import shown
-
 _BLOCK = 1 << 18  # larger ones are slower: the system then fetches new memory for each
+
 _MAY_CHANGE = 4 << 20
+
 _SECONDS_BETWEEN_LOOKS = 0.05
 
 

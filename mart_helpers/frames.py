@@ -24,10 +24,15 @@ if TYPE_CHECKING:
 
 # Names of whole numbers that are no amounts, and have no thousands separators.
 _LABELS = ("_key", "_id", "year", "line", "stage")
+
 _PERCENTAGE = "_pct"
+
 _MOST_ROWS = 60
+
 _LONGEST_TEXT = 100
+
 _MIDNIGHT = time(0)
+
 _ESCAPES = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 

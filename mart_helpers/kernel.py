@@ -19,11 +19,13 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+
 DONE = "done"
+
 # What every notebook needs. None of it starts a thread of ours or opens a file, so that a process can
 # fork afterwards.
 _IMPORTED_ONCE = (
-    "mart_helpers.notebook",
+    "mart_helpers.mart",
     "mart_helpers.shell",
     # what others of these import at the first use
     "IPython.core.completer",

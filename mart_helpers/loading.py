@@ -9,12 +9,10 @@ from typing import NamedTuple
 import duckdb
 
 from mart_helpers.contract import Table, read_contract
-from mart_helpers.counting import REJECTED_AT, FileCount
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.looking import Look, Lookout
-from mart_helpers.opening import current_database, has_table
-from mart_helpers.project import resolve
-from mart_helpers.quarantining import (
+from mart_helpers.parameters import resolve
+from mart_helpers.quarantine import (
     Quarantined,
     Reading,
     Reject,
@@ -23,18 +21,20 @@ from mart_helpers.quarantining import (
     mark_reopened,
     quarantine_bad_rows,
 )
-from mart_helpers.recognising import one_line, refuse_eight_bit
-from mart_helpers.session import Session, in_words
+from mart_helpers.records import REJECTED_AT, FileCount
+from mart_helpers.session import Session, current_database, has_table, in_words
 from mart_helpers.sources import (
     CsvFile,
     SeedRows,
     Source,
     find_sources,
     read_rows,
+    refuse_eight_bit,
     refuse_open_quote,
 )
 from mart_helpers.staging import create_staging, fill_staging
 from mart_helpers.taking_over import EarlierFile, FileRows, is_recipe_published, noted, take_over
+from mart_helpers.texts import one_line
 
 
 class Outcome(NamedTuple):

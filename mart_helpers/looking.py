@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeVar
 import duckdb
 
 from mart_helpers.contract import read_contract, referring_tables
-from mart_helpers.counting import FileCount
 from mart_helpers.errors import MartError
+from mart_helpers.records import FileCount
 from mart_helpers.sources import Source, find_sources
 
 T = TypeVar("T")

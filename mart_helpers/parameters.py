@@ -13,33 +13,42 @@ import re
 import tokenize
 from collections.abc import Callable, Iterable
 from datetime import date
-from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 from mart_helpers.errors import StateError, UsageError
-from mart_helpers.project import home, resolve, shown
+from mart_helpers.texts import did_you_mean
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+
 EXPECTED = {
     str: "text (str)",
     int: "a whole number (int)",
     float: "a finite number (float)",
     bool: "true or false (bool)",
 }
+
 LITERALS = {
     int: re.compile(r"[+-]?[0-9]+"),
     float: re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
     bool: re.compile(r"true|false", re.IGNORECASE),
 }
+
 ONE_OF = re.compile(r"\bone of ([^:]+)")
+
 OR_MORE = re.compile(r"\b([0-9]+) or more\b")
+
 ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
 LIMIT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(MB|GB|TB|%)", re.IGNORECASE)
+
 MEGABYTES = {"MB": 1, "GB": 1_000, "TB": 1_000_000}
+
 LEAST_MEGABYTES = 50  # the reader of a large CSV file takes 32 of them
+
 INJECTED = "# Parameters"
+
 PATHS = ("_dir", "database")  # a parameter of such a name is a path
 
 
@@ -237,12 +246,6 @@ def listed(parameter: str, text: str, known: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(spelt[word.lower()] for word in words))
 
 
-def did_you_mean(word: str, known: Iterable[str], spell: Callable[[str], str] = str) -> str:
-    """` Did you mean …?` with the nearest of the `known` words; empty where none is near."""
-    near = get_close_matches(word, list(known), n=1)
-    return f" Did you mean {spell(near[0])}?" if near else ""
-
-
 def _parsed(parameter: Parameter, value: object, spell: Callable[[str], str]) -> object:
     if not isinstance(value, str) or parameter.type is str:
         return value
@@ -329,3 +332,19 @@ def _quoted(value: object) -> str:
     text = f'"{value}"' if isinstance(value, str) else repr(value)
     text = text.encode(errors="backslashreplace").decode()  # no kernel sends half a character
     return text if len(text) <= 60 else f"{text[:56]} …"
+
+
+def home() -> Path:
+    """Folder that relative paths start from: `MART_HOME` where it is set, else the checkout."""
+    return Path(os.environ.get("MART_HOME") or Path(__file__).resolve().parents[1])
+
+
+def resolve(path: str | Path) -> Path:
+    """Absolute path of `path`; a relative one starts at `home()`, never at the caller's folder."""
+    return home() / Path(path).expanduser()
+
+
+def shown(path: str | Path) -> str:
+    """`path` as people are shown it: relative to `home()` where it lies below, else as it is."""
+    path = resolve(path)
+    return str(path.relative_to(home())) if path.is_relative_to(home()) else str(path)

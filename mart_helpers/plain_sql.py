@@ -24,6 +24,7 @@ _PLAIN_CELL = re.compile(
     r"(?:(?!<<|\{).)*",
     re.IGNORECASE | re.DOTALL,
 )
+
 _ASKS_FOR_MORE = re.compile(r"%\w*sql|%(load|reload)_ext|%config|^\s*(from|import) sql\b", re.I | re.M)
 
 

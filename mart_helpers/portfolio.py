@@ -11,20 +11,21 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from mart_helpers.comparing import compare_files
-from mart_helpers.drawing import as_chart
+from mart_helpers.charts import as_chart
+from mart_helpers.diff import compare_files
 from mart_helpers.errors import InputError
 from mart_helpers.files import whole_files
-from mart_helpers.inspecting import size_text, tables_of
-from mart_helpers.opening import open_published
-from mart_helpers.project import resolve, shown
-from mart_helpers.running import run_notebook
-from mart_helpers.session import Session
+from mart_helpers.inspect import tables_of
+from mart_helpers.parameters import resolve, shown
+from mart_helpers.run import run_notebook
+from mart_helpers.session import Session, open_published
 from mart_helpers.sketches import draw_table, draw_workflow
 from mart_helpers.sketching import Sketch
 from mart_helpers.star import draw_star
+from mart_helpers.texts import size_text
 
 _SALES = "fact_sales.csv"
+
 # The charts that the notebooks draw themselves, by what their outputs say they are.
 _DRAWN = {
     "monthly_revenue": ("02_explore", "<chart: Revenue per month>"),

@@ -17,34 +17,47 @@ from xlsxwriter.exceptions import FileCreateError
 from xlsxwriter.worksheet import Worksheet
 
 from mart_helpers.errors import StateError
-from mart_helpers.opening import quoted
+from mart_helpers.texts import quoted
 
 # The most that Excel holds: rows of a sheet (the header is one) and its columns; a text and the name of
 # a sheet, both in units of UTF-16.
 SHEET_ROWS, SHEET_COLUMNS, CELL_TEXT, SHEET_NAME = 1_048_576, 16_384, 32_767, 31
+
 # Excel takes 1900 for a leap year, other programs do not: they agree on days from here on alone.
 _FIRST_DAY, _LAST_DAY = "1900-03-01", "9999-12-31"
+
 # Excel shows and keeps 15 digits of what is typed or edited.
 _DIGITS = 15
+
 # Without these, the bytes would depend on the clock.
 _PROPERTIES = {"created": datetime(2000, 1, 1)}
+
 _ROWS_AT_A_TIME = 2_000
+
 _WIDEST = 50
 
 _WHOLE = {
     *("tinyint", "smallint", "integer", "bigint", "hugeint"),
     *("utinyint", "usmallint", "uinteger", "ubigint", "uhugeint"),
 }
+
 _TIMESTAMPS = {"timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"}  # without a zone
+
 _NUMBERS = {"whole", "decimal", "double"}
+
 # numbers that are names of things, not amounts: nobody writes the year 2,024
 _NAMING = ("_key", "_id", "year")
+
 _LEFT, _RIGHT = {"align": "left", "indent": 1}, {"align": "right"}
+
 _HEADER = {"bold": True, "bg_color": "#EEF1F5", "bottom": 1, "bottom_color": "#9AA5B1"}
+
 _FORBIDDEN_IN_NAMES = re.compile(r"[\[\]:*?/\\\x00-\x1f]|^'|'$")
+
 # XML has no such characters. Excel writes them as `_x0001_`, and a `_` that looks like the start of that
 # as `_x005F_`.
 _UNWRITABLE = r"[\x00-\x08\x0b-\x1f\ufffe\uffff]"
+
 _ESCAPED = re.compile(f"_(?=x[0-9a-fA-F]{{4}}(?:_|{_UNWRITABLE}))|{_UNWRITABLE}")
 
 

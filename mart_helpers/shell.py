@@ -28,10 +28,11 @@ from traitlets.config import Config
 
 from mart_helpers.errors import MartError
 from mart_helpers.kernel import DONE
+from mart_helpers.parameters import home
 from mart_helpers.plain_sql import PlainSql
-from mart_helpers.project import home
 
 _INLINE_PICTURES = "module://matplotlib_inline.backend_inline"
+
 # What Jupyter tells programs that a cell starts: that colours are seen, and that nobody turns pages.
 _ENVIRONMENT = {
     "TERM": "xterm-color",

@@ -12,6 +12,7 @@ from mart_helpers.sketching import Box, Line, Mark, Point, Sketch, Words
 
 # Lengths are in points.
 _LINE, _BETWEEN = 19.0, 18.0
+
 _BOX_WIDE, _BOX_HIGH, _STEP_RIGHT, _STEP_DOWN = 118.0, 46.0, 158.0, 76.0
 
 # What stands where (column, row), with a word or two of what happens there.
@@ -26,6 +27,7 @@ _PLACES = {
     "03_export": (5, 1, "files for others"),
     "04_quality": (5, 2, "can it be believed?"),
 }
+
 _WAYS = [
     ("inputs/", "staging"),
     ("inputs/", "quarantine"),

@@ -17,13 +17,19 @@ from xml.etree import ElementTree
 from mart_helpers.colours import INK
 
 SVG = "image/svg+xml"
+
 _MONOSPACED = "DejaVu Sans Mono, Menlo, Consolas, monospace"
+
 _PROPORTIONAL = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif"
+
 # As parts of the size of the letters: how wide a monospaced one is, how far the middle of a line lies
 # above its foot, and how wide the letters of a title are at most, on average.
 _MONOSPACED_WIDE, _MIDDLE, _TITLE_WIDE = 0.602, 0.27, 0.75
+
 _MARGIN, _TITLE_ROOM, _TITLE_SIZE = 10.0, 28.0, 12.0
+
 _HEAD_LONG, _HEAD_WIDE = 6.0, 5.0
+
 # What a line of text cannot hold: line ends and tabs, and what XML 1.0 forbids (section 2.2).
 _NO_LETTER = "[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 

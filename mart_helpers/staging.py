@@ -10,9 +10,8 @@ from collections.abc import Iterable
 
 import duckdb
 
-from mart_helpers.contract import Column, Rule, Table
+from mart_helpers.contract import Column, Rule, Table, cast_sql, form_of, id_sql, trimmed_sql
 from mart_helpers.errors import StateError
-from mart_helpers.values import cast_sql, form_of, id_sql, trimmed_sql
 
 _LONGEST_VALUE = 1000
 

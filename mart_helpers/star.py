@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 from mart_helpers.colours import BLUE, GREY
 from mart_helpers.contract import star_types
-from mart_helpers.opening import quoted
 from mart_helpers.session import Session
 from mart_helpers.sketching import Box, Line, Mark, Sketch, Words, monospaced_width
+from mart_helpers.texts import quoted
 
 # Lengths are in points. The marks PK and FK take two letters and a blank.
 _SIZE, _SMALL, _MARKS = 8.5, 8.0, 3
+
 _LINE, _HEAD, _PADDING, _BETWEEN, _BESIDE = 13.0, 32.0, 7.0, 20.0, 62.0
+
 _WHITE = "#FFFFFF"
+
 _words = partial(Words, size=_SIZE, is_monospaced=True)
 
 

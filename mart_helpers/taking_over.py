@@ -13,11 +13,11 @@ from typing import NamedTuple
 import duckdb
 
 from mart_helpers.contract import Column, Table, star_columns
-from mart_helpers.opening import quoted
-from mart_helpers.quarantining import Reading
+from mart_helpers.quarantine import Reading
 from mart_helpers.session import Session
 from mart_helpers.sources import Source, unchanged
 from mart_helpers.staging import create_staging
+from mart_helpers.texts import quoted
 
 
 class FileRows(NamedTuple):

@@ -7,8 +7,7 @@ from pathlib import Path
 import duckdb
 
 from mart_helpers.checks import derive_checks
-from mart_helpers.opening import open_published
-from mart_helpers.session import Session
+from mart_helpers.session import Session, open_published
 
 MakeMart = Callable[..., Session]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from mart_helpers.publishing import create_candidate
+from mart_helpers.mart import create_candidate
 from mart_helpers.session import Session
 
 CHECKOUT = Path(__file__).resolve().parents[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mart_helpers import blanks
-from mart_helpers.values import BLANKS
+from mart_helpers.contract import BLANKS
 
 BLOCK = blanks._BLOCK
 WITHIN_A_LINE = [blank for blank in BLANKS if blank not in "\r\n"]

@@ -17,11 +17,10 @@ import pytest
 from conftest import CHECKOUT, query
 from kernels import Kernel, started
 
-from mart_helpers.breaking import KINDS, QUARANTINE, REFUSAL, Kind, break_inputs, find_kind
 from mart_helpers.checks import Failure, explain_failures, run_checks
 from mart_helpers.errors import InputError, StateError, UsageError
-from mart_helpers.opening import open_published
-from mart_helpers.session import Session
+from mart_helpers.lab.damage import KINDS, QUARANTINE, REFUSAL, Kind, break_inputs, find_kind
+from mart_helpers.session import Session, open_published
 
 INPUTS = CHECKOUT / "inputs"
 GOOD_BUILDS = 5  # from so many on, a build is compared with those before it

@@ -9,8 +9,7 @@ from conftest import mart_command
 
 from mart_helpers.checks import explain_failures, run_checks, stop_on_failures
 from mart_helpers.errors import CheckFailed
-from mart_helpers.opening import open_published
-from mart_helpers.session import Session
+from mart_helpers.session import Session, open_published
 
 LATEST = "where build_id = (select max(build_id) from build_log)"
 FAULTS = {

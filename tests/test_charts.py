@@ -15,14 +15,15 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from mart_helpers.charts import (
-    checked_table,
+    NOTHING_TO_DRAW,
+    Chart,
     draw_bars,
     draw_checks,
     draw_heat_map,
     draw_line,
     draw_stacks,
 )
-from mart_helpers.drawing import NOTHING_TO_DRAW, Chart
+from mart_helpers.checks import checked_table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

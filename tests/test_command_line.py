@@ -13,7 +13,7 @@ import pytest
 from conftest import make_home
 from test_running import is_gone, write_notebook
 
-from mart_helpers.command_line import COMMANDS
+from mart_helpers.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 DATABASE = 'database: str = "data/mini_data_mart.duckdb"  # the mart'
@@ -28,7 +28,7 @@ QUALITY = f'fail_on: str = "error"  # one of error, warn, never: what stops\n{DA
 SET_UP = """\
 from pathlib import Path
 from mart_helpers.errors import CheckFailed
-from mart_helpers.project import resolve
+from mart_helpers.parameters import resolve
 def write(folder, *values):
     resolve(folder).mkdir(parents=True, exist_ok=True)
     (resolve(folder) / "values.txt").write_text(" ".join(map(str, values)))"""

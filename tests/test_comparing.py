@@ -5,7 +5,7 @@ import duckdb
 import pytest
 from conftest import mart_command
 
-from mart_helpers.comparing import Comparison, compare_files, described
+from mart_helpers.diff import Comparison, compare_files, described
 from mart_helpers.errors import StateError
 
 TABLES = ["dim_customer", "dim_date", "dim_product", "fact_sales"]

@@ -21,8 +21,8 @@ from conftest import CHECKOUT, SALES_HEADER
 
 from mart_helpers.errors import InputError
 from mart_helpers.loading import Loader
-from mart_helpers.recognising import refuse_eight_bit
 from mart_helpers.session import Session
+from mart_helpers.sources import refuse_eight_bit
 
 CUSTOMERS = (
     "customer_id,customer_name,segment,city,country,signup_date\nC1,One,,,,2023-01-01\n007,Two,,,,\n"
@@ -854,7 +854,7 @@ from conftest import sql_of
 from pathlib import Path
 from mart_helpers.errors import InputError
 from mart_helpers.loading import Loader
-from mart_helpers.publishing import create_candidate
+from mart_helpers.mart import create_candidate
 database = Path(sys.argv[1])
 session = create_candidate(database)
 for cell in sql_of("01_build", "create schema contract", "create table contract."):

@@ -10,9 +10,8 @@ import pytest
 from conftest import CHECKOUT, mart_command
 from kernels import started
 
-from mart_helpers.opening import open_published
-from mart_helpers.questions import answer_questions
-from mart_helpers.session import Session
+from mart_helpers.run import answer_questions
+from mart_helpers.session import Session, open_published
 
 ANSWERS = [
     "sales_range",

@@ -16,10 +16,9 @@ from conftest import mart_command
 from openpyxl.utils.escape import unescape
 from test_explore import ANSWERS
 
-from mart_helpers.exporting import export_tables
-from mart_helpers.opening import open_published
-from mart_helpers.questions import answer_questions
-from mart_helpers.session import Session
+from mart_helpers.export import export_tables
+from mart_helpers.run import answer_questions
+from mart_helpers.session import Session, open_published
 
 Rows = list[tuple[Any, ...]]
 

@@ -21,10 +21,9 @@ from openpyxl.utils.escape import unescape
 
 from mart_helpers import exporting
 from mart_helpers.errors import StateError, UsageError
-from mart_helpers.exporting import FORMATS, MANIFEST, _is_scan, export_tables
+from mart_helpers.export import FORMATS, MANIFEST, _is_scan, export_tables
 from mart_helpers.files import hashed_meanwhile, second_part, whole_file, whole_files
-from mart_helpers.opening import open_published
-from mart_helpers.session import Session
+from mart_helpers.session import Session, open_published
 
 MakeMart = Callable[..., Session]
 

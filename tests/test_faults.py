@@ -31,8 +31,15 @@ from IPython.core.interactiveshell import InteractiveShell
 from kernels import Kernel, started
 
 from mart_helpers.errors import MartError, StateError
-from mart_helpers.keeping import kept_builds, previous_path
-from mart_helpers.publishing import candidate_path, carry_history, create_candidate, publish, rollback
+from mart_helpers.mart import (
+    candidate_path,
+    carry_history,
+    create_candidate,
+    kept_builds,
+    previous_path,
+    publish,
+    rollback,
+)
 from mart_helpers.session import in_words
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")

@@ -9,8 +9,8 @@ import duckdb
 import pytest
 
 from mart_helpers.errors import StateError, UsageError
-from mart_helpers.generating import generate
-from mart_helpers.project import home
+from mart_helpers.lab.generator import generate
+from mart_helpers.parameters import home
 
 NAMES = ["dim_customer.csv", "dim_product.csv", "fact_sales.csv"]
 COLUMNS = {
@@ -197,7 +197,7 @@ def test_100_000_sales_keep_the_small_dimensions(tmp_path: Path) -> None:
 
 
 def test_products_stop_at_5_000(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mart_helpers.generating.MOST_PRODUCTS", 40)
+    monkeypatch.setattr("mart_helpers.lab.generator.MOST_PRODUCTS", 40)
     generate(200_000, tmp_path)
     connection = opened(tmp_path)
     assert value(connection, "select count(*) from dim_product") == 40
@@ -326,7 +326,7 @@ def test_memory_does_not_grow_with_the_sales(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from mart_helpers.generating import generate
+from mart_helpers.lab.generator import generate
 
 def peak() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -4,8 +4,14 @@ import pytest
 from conftest import mart_command, query
 
 from mart_helpers.errors import StateError, UsageError
-from mart_helpers.keeping import earlier_mart, kept_builds, previous_path
-from mart_helpers.publishing import create_candidate, publish, rollback
+from mart_helpers.mart import (
+    create_candidate,
+    earlier_mart,
+    kept_builds,
+    previous_path,
+    publish,
+    rollback,
+)
 
 
 def build(database: Path, number: int, keep: int = 2) -> None:

@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 from test_running import is_gone, write_notebook
 
 from mart_helpers import kernel
-from mart_helpers.running import Progress, run_notebook
+from mart_helpers.run import Progress, run_notebook
 
 
 def executed_cells(path: Path) -> list[dict]:

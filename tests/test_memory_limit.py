@@ -11,7 +11,7 @@ from kernels import started
 
 from mart_helpers.errors import QueryError
 from mart_helpers.loading import Loader
-from mart_helpers.publishing import create_candidate
+from mart_helpers.mart import create_candidate
 
 SALES = 400_000
 SORTED = (

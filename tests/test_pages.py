@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from test_jupyterlab import BROWSER, QUIET
 from test_running import write_notebook
 
-from mart_helpers.notebook_pages import write_pages, write_report
-from mart_helpers.running import new_run_folder, run_notebook
+from mart_helpers.pages import write_pages, write_report
+from mart_helpers.run import new_run_folder, run_notebook
 
 in_browser = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium to open the page in (Debian, Ubuntu: apt install chromium)"

@@ -5,13 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mart_helpers.errors import StateError, UsageError
-from mart_helpers.parameters import (
-    Parameter,
-    check_cell,
-    checked,
-    notebook_parameters,
-    read_parameters,
-)
+from mart_helpers.parameters import Parameter, check_cell, checked, notebook_parameters, read_parameters
 
 CELL = """\
 stage: int = 3  # one of 1, 2, 3: 1 seed rows, 2 sales from CSV, 3 every table from CSV

@@ -12,7 +12,7 @@ from mart_helpers.parameters import notebook_cells, notebook_path
 from mart_helpers.plain_sql import is_plain
 
 SET_UP = """
-from mart_helpers.notebook import open_mart
+from mart_helpers.mart import open_mart
 mart = open_mart("data/mini_data_mart.duckdb")
 """
 

@@ -8,7 +8,7 @@ from conftest import mart_command
 from matplotlib.image import imread
 from test_charts import assert_nothing_is_clipped, texts
 
-from mart_helpers.drawing import as_chart
+from mart_helpers.charts import as_chart
 from mart_helpers.errors import InputError
 from mart_helpers.portfolio import make_portfolio
 from mart_helpers.sketches import draw_table, draw_workflow

@@ -9,8 +9,7 @@ from conftest import sql_of
 
 from mart_helpers.checks import derive_checks, run_checks, stop_on_failures
 from mart_helpers.errors import CheckFailed
-from mart_helpers.opening import current_database, has_table
-from mart_helpers.session import Session
+from mart_helpers.session import Session, current_database, has_table
 
 STAR = """
 create schema contract;

@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from mart_helpers.errors import QueryError, StateError
-from mart_helpers.questions import answer_questions
+from mart_helpers.run import answer_questions
 from mart_helpers.session import Session
 
 PARAMETERS = 'least: int = 2  # smallest number, 0 or more\nword: str = "number"  # what it is called'

@@ -13,8 +13,8 @@ from conftest import SALES_HEADER, code_cells, make_home, mart_command, query
 from kernels import Kernel, Ran, started
 
 from mart_helpers.errors import StateError
-from mart_helpers.opening import open_published
-from mart_helpers.publishing import candidate_path
+from mart_helpers.mart import candidate_path
+from mart_helpers.session import open_published
 
 READERS = ("02_explore", "03_export", "04_quality")
 BUILD_ID = "%%sql\nselect max(build_id) as build_id from build_log"
@@ -53,7 +53,7 @@ READER = """
 import sys, time
 from pathlib import Path
 import duckdb
-from mart_helpers.opening import open_published
+from mart_helpers.session import open_published
 
 opening, database, stop = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 question = "select (select max(build_id) from build_log), (select sum(quantity) from fact_sales)"

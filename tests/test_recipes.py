@@ -15,9 +15,8 @@ from conftest import CHECKOUT, code_cells, mart_command, query
 from kernels import started
 
 import mart_helpers
+from mart_helpers.mart import recipe_of, recipe_of_run, rollback, unchanged_since
 from mart_helpers.parameters import notebook_parameters, notebook_path
-from mart_helpers.publishing import rollback
-from mart_helpers.recipes import recipe_of, recipe_of_run, unchanged_since
 
 UNCHANGED = "01_build  nothing has changed since build {} of 20"
 LINE = "X1,2024-12-31,C001,P01,1,1000.00,0\n"

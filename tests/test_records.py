@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mart_helpers.counting import REJECTED_AT, FileCount, Located, count_plain
 from mart_helpers.errors import InputError
-from mart_helpers.records import count_records, locate
+from mart_helpers.records import REJECTED_AT, FileCount, Located, count_plain, count_records, locate
 
 BLOCKS = (1, 2, 3, 7, 64, 1 << 20)
 BOM = b"\xef\xbb\xbf"

@@ -18,7 +18,7 @@ from checked_marts import BREAKS, RETURNS, MakeMart, custom_check, made_of
 
 from mart_helpers.checks import explain_failures, run_checks
 from mart_helpers.errors import QueryError, StateError, UsageError
-from mart_helpers.reporting import REPORTS, count_rows, violations_in, write_quality_report
+from mart_helpers.report import REPORTS, count_rows, violations_in, write_quality_report
 from mart_helpers.session import Session
 
 STAR = """

@@ -7,9 +7,9 @@ import duckdb
 import pytest
 from conftest import code_cells
 
-from mart_helpers.generating import generate
+from mart_helpers.lab.generator import generate
 from mart_helpers.loading import Loader
-from mart_helpers.publishing import carry_history, create_candidate
+from mart_helpers.mart import carry_history, create_candidate
 from mart_helpers.session import Session
 
 STAR = ("dim_customer", "dim_product", "dim_date", "fact_sales")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mart_helpers.errors import StateError
-from mart_helpers.running import (
+from mart_helpers.run import (
     KEPT_RUNS,
     NotebookFailed,
     Progress,

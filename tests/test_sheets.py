@@ -16,9 +16,8 @@ from openpyxl.cell import Cell
 from openpyxl.worksheet.worksheet import Worksheet
 
 from mart_helpers.errors import StateError
-from mart_helpers.exporting import export_tables
-from mart_helpers.opening import open_published
-from mart_helpers.session import Session
+from mart_helpers.export import export_tables
+from mart_helpers.session import Session, open_published
 from mart_helpers.sheets import sheet_names
 
 Export = Callable[..., openpyxl.Workbook]
@@ -227,7 +226,7 @@ def test_a_workbook_that_fails_leaves_the_one_before_and_no_temporary_files(
 
 
 def test_xlsxwriter_is_imported_only_when_it_is_asked_for() -> None:
-    script = "import sys, mart_helpers.exporting; print('xlsxwriter' in sys.modules)"
+    script = "import sys, mart_helpers.export; print('xlsxwriter' in sys.modules)"
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=Path(__file__).parents[1], capture_output=True, text=True
     )

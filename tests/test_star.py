@@ -16,7 +16,7 @@ from playwright.sync_api import Page, sync_playwright
 from test_charts import PNG, assert_no_words_overlap, assert_nothing_is_clipped, texts
 from test_jupyterlab import BROWSER, QUIET
 
-from mart_helpers.drawing import as_chart
+from mart_helpers.charts import as_chart
 from mart_helpers.session import Session
 from mart_helpers.sketches import draw_workflow
 from mart_helpers.sketching import Box, Line, Sketch, monospaced_width

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mart_helpers.errors import InputError
 from mart_helpers.loading import Loader
-from mart_helpers.publishing import carry_history, create_candidate, publish
+from mart_helpers.mart import carry_history, create_candidate, publish
 
 RESULTS = {
     table: f"from {table} order by all"

@@ -5,7 +5,7 @@ from datetime import date
 import duckdb
 import pytest
 
-from mart_helpers.values import cast_sql
+from mart_helpers.contract import cast_sql
 
 BEYOND = [
     "infinity",

@@ -12,18 +12,21 @@ import duckdb
 from mart_helpers.errors import StateError
 from mart_helpers.files import hashed_meanwhile, join_files, second_part, sha256_of, whole_files
 from mart_helpers.frames import Rows
-from mart_helpers.opening import quoted
-from mart_helpers.parameters import listed
-from mart_helpers.project import resolve, shown
+from mart_helpers.parameters import listed, resolve, shown
 from mart_helpers.session import Session
+from mart_helpers.texts import quoted
 
-if TYPE_CHECKING:  # it brings XlsxWriter, which only a workbook needs
+if TYPE_CHECKING:
     from mart_helpers.sheets import Sheet
 
 MANIFEST = "manifest.json"
+
 MANIFEST_VERSION = 1
+
 _SHOWN_DIGITS = 12
+
 _MANY_ROWS = 200_000
+
 _KEEPING_ORDER = {"SEQ_SCAN", "FILTER", "PROJECTION"}
 
 

@@ -20,29 +20,33 @@ from mart_helpers.errors import MartError, UsageError
 from mart_helpers.parameters import (
     Parameter,
     checked,
-    did_you_mean,
     notebook_parameters,
     notebook_path,
+    resolve,
+    shown,
 )
-from mart_helpers.project import resolve, shown
+from mart_helpers.texts import did_you_mean
 
 if TYPE_CHECKING:
     from mart_helpers.kernel import Kernel
-    from mart_helpers.running import Progress
+    from mart_helpers.run import Progress
 
 PROGRAM = "python -m mart"
+
 METAVARS = {str: "TEXT", int: "INT", float: "FLOAT", bool: "true|false"}
+
 REQUIRED = object()  # the default of an option that has to be given
+
 # What a notebook is asked at its end, by the word that stands before the answer. 01_build has the mart
 # open then, and to open it again takes longer than many a cell.
 LAST_QUESTIONS = {
     "01_build": {
         "rows": """\
-from mart_helpers.inspecting import account_of
+from mart_helpers.mart import account_of
 print(*account_of(mart.connection), sep="\\n")
 """,
         "checks": """\
-from mart_helpers.inspecting import verdict_of
+from mart_helpers.checks import verdict_of
 print(*verdict_of(check_results.itertuples()), sep="\\n")
 """,
     },
@@ -53,6 +57,7 @@ if not len(sales_range):
 """,
     },
 }
+
 CLEAR_LINE = "\r\x1b[2K"
 
 Values = dict[str, object]
@@ -258,7 +263,7 @@ def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None
             continue
         started = monotonic()
         with _reported(notebook) as on_cell:
-            from mart_helpers.running import new_run_folder, run_notebook
+            from mart_helpers.run import new_run_folder, run_notebook
 
             folder = folder or new_run_folder(data_dir / "runs", command)
             on_end = partial(_ask, notebook, said)
@@ -279,14 +284,14 @@ def _ask(notebook: str, said: dict[str, list[str]], kernel: "Kernel") -> None:
 
 def _refuse_formats(data_dir: Path, formats: str) -> None:
     """Raise UsageError for an unknown format now, and not when notebooks before have run."""
-    from mart_helpers.exporting import export_folders
+    from mart_helpers.export import export_folders
 
     list(export_folders(data_dir, formats))
 
 
 def _same_build(values: Values) -> str | None:
     """The published build, if building would only repeat it and nobody insists; a report does."""
-    from mart_helpers.recipes import unchanged_since
+    from mart_helpers.mart import unchanged_since
 
     return None if values.get("force", True) else unchanged_since(values)
 
@@ -296,7 +301,7 @@ def _pages(executed: list[Path], values: Values) -> list[Path]:
     is_report = "html" not in values  # which is a page anyway
     if not is_report and not values["html"]:
         return []
-    from mart_helpers.notebook_pages import write_pages, write_report
+    from mart_helpers.pages import write_pages, write_report
 
     database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
     folder, show_code = data_dir / "pages", values["show_code"]
@@ -309,7 +314,9 @@ def _pages(executed: list[Path], values: Values) -> list[Path]:
 def _results(
     notebooks: list[str], database: Path, data_dir: Path, formats: str, said: dict[str, list[str]]
 ) -> Iterator[tuple[str, str]]:
-    from mart_helpers.inspecting import last_account, last_verdict, size_text
+    from mart_helpers.inspect import last_verdict
+    from mart_helpers.mart import last_account
+    from mart_helpers.texts import size_text
 
     if "01_build" in notebooks and database.exists():
         rows, *reasons = said.get("rows") or last_account(database)
@@ -318,7 +325,7 @@ def _results(
         yield "mart", f"{shown(database)} ({size_text(database)})"
     yield from (("sales", line) for line in said.get("sales", []))
     if "03_export" in notebooks:
-        from mart_helpers.exporting import export_folders
+        from mart_helpers.export import export_folders
 
         yield "exports", ", ".join(map(shown, export_folders(data_dir, formats)))
     report = data_dir / "quality" / "quality_report.json"
@@ -332,7 +339,7 @@ def _results(
 
 
 def _print_aligned(rows: list[tuple[str, ...]]) -> None:
-    from mart_helpers.inspecting import aligned
+    from mart_helpers.texts import aligned
 
     print(aligned(rows, indent=""))
 
@@ -363,22 +370,21 @@ def _reported(notebook: str) -> Iterator[Callable[["Progress"], None]]:
 
 
 def _inspect(values: Values) -> None:
-    from mart_helpers.inspecting import describe_mart
+    from mart_helpers.inspect import describe_mart
 
     print(describe_mart(resolve(values["database"])))
 
 
 def _diff(values: Values) -> None:
-    from mart_helpers.comparing import described
-    from mart_helpers.keeping import earlier_mart
+    from mart_helpers.diff import described
+    from mart_helpers.mart import earlier_mart
 
     database = resolve(values["database"])
     print(described(earlier_mart(database, values["before"]), database))
 
 
 def _rollback(values: Values) -> None:
-    from mart_helpers.keeping import kept_builds
-    from mart_helpers.publishing import rollback
+    from mart_helpers.mart import kept_builds, rollback
 
     database = resolve(values["database"]).resolve()
     build = rollback(database, values["build"])
@@ -387,9 +393,9 @@ def _rollback(values: Values) -> None:
 
 
 def _reset(values: Values) -> None:
-    from mart_helpers.inspecting import size_text
-    from mart_helpers.publishing import held
-    from mart_helpers.resetting import generated, remove
+    from mart_helpers.mart import held
+    from mart_helpers.reset import generated, remove
+    from mart_helpers.texts import size_text
 
     database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
     found = generated(database, data_dir)
@@ -408,8 +414,8 @@ def _reset(values: Values) -> None:
 
 
 def _generate(values: Values) -> None:
-    from mart_helpers.generating import generate
-    from mart_helpers.inspecting import size_text
+    from mart_helpers.lab.generator import generate
+    from mart_helpers.texts import size_text
 
     seed = {} if values["seed"] is None else {"seed": values["seed"]}
     paths = generate(values["sales"], Path(values["out"]), **seed)
@@ -417,7 +423,7 @@ def _generate(values: Values) -> None:
 
 
 def _break(values: Values) -> None:
-    from mart_helpers.breaking import break_inputs
+    from mart_helpers.lab.damage import break_inputs
 
     out = Path(values["out"])
     broken = break_inputs(values["kind"], resolve(values["inputs_dir"]), out)
@@ -438,7 +444,7 @@ def _portfolio(values: Values) -> None:
 
 
 def _kinds_of_damage() -> str:
-    from mart_helpers.breaking import described_kinds
+    from mart_helpers.lab.damage import described_kinds
 
     return f"kinds, and what happened:\n{described_kinds()}"
 
@@ -450,7 +456,7 @@ def _typed(path: Path) -> str:
 
 
 def _trace(values: Values) -> None:
-    from mart_helpers.tracing import trace
+    from mart_helpers.trace import trace
 
     inputs_dir = resolve(values["inputs_dir"])
     print(trace(resolve(values["database"]), values["table"], values["key"], inputs_dir))
@@ -460,13 +466,18 @@ COMMON = (
     Parameter("database", str, "data/mini_data_mart.duckdb", "the mart, one DuckDB file"),
     Parameter("data_dir", str, "data", "folder of exports, reports and executed notebooks"),
 )
+
 FORCE = Parameter("force", bool, False, "build even if nothing has changed since the last build")
+
 SHOW_CODE = Parameter("show_code", bool, False, "with the code of the notebook's cells on the page")
+
 PAGES = (
     Parameter("html", bool, False, "write each notebook as a page of HTML too, to read or to mail"),
     SHOW_CODE,
 )
+
 ALL = ("01_build", "04_quality", "02_explore", "03_export")
+
 COMMANDS = {
     "build": Command("load the inputs, check them, publish the mart", ("01_build",), (FORCE, *PAGES)),
     "explore": Command("look at sales, customers and products", ("02_explore",), PAGES),

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import duckdb
 
 from mart_helpers.contract import Reference, Table, ascends_sql
-from mart_helpers.counting import Located
 from mart_helpers.errors import StateError
-from mart_helpers.opening import has_table
-from mart_helpers.recognising import one_line
+from mart_helpers.records import Located
+from mart_helpers.session import has_table
 from mart_helpers.sources import Source
 from mart_helpers.staging import problems_sql, suspects_sql
+from mart_helpers.texts import one_line
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import ChainMap
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,13 +11,22 @@ from typing import NamedTuple
 from mart_helpers.errors import MartError, StateError
 from mart_helpers.executed import ExecutedNotebook, tags
 from mart_helpers.kernel import Kernel, KernelStopped, started
-from mart_helpers.parameters import notebook_path, read_notebook
+from mart_helpers.parameters import (
+    notebook_cells,
+    notebook_parameters,
+    notebook_path,
+    read_notebook,
+    shown,
+)
 from mart_helpers.plain_sql import is_plain
-from mart_helpers.project import shown
+from mart_helpers.session import Session
 
 RUN_FOLDER = re.compile(r"\d{8}T\d{6}Z-[a-z]+(-\d+)?")
+
 KEPT_RUNS = 20
+
 _HELPERS = re.compile(r"^(?:from|import) +(mart_helpers\.\w+)", re.MULTILINE)
+
 HEADING = re.compile(r"^#{1,6} +(.+?)[ #]*$", re.MULTILINE)
 
 
@@ -157,3 +167,34 @@ def _made(runs_dir: Path, name: str) -> Path:
                 raise
         number += 1
         folder = runs_dir / f"{name}-{number}"
+
+
+_MAGIC = "%%sql"
+
+
+def answer_questions(mart: Session, notebook: str, tables: str = "", **values: object) -> list[str]:
+    """Run the `%%sql` cells of `notebooks/<notebook>.ipynb` in this session; the names of its answers.
+
+    A cell that names its rows, `%%sql monthly_revenue =<<`, gives a temporary table of that name, if it
+    is among `tables`, names with commas between them, or if those are empty. Views and variables that
+    other cells make are there afterwards as well; what they only show is not asked for. `values` stand
+    for parameters of that notebook, whose other parameters are as its parameters cell says. Raises
+    UsageError for a notebook that cannot be read, QueryError where a statement fails.
+    """
+    path = notebook_path(notebook)
+    defaults = {each.name: each.default for each in notebook_parameters(path)}
+    asked = Session(mart.connection, mart.database, ChainMap(values, defaults))
+    wanted = {name.strip().lower() for name in tables.split(",")} if tables else None
+    names = []
+    for cell in notebook_cells(path):
+        head, _, sql = "".join(cell["source"]).partition("\n")
+        if cell["cell_type"] != "code" or not head.startswith(_MAGIC):
+            continue
+        name = head.removeprefix(_MAGIC).strip(" =<")
+        if not name:
+            asked.execute(sql, shows=False)
+            continue
+        names.append(name)
+        if wanted is None or name.lower() in wanted:
+            asked.execute(f"create or replace temp table {name} as {sql}")
+    return names

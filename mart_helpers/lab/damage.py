@@ -16,18 +16,24 @@ import duckdb
 from mart_helpers.contract import SCHEMA, declared_tables, read_contract
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import whole_files
-from mart_helpers.parameters import did_you_mean, notebook_cells, notebook_path
-from mart_helpers.project import resolve, shown
+from mart_helpers.parameters import notebook_cells, notebook_path, resolve, shown
+from mart_helpers.texts import did_you_mean
 
 QUARANTINE = "quarantine"
+
 REFUSAL = "refusal"
+
 # of fewer, the picked rows would be too many or none
 _FEWEST_ROWS = {"dim_customer": 6, "dim_product": 2, "fact_sales": 100}
+
 _FEWEST_MONTHS = 6
+
 _TAKE_GOOD_ONES = (
     "Break good extracts, such as those of `python -m mart generate --sales 2000 --out my_extracts`."
 )
+
 Row = dict[str, str]
+
 Files = dict[str, bytes]
 
 

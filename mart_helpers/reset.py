@@ -6,12 +6,12 @@ from itertools import chain
 from pathlib import Path
 
 from mart_helpers.errors import StateError
-from mart_helpers.exporting import FORMATS, MANIFEST, named_in
-from mart_helpers.opening import is_mart
-from mart_helpers.page_frame import page_names
-from mart_helpers.project import shown
-from mart_helpers.reporting import REPORTS, VIOLATIONS, violations_in
-from mart_helpers.running import run_folders
+from mart_helpers.export import FORMATS, MANIFEST, named_in
+from mart_helpers.pages import page_names
+from mart_helpers.parameters import shown
+from mart_helpers.report import REPORTS, VIOLATIONS, violations_in
+from mart_helpers.run import run_folders
+from mart_helpers.session import is_mart
 
 # Beside the mart: DuckDB's log and overflow, unpublished builds, the marts before, the lock of a build.
 SIBLING = re.compile(r"\.wal|\.tmp|\.candidate.*|\.previous.*|\.lock")

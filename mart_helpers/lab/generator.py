@@ -16,12 +16,14 @@ from typing import NamedTuple, TypeVar
 import duckdb
 
 from mart_helpers.errors import StateError, UsageError
-from mart_helpers.project import resolve, shown
+from mart_helpers.parameters import resolve, shown
 
 T = TypeVar("T")
 
 FIRST_DAY = date(2023, 1, 1)
+
 DAYS = (date(2025, 1, 1) - FIRST_DAY).days
+
 SAMPLE_SEED = 8
 
 # More than this is a slip of the keyboard, and would fill the disk.
@@ -29,14 +31,17 @@ MOST_SALES = 1_000_000_000
 
 # Up to this many sales the company stays as small as a reader can know by heart.
 SMALL_COMPANY = 100_000
+
 MOST_PRODUCTS = 5_000
 
 # Relative sales of a day, in percent: January to December, Monday to Sunday.
 SEASON = (94, 92, 98, 100, 98, 88, 76, 78, 100, 108, 132, 146)
+
 WEEKDAY = (106, 108, 110, 114, 122, 80, 36)
 
 # The share of lines, in percent, that carry each discount or each part of the list price.
 DISCOUNTS = {"0": 87, "0.05": 5, "0.1": 4, "0.15": 2, "0.2": 2}
+
 PRICES = {100: 94, 96: 1, 97: 2, 98: 2, 103: 1}
 
 

@@ -13,20 +13,21 @@ from typing import NamedTuple
 
 import duckdb
 
-from mart_helpers.contract import Table, declared_tables, read_contract
-from mart_helpers.counting import REJECTED_AT, Located
+from mart_helpers.contract import Table, cast_sql, declared_tables, id_sql, read_contract
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
-from mart_helpers.inspecting import aligned
-from mart_helpers.opening import current_database, has_table, open_published
-from mart_helpers.parameters import did_you_mean
-from mart_helpers.project import shown
+from mart_helpers.parameters import shown
+from mart_helpers.records import REJECTED_AT, Located
+from mart_helpers.session import current_database, has_table, open_published
 from mart_helpers.sources import SEED_ROWS, CsvFile, Source, find_sources, read_rows
-from mart_helpers.values import cast_sql, id_sql
+from mart_helpers.texts import aligned, did_you_mean
 
 _MOST = 20  # of each kind are shown; the others are counted
+
 _LONGEST_TEXT = 10_000
+
 _LONGEST_KEY_TO_MEND = 60
+
 _EMPTY = "(empty)"
 
 Row = dict[str, str | None]

@@ -17,16 +17,19 @@ import duckdb
 
 from mart_helpers.contract import declared_keys, star_columns
 from mart_helpers.frames import Rows
-from mart_helpers.inspecting import aligned
-from mart_helpers.keeping import published_build
-from mart_helpers.opening import connect, current_database, quoted
-from mart_helpers.project import shown
-from mart_helpers.session import Session, in_words
+from mart_helpers.mart import published_build
+from mart_helpers.parameters import shown
+from mart_helpers.session import Session, connect, current_database, in_words
+from mart_helpers.texts import aligned, quoted
 
 _MONEY = "net_amount"
+
 _DAY_KEY = "date_key"
+
 _MOST_ROWS = 20
+
 _MONTHS = ("table_name", "month_start", "revenue_before", "revenue_after", "change")
+
 _VALUES = ("table_name", "key", "column_name", "before", "after")
 
 

@@ -4,31 +4,42 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 import duckdb
 import pandas as pd
+from markupsafe import Markup
 
 from mart_helpers.charts import draw_checks
-from mart_helpers.checks import SEVERITIES, Failure
+from mart_helpers.checks import SEVERITIES, Failure, checked_table, outcome, verdict
 from mart_helpers.errors import QueryError, StateError, UsageError
 from mart_helpers.files import whole_files
-from mart_helpers.inspecting import last_build
-from mart_helpers.junit import junit_xml
-from mart_helpers.pages import report_page
-from mart_helpers.project import resolve, shown
+from mart_helpers.mart import build_facts as last_build
+from mart_helpers.pages import build_figures, cell_text, printable, render_page
+from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
 
+if TYPE_CHECKING:
+    from mart_helpers.charts import Chart
+
 REPORT_VERSION = 2
+
 REPORT, HISTORY, VIOLATIONS = "quality_report.json", "history.csv", "violations"
+
 # The report comes last, as it vouches for the others.
 REPORTS = (HISTORY, "junit.xml", "quality_report.csv", "quality_report.html", REPORT)
 
 _HISTORY_COLUMNS = ["build_id", "built_at", "check_name", "severity", "status", "bad_rows"]
+
 _STATUSES = ("pass", "fail", "broken")
+
 _FETCHED_ROWS = 10_000
+
 # Names that are files on every system; Windows takes the others for devices.
 _SAFE_NAME = re.compile(r"(?!(?:con|prn|aux|nul|com\d|lpt\d)$)[a-z0-9_]{1,100}", re.IGNORECASE)
 
@@ -259,3 +270,216 @@ def _no_history(path: Path, why: str) -> StateError:
         f"{shown(path)} is no history of checks as we write it: {why}. Nothing was written. Mend the "
         "file, or move it away and run 04_quality again: it begins a new one."
     )
+
+
+_LONGEST_CELL = 40
+
+
+def junit_xml(report: Mapping[str, object]) -> str:
+    """One `testsuite`, one `testcase` a check, for a report as `write_quality_report` gives it.
+
+    The class of a test is the table that the check is about, or `checks`. A check of severity error
+    that failed is a `failure`, a broken one of any severity an `error`; each has the sentence and the
+    count as its message, some bad rows and the query for all of them as its body. One of severity warn
+    that failed is `skipped`, with the same message and body: such a test is shown with its words, and
+    turns no build red. The time is that of the build of the mart, no test has a duration: the same
+    report is the same XML.
+
+    Valid by the schemas of the Ant task (windyroad/JUnit-Schema) and of Jenkins (xunit-plugin,
+    `junit-10.xsd`), save for a mart without any build, which has no time. Characters that XML forbids
+    are replaced by �.
+    """
+    checks = report["checks"]
+    outcomes = [outcome(check) for check in checks]
+    attributes = {
+        "name": "quality of the data mart",
+        "tests": str(len(checks)),
+        "failures": str(outcomes.count("fail")),
+        "errors": str(outcomes.count("broken")),
+        "skipped": str(outcomes.count("warn")),
+        "time": "0",
+        "hostname": "localhost",
+    }
+    if report["built_at"]:
+        attributes["timestamp"] = report["built_at"][: len("2024-01-01T00:00:00")]
+    suite = ElementTree.Element("testsuite", attributes)
+    properties = ElementTree.SubElement(suite, "properties")
+    build = {"name": "build_id", "value": str(report["build_id"] or "")}
+    ElementTree.SubElement(properties, "property", build)
+    failures = {failure["check_name"]: failure for failure in report["failures"]}
+    names = [check["check_name"] for check in checks]
+    for check in checks:
+        name = check["check_name"]
+        case = {"classname": checked_table(name, names), "name": name, "time": "0"}
+        case = {key: printable(value) for key, value in case.items()}
+        test = ElementTree.SubElement(suite, "testcase", case)
+        if check["status"] != "pass":
+            _add_outcome(test, failures.get(name, check))
+    ElementTree.SubElement(suite, "system-out")
+    ElementTree.SubElement(suite, "system-err")
+    ElementTree.indent(suite)
+    text = ElementTree.tostring(suite, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def _add_outcome(test: ElementTree.Element, failure: Mapping[str, object]) -> None:
+    element = {"fail": "failure", "broken": "error", "warn": "skipped"}[outcome(failure)]
+    message = _message(failure)
+    # the schema of the Ant task knows no type of a skipped test
+    kind = {} if element == "skipped" else {"type": failure["severity"]}
+    found = ElementTree.SubElement(test, element, {**kind, "message": message})
+    found.text = printable(f"{message}\n{_sample(failure)}{failure.get('query', '')}")
+
+
+def _message(failure: Mapping[str, object]) -> str:
+    if failure["status"] == "broken":
+        return printable(f"cannot run: {failure['sentence']}")
+    count = failure["bad_rows"]
+    return printable(f"{count:,} bad {'row' if count == 1 else 'rows'}. Expected: {failure['sentence']}")
+
+
+def _sample(failure: Mapping[str, object]) -> str:
+    rows = [
+        {name: cell_text(value, _LONGEST_CELL) for name, value in row.items()}
+        for row in failure.get("sample", [])
+    ]
+    return f"{pd.DataFrame(rows).to_string(index=False)}\n" if rows else ""
+
+
+_NUMBER = Markup(' class="number"')
+
+_TEMPLATE = """
+{% extends "frame" %}
+
+{%- macro records(rows, nothing) %}
+{%- if rows %}
+<div class="wide"><table>
+<tr>
+{%- for name in rows[0] %}<th{{ side(name, rows) }}>{{ name | words }}</th>{% endfor -%}
+</tr>
+{%- for row in rows %}
+<tr>
+{%- for name, value in row.items() %}<td{{ side(name, rows) }}>{{ value | figure }}</td>{% endfor -%}
+</tr>
+{%- endfor %}
+</table></div>
+{%- else %}
+<p>{{ nothing }}</p>
+{%- endif %}
+{%- endmacro -%}
+
+{%- macro word(check) %}
+{%- set word = outcome(check) -%}
+<span class="word {{ word }}">{{ marks[word] }} {{ word }}</span>
+{%- endmacro -%}
+
+{% block style %}
+.checks { width: 100%; }
+td.name { overflow-wrap: anywhere; min-width: 14rem; }
+.sample { margin: .5rem 0; }
+.sample table { width: max-content; font-size: .8rem; }
+.sample td { max-width: 18rem; overflow-wrap: break-word; white-space: pre-wrap; }
+.sample th { white-space: nowrap; }
+.failure { margin: 1rem 0; padding: .75rem 1rem; border: 1px solid var(--line); border-radius: .4rem; }
+@media (max-width: 40rem) {
+  .checks tr { display: grid; grid-template-columns: 5rem 1fr auto; }
+  .checks tr { padding: .35rem 0; border-bottom: 1px solid var(--line); }
+  .checks th, .checks td { padding: 0; border: 0; }
+  .checks th.says { display: none; }
+  .checks td.says { grid-column: 2 / -1; color: var(--soft); }
+}
+@media print {
+  .failure { break-inside: avoid; }
+}
+{% endblock %}
+
+{% block body %}
+{%- if report.failures %}
+<h2>What did not pass</h2>
+{%- for failure in report.failures %}
+<section class="failure">
+<h3>{{ word(failure) }} {{ failure.check_name | clean }}</h3>
+{%- if failure.status == "broken" %}
+<p>This check could not run, so it vouches for nothing: {{ failure.sentence | clean }}</p>
+{%- else %}
+<p>Expected: {{ failure.sentence | clean }}</p>
+<p><strong>{{ failure.bad_rows | figure }} bad {{ "row" if failure.bad_rows == 1 else "rows" }}</strong>
+{%- if failure.sample | length < failure.bad_rows %}, among them{% endif %}</p>
+{%- if failure.sample %}
+<div class="wide sample"><table>
+<tr>{% for name in failure.sample[0] %}<th>{{ name | clean }}</th>{% endfor %}</tr>
+{%- for row in failure.sample %}
+<tr>{% for value in row.values() %}<td>{{ value | cell }}</td>{% endfor %}</tr>
+{%- endfor %}
+</table></div>
+{%- endif %}
+{%- endif %}
+<p class="soft">{{ "The query" if failure.status == "broken" else "All of them" }}:
+<code>{{ failure.query | clean }}</code></p>
+{%- if failure.violations %}
+<p class="soft">
+{%- if failure.bad_rows > report.max_violations %}The first {{ report.max_violations | figure }} of them
+{%- else %}Also{% endif %} in <code>{{ failure.violations }}</code>, beside this page</p>
+{%- endif %}
+</section>
+{%- endfor %}
+{%- endif %}
+
+<h2>What is in quarantine</h2>
+{{ records(report.quarantine, "Nothing: every row that was read is loaded.") }}
+
+<h2>Checks</h2>
+<img alt="{{ picture_words }}" width="{{ width }}" height="{{ height }}"
+ src="data:image/png;base64,{{ picture }}">
+{%- if report.checks %}
+<div class="wide"><table class="checks">
+<tr><th>status</th><th>check</th><th class="number">bad rows</th><th class="says">what it says</th></tr>
+{%- for check in report.checks %}
+<tr><td>{{ word(check) }}</td><td class="name">{{ check.check_name | clean | breakable }}</td>
+<td class="number">{{ check.bad_rows | figure }}</td>
+<td class="says">{{ check.sentence | clean }}</td></tr>
+{%- endfor %}
+</table></div>
+{%- endif %}
+
+<h2>Where the rows come from</h2>
+<p class="soft">What was read is either loaded or in quarantine.</p>
+{{ records(report.inputs, "No inputs are on record.") }}
+
+<h2>What is in the mart</h2>
+{{ records(report.row_counts, "There are no tables.") }}
+{% endblock %}
+"""
+
+
+def report_page(report: Mapping[str, object], chart: "Chart") -> str:
+    """The page for a report as `write_quality_report` gives it, with the chart of its checks."""
+    inches = chart.figure.get_size_inches()
+    width, height = (round(side * 96) for side in inches)
+    return render_page(
+        _TEMPLATE,
+        "Quality of the data mart",
+        _figures(report),
+        status=report["status"],
+        verdict=verdict(report),
+        report=report,
+        outcome=outcome,
+        side=_side,
+        picture=b64encode(chart.png).decode("ascii"),
+        picture_words=printable(chart.title),
+        width=width,
+        height=height,
+    )
+
+
+def _figures(report: Mapping[str, object]) -> dict[str, str]:
+    """The figures at the head of the page, the days that were checked where they were not all."""
+    start, end = report["start_date"], report["end_date"]
+    days = {"Sales checked": f"{start or 'the first'} to {end or 'the last'}"} if start or end else {}
+    return build_figures(report) | days
+
+
+def _side(name: str, rows: list[Mapping[str, object]]) -> str:
+    """The class of a column: numbers stand at the right."""
+    values = {type(row[name]) for row in rows} - {type(None)}
+    return _NUMBER if values and values <= {int, float} else ""

@@ -1,0 +1,1 @@
+"""For trying the workbook: synthetic inputs, and inputs broken on purpose."""

@@ -1,0 +1,43 @@
+"""Wording and quoting that several rooms share."""
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+
+def did_you_mean(word: str, known: Iterable[str], spell: Callable[[str], str] = str) -> str:
+    """` Did you mean …?` with the nearest of the `known` words; empty where none is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f" Did you mean {spell(near[0])}?" if near else ""
+
+
+def quoted(name: str) -> str:
+    """`name` as SQL takes it, whatever it holds: a mart is attached under the name of its file."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """`text` as a message may quote it: on one line, printable, its middle left out where it is long."""
+    plain = "".join(character if character.isprintable() else " " for character in text)
+    return plain if len(plain) <= limit else f"{plain[: limit - 60]} … {plain[-57:]}"
+
+
+def size_text(path: Path) -> str:
+    """Size of a file, or of all files in a folder, such as `1.2 MB` (1 MB = 1,000,000 bytes)."""
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    size = float(sum(each.lstat().st_size for each in files if not each.is_dir()))
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def aligned(rows: list[tuple], indent: str = "  ") -> str:
+    """`rows` of texts as lines with their columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        indent + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
