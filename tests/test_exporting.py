@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openpyxl.utils.escape import unescape
 
-from mart_helpers import exporting
+from mart_helpers import export
 from mart_helpers.errors import StateError, UsageError
 from mart_helpers.export import FORMATS, MANIFEST, _is_scan, export_tables
 from mart_helpers.files import hashed_meanwhile, second_part, whole_file, whole_files

@@ -162,7 +162,7 @@ def test_few_plain_rows_come_without_pandas_and_all_others_as_a_frame(candidate,
 def test_a_build_imports_neither_pandas_nor_numpy(shared_home):
     code = (
         "import sys\n"
-        "from mart_helpers import checks, comparing, loading, notebook, publishing, shell, star\n"
+        "from mart_helpers import checks, diff, loading, mart, shell, star\n"
         "print([name for name in ('pandas', 'numpy', 'zmq', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
