@@ -361,7 +361,7 @@ def test_what_two_sessions_write_is_what_one_would_write(
     relations = {name: name for name in ("many", "part", "odd", "own", "fact_sales")}
     digests = []
     for most in (1_000_000, 1):
-        monkeypatch.setattr(exporting, "_MANY_ROWS", most)
+        monkeypatch.setattr(export, "_MANY_ROWS", most)
         exported = export_tables(mart, relations, format_, str(tmp_path / str(most)))
         digests.append(list(exported.itertuples()))
     assert digests[0] == digests[1]
@@ -375,7 +375,7 @@ def test_what_two_sessions_write_is_what_one_would_write(
 def test_a_view_that_only_fails_late_fails_in_both_sessions(
     make_mart: MakeMart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "_MANY_ROWS", 1)
+    monkeypatch.setattr(export, "_MANY_ROWS", 1)
     mart = make_mart(SALES, "create table many as select range as n from range(300_000);")
     mart.connection.execute(
         "create temp view late as select if(n = 299_999, error('late'), n) as n from many"
@@ -550,7 +550,7 @@ def run_python(script: str, *arguments: str | Path) -> subprocess.CompletedProce
     preamble = (
         "import resource, sys; from pathlib import Path\n"
         "from mart_helpers.errors import StateError\n"
-        "from mart_helpers.exporting import export_tables\n"
+        "from mart_helpers.export import export_tables\n"
         "from mart_helpers.opening import open_published\n"
         "from mart_helpers.session import Session\n"
         "mart, *folders = map(Path, sys.argv[1:])\n"
