@@ -1,7 +1,7 @@
 """Execute the notebooks on the sample and save them with their outputs, free of noise.
 
 `make golden` saves into notebooks/; the tests save elsewhere and compare. The pictures of the README
-are taken from the notebooks' outputs, but for the way of the data.
+are outputs of the notebooks.
 """
 
 import base64
@@ -15,8 +15,6 @@ from shutil import copytree
 
 import nbformat
 from nbclient import NotebookClient
-
-from mart_helpers.sketches import draw_workflow
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ORDER = ("01_build", "02_explore", "03_export", "04_quality")
@@ -103,4 +101,3 @@ if __name__ == "__main__":
     for path in execute(tuple(sys.argv[1:]) or ORDER, CHECKOUT / "notebooks"):
         for saved in (path, *save_pictures(path, pictures)):
             print(f"saved {saved.relative_to(CHECKOUT)}")
-    (pictures / "workflow.svg").write_text(draw_workflow().svg, encoding="utf-8", newline="\n")

@@ -1,0 +1,111 @@
+"""The README and the pages of docs/ say what works: commands, links, pictures and the codebook."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from shutil import copytree
+
+import golden
+import pytest
+from conftest import CHECKOUT, mart_command, query
+
+PAGES = {path.name: path.read_text() for path in (CHECKOUT / "README.md", *CHECKOUT.glob("docs/*.md"))}
+# Those that are quick; others only have to be understood.
+RUN_FOR_REAL = {"break", "build", "diff", "generate", "inspect", "reset", "rollback", "trace"}
+
+
+@pytest.fixture(scope="module")
+def built_home(shared_home: Path) -> Path:
+    """A home with extracts of one's own, in which `all` has run (`said` has its words), then a build."""
+    copytree(shared_home / "inputs", shared_home / "my_extracts")
+    result = mart_command("all", cwd=shared_home)
+    assert result.returncode == 0, result.stderr
+    (shared_home / "said").write_text(result.stdout)
+    assert mart_command("build", "--force", cwd=shared_home).returncode == 0
+    return shared_home
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of each command in a page's code blocks, then of those within its sentences."""
+    blocks = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
+    lines = [line.partition("  #")[0] for block in blocks for line in block.splitlines()]
+    within = [f"{command} --help" for command in re.findall(r"`(python -m mart [^`]+)`", page)]
+    return [shlex.split(line) for line in lines + within if line.strip()]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_commands_of_a_page_work(name, built_home, tmp_path, monkeypatch):
+    home = copytree(built_home, tmp_path / "home")
+    monkeypatch.setenv("MART_HOME", str(home))
+    for command in commands(PAGES[name]):
+        match command:
+            case ["python", "-m", "mart", work, *options]:
+                asked = [] if work in RUN_FOR_REAL else ["--help"]
+                run = [sys.executable, "-m", "mart", work, *options, *asked]
+            case ["papermill", *options]:
+                run = [sys.executable, "-m", "papermill", *options, "--prepare-only"]
+            case ["make", target]:
+                assert re.search(rf"^{target}:", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
+                continue
+            case ["source", script]:
+                assert script == ".venv/bin/activate"
+                continue
+            case _:
+                pytest.fail(f"no test knows how to run {command}")
+        result = subprocess.run(run, cwd=home, capture_output=True, text=True)
+        assert result.returncode == 0, (command, result.stderr)
+
+
+def shape(text: str) -> str:
+    """`text` with its figures taken out, which differ from run to run."""
+    return re.sub(r"\s+", " ", re.sub(r"\d[\dTZ.,]*", "0", text)).strip()
+
+
+def test_make_run_ends_as_the_readme_says(built_home):
+    (shown,) = re.findall(r"```text\n(.*?)```", PAGES["README.md"], re.DOTALL)
+    assert shape(shown) == shape((built_home / "said").read_text())
+
+
+def test_the_codebook_is_that_of_the_mart(built_home):
+    catalog = query(
+        built_home / "data" / "mini_data_mart.duckdb",
+        "select table_name, t.comment, string_agg(column_name, ', ' order by column_index) "
+        "from duckdb_tables() as t inner join duckdb_columns() using (schema_name, table_name) "
+        "where schema_name = 'main' group by all order by all",
+    )
+    shown = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", PAGES["codebook.md"], re.MULTILINE)
+    assert shown == catalog
+
+
+def test_each_link_leads_somewhere():
+    links = {
+        (name, link)
+        for name, page in PAGES.items()
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page)
+    }
+    missing = [
+        (name, link)
+        for name, link in links
+        if not (CHECKOUT / ("" if name == "README.md" else "docs") / link).exists()
+    ]
+    assert links
+    assert missing == []
+
+
+def test_the_readme_links_to_each_page():
+    assert all(f"](docs/{name})" in PAGES["README.md"] for name in PAGES if name != "README.md")
+
+
+def test_the_readme_can_be_read_in_a_few_minutes():
+    assert len(PAGES["README.md"]) <= 9_000
+
+
+def test_the_pictures_are_those_of_the_notebooks(tmp_path):
+    for name in golden.ORDER:
+        golden.save_pictures(CHECKOUT / "notebooks" / f"{name}.ipynb", tmp_path)
+    shown = {Path(path).name for path in re.findall(r"!\[.*?\]\(([\w./]+)\)", PAGES["README.md"])}
+    kept = {path.name: path.read_bytes() for path in (CHECKOUT / "notebooks" / "pictures").iterdir()}
+    assert kept.keys() == shown
+    assert kept == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
