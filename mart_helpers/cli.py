@@ -489,15 +489,15 @@ def break_(kind: str, out: str, inputs_dir: str, data_dir: str, **_: object) -> 
     """Write a copy of the inputs with one KIND of damage, to find it."""
     from mart_helpers.lab.damage import break_inputs
 
-    broken = break_inputs(kind, resolve(inputs_dir), Path(out))
+    paths, as_of = break_inputs(kind, resolve(inputs_dir), Path(out))
     lab = resolve(data_dir) / "broken"
     places = f"--database {_typed(lab / 'mart.duckdb')} --data-dir {_typed(lab)}"
     inputs = f"--inputs-dir {_typed(Path(out))}"
-    for path in broken.paths:
+    for path in paths:
         click.echo(f"wrote {_typed(path)}")
     click.echo("\nTo find out what is wrong with them:")
     click.echo(f"  python -m mart build {inputs} {places}")
-    click.echo(f"  python -m mart quality {inputs} --as-of-date {broken.as_of} {places}")
+    click.echo(f"  python -m mart quality {inputs} --as-of-date {as_of} {places}")
 
 
 @mart.command("help")

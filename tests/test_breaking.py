@@ -5,8 +5,7 @@ One kernel runs 01_build for all kinds, as Run All does. The answers are those f
 
 import csv
 import shlex
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -18,8 +17,9 @@ from conftest import CHECKOUT, query
 from kernels import Kernel, started
 
 from mart_helpers.checks import Failure, explain_failures, run_checks
+from mart_helpers.cli import main
 from mart_helpers.errors import InputError, StateError, UsageError
-from mart_helpers.lab.damage import KINDS, QUARANTINE, REFUSAL, Kind, break_inputs, find_kind
+from mart_helpers.lab.damage import KINDS, QUARANTINE, REFUSAL, Kind, break_inputs
 from mart_helpers.session import Session, open_published
 
 INPUTS = CHECKOUT / "inputs"
@@ -126,7 +126,7 @@ def outcome_of(kernel: Kernel, kernel_home: Path, history: Path) -> Callable[[st
         if name == "undamaged":
             inputs = INPUTS
         else:
-            assert break_inputs(name, INPUTS, inputs).as_of == DAY_AFTER
+            assert break_inputs(name, INPUTS, inputs)[1] == DAY_AFTER
         database.write_bytes(history.read_bytes())
         ran = kernel.run_all("01_build", inputs_dir=str(inputs), database=str(database))
         if ran.ename == "InputError":
@@ -157,13 +157,13 @@ def read(database: Path, inputs: Path) -> Outcome:
 
 def is_caught(kind: Kind, outcome: Outcome) -> bool:
     """Whether what the kind says catches it does so, with as many rows and on the line of its answer."""
-    if kind.caught.by == REFUSAL:
+    if kind.caught_by == REFUSAL:
         return is_refused(kind, outcome.refusal)
-    if kind.caught.by == QUARANTINE:
+    if kind.caught_by == QUARANTINE:
         found = in_quarantine(kind, outcome)
         places = [(row.file, row.line) for row in found]
     else:
-        failure = outcome.failures.get(kind.caught.by)
+        failure = outcome.failures.get(kind.caught_by)
         if failure is None or failure.bad_rows is None:
             return False
         found = range(failure.bad_rows)
@@ -175,18 +175,14 @@ def is_caught(kind: Kind, outcome: Outcome) -> bool:
 
 def is_refused(kind: Kind, message: str) -> bool:
     answer = ANSWERS[kind.name]
-    words = [f"{answer.file}: ", kind.caught.words, kind.caught.column]
+    words = [f"{answer.file}: ", kind.words, kind.column]
     words += [f"line {answer.line}"] if answer.line else []
     words += [f"{answer.rows:,} of its"] if kind.name == "lost_customers" else []
     return all(each.lower() in message.lower() for each in words) and bool(message)
 
 
 def in_quarantine(kind: Kind, outcome: Outcome) -> list[BadRow]:
-    return [
-        row
-        for row in outcome.quarantine
-        if kind.caught.words in row.reason and row.column == kind.caught.column
-    ]
+    return [row for row in outcome.quarantine if kind.words in row.reason and row.column == kind.column]
 
 
 def named_places(failure: Failure) -> list[tuple[str, int]]:
@@ -203,20 +199,24 @@ def lines_of_keys(path: Path) -> dict[str, int]:
         return {row[0]: reader.line_num for row in reader}
 
 
-CASES = [pytest.param(kind, id=kind.name) for kind in KINDS]
-
-
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
 def test_a_kind_of_damage_is_caught_by_what_it_says_and_on_the_line_to_blame(outcome_of, kind):
     outcome = outcome_of(kind.name)
-    assert kind.caught.by in outcome.catchers
+    assert kind.caught_by in outcome.catchers
     assert is_caught(kind, outcome), (outcome.refusal, in_quarantine(kind, outcome), outcome.failures)
+    for row in outcome.quarantine:
+        lines = (outcome.inputs / row.file).read_text().splitlines()
+        assert lines[row.line - 1] == row.raw_row
+    for failure in outcome.failures.values():
+        if ANSWERS[kind.name].line and "sale_id" in failure.sample:
+            lines = lines_of_keys(outcome.inputs / "fact_sales.csv")
+            keys = failure.sample["sale_id"]
+            assert named_places(failure) == [("fact_sales.csv", lines[key]) for key in keys]
 
 
-def test_every_kind_is_caught(outcome_of):
-    assert set(ANSWERS) == {kind.name for kind in KINDS}
-    caught = [kind.name for kind in KINDS if is_caught(kind, outcome_of(kind.name))]
-    assert (len(caught), len(KINDS)) == (25, 25)
+def test_there_are_25_kinds_and_an_answer_to_each():
+    assert [kind.name for kind in KINDS] == list(ANSWERS)
+    assert len(KINDS) == 25
 
 
 def test_the_undamaged_sample_is_caught_by_nothing(outcome_of):
@@ -226,24 +226,6 @@ def test_the_undamaged_sample_is_caught_by_nothing(outcome_of):
 
 def test_nothing_but_the_volume_shows_three_quarters_of_the_sales_lost(outcome_of):
     assert outcome_of("quarter_of_the_file").catchers == {"build_is_near_earlier_builds"}
-
-
-@pytest.mark.parametrize("kind", [case for case in CASES if case.values[0].caught.by == QUARANTINE])
-def test_a_row_in_quarantine_is_the_line_that_it_names(outcome_of, kind):
-    outcome = outcome_of(kind.name)
-    for row in outcome.quarantine:
-        lines = (outcome.inputs / row.file).read_text().splitlines()
-        assert lines[row.line - 1] == row.raw_row
-
-
-@pytest.mark.parametrize("kind", [kind.name for kind in KINDS if ANSWERS[kind.name].line])
-def test_the_line_that_a_failed_check_names_holds_the_bad_sale(outcome_of, kind):
-    outcome = outcome_of(kind)
-    for failure in outcome.failures.values():
-        if "sale_id" in failure.sample:
-            lines = lines_of_keys(outcome.inputs / "fact_sales.csv")
-            keys = failure.sample["sale_id"]
-            assert named_places(failure) == [("fact_sales.csv", lines[key]) for key in keys]
 
 
 def test_04_quality_asks_for_recent_sales_where_it_is_given_the_day(kernel, kernel_home, outcome_of):
@@ -259,73 +241,53 @@ def test_04_quality_asks_for_recent_sales_where_it_is_given_the_day(kernel, kern
     assert quality("undamaged", as_of_date="2025-01-01") == ""
 
 
-@pytest.mark.parametrize("kind", CASES)
-def test_damage_is_the_same_each_time_and_leaves_the_other_files_alone(tmp_path, kind):
-    first, second = (break_inputs(kind.name, INPUTS, tmp_path / each).paths for each in "ab")
-    assert [path.relative_to(tmp_path / "a") for path in first] == [
-        path.relative_to(tmp_path / "b") for path in second
-    ]
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+def test_damage_is_the_same_each_time_and_leaves_the_other_files_alone(tmp_path):
     originals = {path.name: path.read_bytes() for path in INPUTS.iterdir()}
-    assert sum(path.read_bytes() == originals.get(path.name) for path in first) == 2
-    assert sorted(first) == sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file())
+    for kind in KINDS:
+        first, second = (break_inputs(kind.name, INPUTS, tmp_path / kind.name / n)[0] for n in "ab")
+        assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+        assert sum(path.read_bytes() == originals.get(path.name) for path in first) == 2
+        folder = tmp_path / kind.name / "a"
+        assert first == sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_an_unknown_kind_is_refused_with_the_nearest_one(tmp_path):
-    with pytest.raises(UsageError, match=r'unknown kind "orphan_keys"\. Did you mean orphan_key\?'):
-        break_inputs("orphan_keys", INPUTS, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_that_holds_something_is_left_alone(tmp_path):
-    (tmp_path / "fact_sales.csv").write_text("mine")
-    with pytest.raises(StateError, match="is not empty, and nothing in it will be overwritten"):
-        break_inputs("orphan_key", INPUTS, tmp_path)
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
-
-
-def test_a_file_where_the_folder_should_be_is_refused(tmp_path):
+def test_a_folder_that_cannot_be_the_new_one_is_left_alone(tmp_path):
     (tmp_path / "file").write_text("mine")
-    for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UsageError, match="is a file, or lies below one"):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for out, error, message in [
+        (tmp_path, StateError, "is not empty, and nothing in it will be overwritten"),
+        (tmp_path / "file", UsageError, "is a file, or lies below one"),
+        (tmp_path / "file" / "below", UsageError, "is a file, or lies below one"),
+        (tmp_path / "link", StateError, "link cannot be written to"),
+    ]:
+        with pytest.raises(error, match=message):
             break_inputs("orphan_key", INPUTS, out)
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_a_folder_that_cannot_be_made_or_looked_into_is_refused(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(StateError, match="link: the folder cannot be made"):
-        break_inputs("orphan_key", INPUTS, tmp_path / "link")
-    with pytest.raises(StateError, match="cannot be looked into"):
-        break_inputs("orphan_key", INPUTS, tmp_path / ("x" * 300))
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "link"}
 
 
 @pytest.mark.parametrize(
     ("table", "change", "message"),
     [
         ("dim_product", None, "dim_product.csv: cannot be read"),
-        ("dim_product", lambda text: text.replace("unit_cost", "cost"), "found the columns product_id"),
+        ("dim_product", lambda text: text.replace("unit_cost", "cost"), "has no column unit_cost"),
         ("fact_sales", lambda text: head(text, 50), "found 49 rows, expected 100 or more"),
         ("fact_sales", lambda text: head(text, 150), "found sales of 3 months, expected 6 or more"),
-        ("dim_customer", lambda text: head(text, 1), "found 0 rows, expected 6 or more"),
         ("fact_sales", lambda text: text[:-8], "is broken already .uneven rows"),
         ("fact_sales", lambda text: text.replace("2024-05-05", "5.5.24"), '"5.5.24" of sale S001'),
-        ("dim_customer", lambda text: text.replace('"', ""), "is broken already .uneven rows"),
-        ("dim_customer", lambda text: text.encode("cp1252"), "is broken already"),
+        ("dim_customer", lambda text: text.encode("cp1252"), "dim_customer.csv: cannot be read"),
+        ("dim_customer", lambda text: text.replace("Kettle, Cup", "Kettle Cup"), "nothing to damage so"),
     ],
 )
 def test_extracts_that_are_no_good_ones_are_refused(tmp_path, table, change, message):
-    inputs = tmp_path / "inputs"
-    inputs.mkdir()
-    for path in INPUTS.iterdir():
-        (inputs / path.name).write_bytes(path.read_bytes())
+    inputs = shutil.copytree(INPUTS, tmp_path / "inputs")
     path = inputs / f"{table}.csv"
     changed = change(path.read_text()) if change else None
     path.unlink()
     if changed is not None:
         path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
     with pytest.raises(InputError, match=message):
-        break_inputs("orphan_key", inputs, tmp_path / "out")
+        break_inputs("loose_comma", inputs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -333,59 +295,31 @@ def head(text: str, lines: int) -> str:
     return "".join(text.splitlines(keepends=True)[:lines])
 
 
-def test_extracts_that_a_kind_cannot_damage_are_refused(tmp_path):
-    inputs = tmp_path / "inputs"
-    inputs.mkdir()
-    for path in INPUTS.iterdir():
-        (inputs / path.name).write_text(path.read_text().replace("Kettle, Cup", "Kettle Cup"))
-    with pytest.raises(InputError, match="loose_comma: these extracts hold nothing to damage so"):
-        break_inputs("loose_comma", inputs, tmp_path / "out")
-
-
-def test_the_help_lists_the_kinds_with_what_happened_and_no_answer(home, mart):
-    said = " ".join(mart("break", "--help").stdout.split())
+def test_the_help_lists_the_kinds_with_what_happened_and_no_answer(home, capsys):
+    assert main(["break", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
     for kind in KINDS:
         assert f" {kind.name} {kind.story}" in said
-        assert kind.caught.by not in said
+        assert kind.caught_by not in said
 
 
-def test_wrong_calls_say_the_way_out(home, mart):
-    assert mart("break", "orphan_key").returncode == 2
-    assert mart("break", "--out", "x").returncode == 2
-    near = mart("break", "swaped_header", "--out", "x", cwd=home)
-    assert (near.returncode, near.stdout) == (2, "")
-    assert "Did you mean swapped_header?" in near.stderr
-    taken = mart("break", "orphan_key", "--out", "inputs", cwd=home)
-    assert (taken.returncode, taken.stdout) == (1, "")
-    assert "inputs: is not empty" in taken.stderr
+def test_an_unknown_kind_is_refused_with_the_nearest_one(home, capsys):
+    assert main(["break", "swaped_header", "--out", str(home / "out")]) == 2
+    assert 'unknown kind "swaped_header". Did you mean swapped_header?' in capsys.readouterr().err
+    assert not (home / "out").exists()
 
 
-def test_the_commands_that_break_prints_work_as_they_stand_and_find_the_damage(home, mart):
-    result = mart("break", "stale_extract", "--out", "a lab/one", cwd=home)
-    assert result.returncode == 0, result.stderr
-    files = [f"wrote 'a lab/one/{path.name}'" for path in sorted(INPUTS.iterdir())]
-    wrote, next_steps = result.stdout.split("\n\n")
-    assert wrote.splitlines() == files
-    commands = [shlex.split(line) for line in next_steps.splitlines() if line.startswith("  ")]
-    build, quality = ([sys.executable, *command[1:]] for command in commands)
-    assert run(build, home).returncode == 0
-    assert run(quality, home).returncode == 0
-    verdict = run([*quality, "--fail-on", "warn"], home)
-    assert verdict.returncode == 1
-    assert "last_sale_is_recent" in verdict.stdout + verdict.stderr
-
-
-def test_the_commands_that_break_prints_work_from_another_folder(home, tmp_path, mart):
+def test_the_commands_that_break_prints_work_as_they_stand_and_find_the_damage(home, tmp_path, mart):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    result = mart("break", "missing_column", "--out", "one", cwd=elsewhere)
-    build = result.stdout.splitlines()[-2]
-    assert "--inputs-dir one " in build
-    assert str(home / "data" / "broken" / "mart.duckdb") in build
-    refused = run([sys.executable, *shlex.split(build)[1:]], elsewhere)
-    assert refused.returncode == 1
-    assert find_kind("missing_column").caught.words in refused.stderr
-
-
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    result = mart("break", "stale_extract", "--out", "a lab/one", cwd=elsewhere)
+    assert result.returncode == 0, result.stderr
+    wrote, next_steps = result.stdout.split("\n\n")
+    assert wrote.splitlines() == [f"wrote 'a lab/one/{path.name}'" for path in sorted(INPUTS.iterdir())]
+    build, quality = (shlex.split(line)[3:] for line in next_steps.splitlines()[1:])
+    assert f"{home / 'data' / 'broken' / 'mart.duckdb'}" in build
+    assert mart(*build, cwd=elsewhere).returncode == 0
+    assert mart(*quality, cwd=elsewhere).returncode == 0
+    verdict = mart(*quality, "--fail-on", "warn", cwd=elsewhere)
+    assert verdict.returncode == 1
+    assert "last_sale_is_recent" in verdict.stdout + verdict.stderr

@@ -7,41 +7,30 @@ own, since the random functions of a library or an engine may change from one ve
 import csv
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import duckdb
 
 from mart_helpers.errors import StateError, UsageError
 from mart_helpers.parameters import resolve, shown
 
-T = TypeVar("T")
-
 FIRST_DAY = date(2023, 1, 1)
-
 DAYS = (date(2025, 1, 1) - FIRST_DAY).days
-
 SAMPLE_SEED = 8
-
-# More than this is a slip of the keyboard, and would fill the disk.
-MOST_SALES = 1_000_000_000
-
-# Up to this many sales the company stays as small as a reader can know by heart.
-SMALL_COMPANY = 100_000
-
+MOST_SALES = 1_000_000_000  # more is a slip of the keyboard, and would fill the disk
+SMALL_COMPANY = 100_000  # up to so many sales the company stays small enough to be known by heart
 MOST_PRODUCTS = 5_000
 
 # Relative sales of a day, in percent: January to December, Monday to Sunday.
 SEASON = (94, 92, 98, 100, 98, 88, 76, 78, 100, 108, 132, 146)
-
 WEEKDAY = (106, 108, 110, 114, 122, 80, 36)
 
 # The share of lines, in percent, that carry each discount or each part of the list price.
 DISCOUNTS = {"0": 87, "0.05": 5, "0.1": 4, "0.15": 2, "0.2": 2}
-
 PRICES = {100: 94, 96: 1, 97: 2, 98: 2, 103: 1}
 
 
@@ -109,13 +98,14 @@ PRODUCTS = (
     Product("Takeaway Cups 100 pieces", "Supplies", 540, 990, 30, 7),
 )
 
-# draw: 31 bits of chance for a number. skewed: 0 to choices - 1, the low ones far more often,
-# since the product of two even draws is mostly small.
+# chance: 31 bits for the sale n and one of its 16 questions. skewed: 0 to choices - 1, the low ones far
+# more often, since the product of two even draws is mostly small.
 MACROS = """
 create temp macro stirred(value) as (xor(value, value >> 16) * 73244475) & 4294967295;
 create temp macro folded(value) as xor(value, value >> 16) & 2147483647;
-create temp macro draw(number, seed) as folded(stirred(stirred(xor(number, seed))));
-create temp macro skewed(one, other, choices) as (((one * other) >> 31) * choices) >> 31;
+create temp macro chance(n, question) as folded(stirred(stirred(xor(16 * n + question, {seed}))));
+create temp macro skewed(n, question, choices) as
+    (((chance(n, question) * chance(n, question + 1)) >> 31) * choices) >> 31;
 """
 
 # Each row depends on its own number alone, so any number of threads writes the same file.
@@ -125,9 +115,9 @@ copy (
         select
             n,
             $calendar[1 + n * len($calendar) // $sales] as day,
-            $buyers[1 + draw(16 * n, $seed) % len($buyers)] as usual_buyer,
-            $founders[1 + draw(16 * n, $seed) % len($founders)] as founder,
-            $articles[1 + draw(16 * n + 1, $seed) % len($articles)] as article
+            $buyers[1 + chance(n, 0) % len($buyers)] as usual_buyer,
+            $founders[1 + chance(n, 0) % len($founders)] as founder,
+            $articles[1 + chance(n, 1) % len($articles)] as article
         from range($sales) as numbers (n)
     ),
 
@@ -137,48 +127,29 @@ copy (
             day,
             -- before its signup a customer cannot buy: someone who was there at the start does
             case when day < $signup_days[usual_buyer] then founder else usual_buyer end as buyer,
-            article + $base_products * skewed(
-                draw(16 * n + 2, $seed),
-                draw(16 * n + 3, $seed),
-                ($products - article) // $base_products + 1
-            ) as product
+            article + len($most_units) * skewed(n, 2, ($products - article) // len($most_units) + 1)
+                as product,
+            1 + skewed(n, 6, $most_units[article]) as units
         from drawn_base
-    ),
-
-    drawn_lines as (
-        select
-            n,
-            day,
-            product,
-            buyer + $base_customers * skewed(
-                draw(16 * n + 4, $seed),
-                draw(16 * n + 5, $seed),
-                ($customers - buyer) // $base_customers + 1
-            ) as customer,
-            1 + skewed(
-                draw(16 * n + 6, $seed), draw(16 * n + 7, $seed), $most_units[product]
-            ) as units
-        from drawn_rows
     )
 
     select
         'S' || lpad((n + 1)::varchar, $sale_width, '0') as sale_id,
         $first_day + day as sale_date,
         case
-            when draw(16 * n + 8, $seed) % 50 > 0
-                then 'C' || lpad(customer::varchar, $customer_width, '0')
+            when chance(n, 8) % 50 > 0 then 'C' || lpad(
+                (buyer + len($signup_days)
+                    * skewed(n, 4, ($customers - buyer) // len($signup_days) + 1))::varchar,
+                $customer_width,
+                '0'
+            )
         end as customer_id,
         'P' || lpad(product::varchar, $product_width, '0') as product_id,
-        case
-            when draw(16 * n + 9, $seed) % 50 = 0 then -((units + 3) // 4)
-            else units
-        end as quantity,
-        (
-            $list_cents[product]
-            * $price_percents[1 + draw(16 * n + 10, $seed) % len($price_percents)] // 100
-        )::decimal(12, 0) * 0.01 as unit_price,
-        $discounts[1 + draw(16 * n + 11, $seed) % len($discounts)] as discount
-    from drawn_lines
+        case when chance(n, 9) % 50 = 0 then -((units + 3) // 4) else units end as quantity,
+        ($list_cents[product] * $prices[1 + chance(n, 10) % len($prices)] // 100)::decimal(12, 0)
+            * 0.01 as unit_price,
+        $discounts[1 + chance(n, 11) % len($discounts)] as discount
+    from drawn_rows
 ) to $path (format csv, header, delimiter ',')
 """
 
@@ -223,15 +194,11 @@ def _write(sales: int, folder: Path, seed: int) -> list[Path]:
     customers = len(CUSTOMERS) + extra // 200
     products = min(MOST_PRODUCTS, len(PRODUCTS) + extra // 2_000)
     paths = [folder / f"{name}.csv" for name in ("dim_customer", "dim_product", "fact_sales")]
-    _write_rows(paths[0], _customer_rows(customers))
-    _write_rows(paths[1], _product_rows(products))
+    for path, rows in zip(paths, (_customer_rows(customers), _product_rows(products)), strict=False):
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
     _write_sales(paths[2], sales, customers, products, _draw(0, seed))
     return paths
-
-
-def _write_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def _customer_rows(count: int) -> Iterator[tuple[str, ...]]:
@@ -241,14 +208,9 @@ def _customer_rows(count: int) -> Iterator[tuple[str, ...]]:
         customer = CUSTOMERS[base]
         # Never later than the base customer, whose signup is the one that the sales look at.
         signup = customer.signup_date - timedelta(days=variant * 37 % 900)
-        yield (
-            f"C{index + 1:0{_width(count, 3)}}",
-            _variant_name(customer.name, variant),
-            customer.segment,
-            customer.city,
-            customer.country,
-            signup.isoformat(),
-        )
+        name = _variant_name(customer.name, variant)
+        place = (customer.segment, customer.city, customer.country)
+        yield f"C{index + 1:0{_width(count, 3)}}", name, *place, signup.isoformat()
 
 
 def _product_rows(count: int) -> Iterator[tuple[str, ...]]:
@@ -256,49 +218,39 @@ def _product_rows(count: int) -> Iterator[tuple[str, ...]]:
     for index in range(count):
         variant, base = divmod(index, len(PRODUCTS))
         product = PRODUCTS[base]
-        yield (
-            f"P{index + 1:0{_width(count, 2)}}",
-            _variant_name(product.name, variant),
-            product.category,
-            _money(product.unit_cost + variant % 40 * 5),
-            _money(_list_price(index)),
-        )
+        name = _variant_name(product.name, variant)
+        prices = [_money(product.unit_cost + variant % 40 * 5), _money(_list_price(index))]
+        yield f"P{index + 1:0{_width(count, 2)}}", name, product.category, *prices
 
 
 def _write_sales(path: Path, sales: int, customers: int, products: int, seed: int) -> None:
     signup_days = [(customer.signup_date - FIRST_DAY).days for customer in CUSTOMERS]
     shares = {number: customer.share for number, customer in enumerate(CUSTOMERS, 1)}
     founders = {number: share for number, share in shares.items() if signup_days[number - 1] <= 0}
-    articles = {number: product.share for number, product in enumerate(PRODUCTS, 1)}
+    values = {
+        "path": str(path),
+        "first_day": FIRST_DAY,
+        "sales": sales,
+        "customers": customers,
+        "products": products,
+        "sale_width": _width(sales, 6),
+        "customer_width": _width(customers, 3),
+        "product_width": _width(products, 2),
+        "calendar": _calendar(seed),
+        "signup_days": signup_days,
+        "buyers": _pool(shares),
+        "founders": _pool(founders),
+        "articles": _pool({number: product.share for number, product in enumerate(PRODUCTS, 1)}),
+        "most_units": [product.most_units for product in PRODUCTS],
+        "list_cents": [_list_price(index) for index in range(products)],
+        "prices": _pool(PRICES),
+        "discounts": _pool(DISCOUNTS),
+    }
     with duckdb.connect() as connection:
         # Where DuckDB takes the process for interactive, its bar would land in our output.
         connection.execute("set enable_progress_bar = false")
-        connection.execute(MACROS)
-        connection.execute(
-            SALES,
-            {
-                "path": str(path),
-                "first_day": FIRST_DAY,
-                "seed": seed,
-                "sales": sales,
-                "customers": customers,
-                "products": products,
-                "base_customers": len(CUSTOMERS),
-                "base_products": len(PRODUCTS),
-                "sale_width": _width(sales, 6),
-                "customer_width": _width(customers, 3),
-                "product_width": _width(products, 2),
-                "calendar": _calendar(seed),
-                "signup_days": signup_days,
-                "buyers": _pool(shares),
-                "founders": _pool(founders),
-                "articles": _pool(articles),
-                "most_units": [PRODUCTS[i % len(PRODUCTS)].most_units for i in range(products)],
-                "list_cents": [_list_price(index) for index in range(products)],
-                "price_percents": _pool(PRICES),
-                "discounts": _pool(DISCOUNTS),
-            },
-        )
+        connection.execute(MACROS.format(seed=seed))
+        connection.execute(SALES, values)
 
 
 def _calendar(seed: int, slots: int = 20_000) -> list[int]:
@@ -316,14 +268,14 @@ def _weight(day: int, seed: int) -> int:
 
 
 def _draw(number: int, seed: int) -> int:
-    """31 bits of chance for `number`, by the formula of the SQL macro of this name."""
+    """31 bits of chance for `number`, by the formula of the SQL macro `chance`."""
     value = (number ^ seed) & 0xFFFFFFFF
     for _ in range(2):
         value = (value ^ value >> 16) * 73244475 & 0xFFFFFFFF
     return (value ^ value >> 16) & 0x7FFFFFFF
 
 
-def _pool(shares: dict[T, int]) -> list[T]:
+def _pool(shares: dict) -> list:
     """Each value as often as its share says, to draw from evenly."""
     return [value for value, share in shares.items() for _ in range(share)]
 
