@@ -1,39 +1,30 @@
 """Checks: a check is a view of bad rows in schema `checks`, its comment `severity: sentence`.
 
-The structural ones are derived here from the declared contract and from the names of the star
-(`dim_<thing>` has `<thing>_key`, a fact refers to it by the same name). Whoever wants another one
-creates a view. All are run the same way.
+Those that any mart needs are derived (`derived`), what a business knows beyond that is written in
+01_build. All are run the same way.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import pandas as pd
 
+from mart_helpers.books import account_of, build_time
 from mart_helpers.contract import (
-    Table,
-    ascends_sql,
     declared_keys,
-    declared_tables,
-    read_contract,
-    star_columns,
 )
 from mart_helpers.errors import CheckFailed
-from mart_helpers.frames import Rows
-from mart_helpers.mart import candidate_path
 from mart_helpers.parameters import resolve, shown
-from mart_helpers.session import Session, in_words
-from mart_helpers.texts import quoted
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from mart_helpers.session import Session
+from mart_helpers.texts import aligned, quoted
 
 SEVERITIES = ("error", "warn")
+
+_RESULT_COLUMNS = ["check_name", "severity", "status", "bad_rows", "sentence", "query"]
 
 _SAMPLE_ROWS = 5
 
@@ -44,14 +35,6 @@ _SHOWN_WHOLE = 4  # of failed checks, so that a message fits on one screen
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 
 _NOTHING_FAILED = "Every check has passed."
-
-
-class Check(NamedTuple):
-    """A view to be: its name, the query that finds the bad rows, and what holds when there are none."""
-
-    name: str
-    query: str
-    sentence: str
 
 
 class Failure(NamedTuple):
@@ -66,30 +49,17 @@ class Failure(NamedTuple):
     status: str
     sentence: str
     bad_rows: int | None
-    sample: "pd.DataFrame"
+    sample: pd.DataFrame
     query: str
 
 
-@in_words()
-def derive_checks(session: Session) -> None:
-    """Create a view in schema `checks` for each structural check of the star, all of severity error.
-
-    Raises QueryError where the session only reads.
-    """
-    connection = session.connection
-    connection.execute("create schema if not exists checks")
-    for check in _structural_checks(connection):
-        sentence = check.sentence.replace("'", "''")
-        connection.execute(f"create or replace view checks.{check.name} as {check.query}")
-        connection.execute(f"comment on view checks.{check.name} is 'error: {sentence}'")
-
-
-def run_checks(session: Session, start_date: str = "", end_date: str = "") -> Rows:
+def run_checks(session: Session, start_date: str = "", end_date: str = "") -> pd.DataFrame:
     """Count the bad rows of every check: one row a check, failed ones first.
 
-    Where a view has a `date_key` or a `sale_date`, only rows from `start_date` to `end_date` count (ISO
-    8601, both included, empty: open). Columns: check_name, severity, status (pass, fail, or broken where
-    the view itself fails), bad_rows (missing where broken), sentence, query (for all bad rows).
+    If a view has a `date_key` or a `sale_date`, only rows from `start_date` to `end_date` count (ISO
+    8601, both included, empty: open). Columns: check_name, severity, status (pass, fail, or broken if
+    the view itself fails), bad_rows (missing if broken), sentence, query (for all bad rows). The
+    attribute `built_at` tells of which build these results are.
     """
     connection = session.connection
     checks = connection.execute(_CHECKS).fetchall()
@@ -101,7 +71,9 @@ def run_checks(session: Session, start_date: str = "", end_date: str = "") -> Ro
         for (name, comment), query, count in zip(checks, queries, counts, strict=True)
     ]
     results.sort(key=lambda result: (result[2], result[1], result[0]))
-    return Rows(["check_name", "severity", "status", "bad_rows", "sentence", "query"], results)
+    found = pd.DataFrame(results, columns=_RESULT_COLUMNS).astype({"bad_rows": "Int64"})
+    found.attrs["built_at"] = build_time(connection)
+    return found
 
 
 class Failures(list[Failure]):
@@ -115,7 +87,7 @@ class Failures(list[Failure]):
 
 
 def explain_failures(
-    session: Session, check_results: "Rows | pd.DataFrame", inputs_dir: str | None = None
+    session: Session, check_results: pd.DataFrame, inputs_dir: str | None = None
 ) -> Failures:
     """What is wrong, for each check of `run_checks` that did not pass: at most five of its bad rows.
 
@@ -129,8 +101,6 @@ def _explained(session: Session, results: Iterable[tuple], inputs_dir: str | Non
     failed = [row for row in results if row.status != "pass"]
     if not failed:
         return Failures()
-    import pandas as pd
-
     natural_keys = declared_keys(session.connection)
     samples = [
         _sample(session.connection, row, natural_keys) if row.status == "fail" else pd.DataFrame()
@@ -153,17 +123,14 @@ def _explained(session: Session, results: Iterable[tuple], inputs_dir: str | Non
 
 
 def stop_on_failures(
-    session: Session, check_results: "Rows | pd.DataFrame", fail_on: str, inputs_dir: str | None = None
+    session: Session, check_results: pd.DataFrame, fail_on: str, inputs_dir: str | None = None
 ) -> None:
-    """Raise CheckFailed where a check of severity `fail_on` (error, warn or never) or worse failed.
+    """Raise CheckFailed if a check of severity `fail_on` (error, warn or never) or worse did not pass.
 
-    The message names each such check with its count and some of its rows. What is being built can then
-    not be published.
+    The message names each such check with its count and some of its rows.
     """
-    session.checks_failed = False
     if fail_on == "never":
         return
-    session.checks_failed = True
     if not len(check_results):
         raise CheckFailed(
             "There are no checks, so nothing vouches for the mart. Build it with 01_build."
@@ -171,13 +138,14 @@ def stop_on_failures(
     counted = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     results = (row for row in check_results.itertuples() if row.severity in counted)
     failed = _explained(session, results, inputs_dir)
-    session.checks_failed = bool(failed)
     if failed:
         texts = [_as_text(each) for each in failed[:_SHOWN_WHOLE]]
         texts += [_headline(each) for each in failed[_SHOWN_WHOLE:]]
-        if session.lock:
-            candidate = shown(candidate_path(session.database))
-            texts.append(f"Nothing is published, the mart is as it was. Look closer in {candidate}.")
+        if session.candidate:
+            texts.append(
+                "Nothing is published, the mart is as it was. "
+                f"Look closer in {shown(session.candidate)}."
+            )
         raise CheckFailed("\n".join([f"{len(failed)} of {len(check_results)} checks failed.", *texts]))
 
 
@@ -249,7 +217,7 @@ def _within(columns: list[str], start_date: str, end_date: str) -> str:
 
 def _sample(
     connection: duckdb.DuckDBPyConnection, row: tuple, natural_keys: dict[str, str]
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """The first bad rows of a check, the natural keys of what they point to in front."""
     columns = connection.sql(row.query).columns
     joins = {
@@ -268,13 +236,11 @@ def _sample(
 
 def _add_origins(
     connection: duckdb.DuckDBPyConnection,
-    samples: list["pd.DataFrame"],
+    samples: list[pd.DataFrame],
     natural_keys: dict[str, str],
     inputs_dir: Path,
 ) -> None:
     """Add `file` and `line` to the samples whose rows are known by the key of an input."""
-    import pandas as pd
-
     from mart_helpers.trace import origins
 
     # facts come last in the contract, and a row of theirs holds keys of dimensions too
@@ -307,78 +273,9 @@ def _as_html(failure: Failure) -> str:
     headline = f"<p><strong>{escape(_headline(failure))}</strong></p>"
     if failure.bad_rows is None:
         return headline
-    import pandas as pd
-
     with pd.option_context("display.max_colwidth", _LONGEST_TEXT):
         table = failure.sample.to_html(index=False, border=0)
     return f"{headline}{table}<p>All of them: <code>{escape(failure.query)}</code></p>"
-
-
-def _structural_checks(connection: duckdb.DuckDBPyConnection) -> Iterator[Check]:
-    star = star_columns(connection)
-    for table, columns in star.items():
-        yield _has_rows(table)
-        for column in columns:
-            dimension = f"dim_{column.removesuffix('_key')}"
-            if column.endswith("_key") and dimension == table:
-                yield from _key_checks(table, column)
-            elif column.endswith("_key") and dimension in star:
-                yield _reference_check(table, column, dimension)
-    for name in declared_tables(connection):
-        if name in star:
-            yield from _declared_checks(read_contract(connection, name), star[name])
-
-
-def _has_rows(table: str) -> Check:
-    return Check(
-        f"{table}_has_rows",
-        f"select '{table}' as empty_table where not exists (from {table})",
-        f"{table} has rows",
-    )
-
-
-def _key_checks(table: str, column: str, known: str = "true") -> Iterator[Check]:
-    yield Check(
-        f"{table}_{column}_is_unique",
-        f"select {column}, count(*) as rows from {table} where {column} is not null "
-        f"and not ({ascends_sql(table, column)}) group by {column} having count(*) > 1",
-        f"each {column} occurs once in {table}",
-    )
-    yield _not_null(table, column, known)
-
-
-def _not_null(table: str, column: str, known: str) -> Check:
-    return Check(
-        f"{table}_{column}_is_not_null",
-        f"select * from {table} where {column} is null and {known}",
-        f"every row of {table} has a {column}",
-    )
-
-
-def _reference_check(table: str, column: str, dimension: str) -> Check:
-    return Check(
-        f"{table}_{column}_is_in_{dimension}",
-        f"select {table}.* from {table} anti join {dimension} using ({column})",
-        f"every {column} of {table} is in {dimension}",
-    )
-
-
-def _declared_checks(table: Table, columns: list[str]) -> Iterator[Check]:
-    """What the contract says of a column holds in the star too; the unknown member is exempt."""
-    surrogate = f"{table.name.removeprefix('dim_')}_key"
-    known = f"{surrogate} <> -1" if surrogate in columns else "true"
-    for column in table.columns:
-        if column.name in columns and column.name == table.key:
-            yield from _key_checks(table.name, column.name, known)
-        elif column.name in columns and column.is_required:
-            yield _not_null(table.name, column.name, known)
-    for number, rule in enumerate(table.rules, start=1):
-        if set(rule.columns) <= set(columns):
-            yield Check(
-                f"{table.name}_rule_{number}_on_{'_and_'.join(rule.columns)}",
-                f"select * from {table.name} where not ({rule.expression})",
-                f"{rule.words} holds in {table.name}",
-            )
 
 
 def checked_table(check_name: str, check_names: Collection[str]) -> str:
@@ -422,8 +319,15 @@ def verdict_of(checks: Iterable[Any]) -> list[str]:
     bad = [each for each in checks if each.status != "pass"]
     lines = [
         f"{each.severity}: {each.check_name}, "
-        + ("cannot run" if each.bad_rows is None else f"{each.bad_rows:,} bad")
+        + ("cannot run" if each.status == "broken" else f"{each.bad_rows:,} bad")
         for each in bad[:_MOST_NAMED]
     ]
     more = [f"and {len(bad) - _MOST_NAMED} more"] if len(bad) > _MOST_NAMED else []
     return [f"{len(checks) - len(bad)} of {len(checks)} passed", *lines, *more]
+
+
+def build_summary(session: Session, check_results: pd.DataFrame) -> str:
+    """What a build did with its rows, and which checks did not pass, as aligned lines of text."""
+    rows, checks = account_of(session.connection), verdict_of(check_results.itertuples())
+    words = ["rows", *[""] * (len(rows) - 1), "checks", *[""] * (len(checks) - 1)]
+    return aligned(list(zip(words, [*rows, *checks], strict=True)), indent="")

@@ -46,7 +46,7 @@ COMMON = (
 LAST_QUESTIONS = {
     "01_build": {
         "rows": """\
-from mart_helpers.mart import account_of
+from mart_helpers.books import account_of
 print(*account_of(mart.connection), sep="\\n")
 """,
         "checks": """\
@@ -231,10 +231,6 @@ def _run_notebooks(ctx: click.Context, **values: object) -> None:
     folder, seconds, executed, said = None, {}, [], {}
     notebooks = ctx.command.notebooks
     for notebook, following in zip(notebooks, [*notebooks[1:], None], strict=True):
-        if notebook == "01_build" and (build := _same_build(values)):
-            seconds[notebook] = f"nothing has changed since {build}"
-            click.echo(f"{notebook}  {seconds[notebook]} (--force builds again)", err=True)
-            continue
         started = monotonic()
         with _reported(notebook, values["verbose"]) as on_cell:
             from mart_helpers.run import new_run_folder, run_notebook
@@ -264,13 +260,6 @@ def _refuse_formats(data_dir: Path, formats: str) -> None:
     list(export_folders(data_dir, formats))
 
 
-def _same_build(values: Values) -> str | None:
-    """The published build, if building would only repeat it and nobody insists; a report does."""
-    from mart_helpers.mart import unchanged_since
-
-    return None if values.get("force", True) else unchanged_since(values)
-
-
 def _pages(executed: list[Path], values: Values) -> list[Path]:
     """Write the executed notebooks as pages where they are asked for; those pages."""
     is_report = "html" not in values  # which is a page anyway
@@ -290,11 +279,10 @@ def _results(
     notebooks: tuple[str, ...], database: Path, data_dir: Path, formats: str, said: dict[str, list[str]]
 ) -> Iterator[tuple[str, str]]:
     from mart_helpers.inspect import last_verdict
-    from mart_helpers.mart import last_account
     from mart_helpers.texts import size_text
 
-    if "01_build" in notebooks and database.exists():
-        rows, *reasons = said.get("rows") or last_account(database)
+    if "01_build" in notebooks:
+        rows, *reasons = said["rows"]
         yield "rows", rows
         yield from (("", line) for line in reasons)
         yield "mart", f"{shown(database)} ({size_text(database)})"
@@ -365,20 +353,19 @@ def _runs(name: str, notebooks: tuple[str, ...], text: str, *flags: click.Option
     )
 
 
-FORCE, HTML, SHOW_CODE = (
+HTML, SHOW_CODE = (
     click.Option([name], is_flag=True, help=text)
     for name, text in {
-        "--force": "build even if nothing has changed since the last build",
         "--html": "write each notebook as a page of HTML too, to read or to mail",
         "--show-code": "with the code of the notebook's cells on the page",
     }.items()
 )
 
-_runs("build", ALL[:1], "Load the inputs, check them, publish the mart.", FORCE, HTML, SHOW_CODE)
+_runs("build", ALL[:1], "Load the inputs, check them, publish the mart.", HTML, SHOW_CODE)
 _runs("explore", ("02_explore",), "Look at sales, customers and products.", HTML, SHOW_CODE)
 _runs("export", ("03_export",), "Write the mart's tables as files to share.", HTML, SHOW_CODE)
 _runs("quality", ("04_quality",), "Check the mart and write a report.", HTML, SHOW_CODE)
-_runs("all", ALL, "Build, quality, explore and export, in this order.", FORCE, HTML, SHOW_CODE)
+_runs("all", ALL, "Build, quality, explore and export, in this order.", HTML, SHOW_CODE)
 _runs("report", ALL, "Do all of that, and write it as one page of HTML to mail.", SHOW_CODE)
 
 

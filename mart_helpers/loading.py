@@ -33,7 +33,7 @@ from mart_helpers.sources import (
     refuse_open_quote,
 )
 from mart_helpers.staging import create_staging, fill_staging
-from mart_helpers.taking_over import EarlierFile, FileRows, is_recipe_published, noted, take_over
+from mart_helpers.taking_over import EarlierFile, FileRows, noted, take_over
 from mart_helpers.texts import one_line
 
 
@@ -98,7 +98,7 @@ class Loader:
         sources = [seed] if from_seed else find_sources(self._inputs_dir, table)
         if not from_seed:
             self._lookout.look_ahead()
-        may_take_over = len(sources) > 1 and is_recipe_published(self._session)
+        may_take_over = False
         for outcome in self._outcomes(table, sources, may_take_over):
             self._refuse_too_bad(outcome)
             self._record(outcome)

@@ -5,9 +5,6 @@ keep the file they opened, and a build that fails leaves it as it was. `<databas
 one build, or rollback, that is at work.
 """
 
-import ast
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -17,29 +14,18 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 from filelock import FileLock, Timeout
 from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
-import mart_helpers
-from mart_helpers.contract import read_contract
-from mart_helpers.errors import MartError, StateError, UsageError
-from mart_helpers.files import sha256_of, sync, whole_file
+from mart_helpers.books import build_time, close_books, open_books
+from mart_helpers.errors import StateError, UsageError
+from mart_helpers.files import sync, whole_file
 from mart_helpers.frames import show_frames
-from mart_helpers.parameters import (
-    INJECTED,
-    check_cell,
-    is_literal,
-    notebook_cells,
-    notebook_parameters,
-    notebook_path,
-    read_parameters,
-    resolve,
-    shown,
-)
+from mart_helpers.parameters import check_cell, resolve, shown
 from mart_helpers.session import (
     BUILD_LOG,
     Session,
@@ -54,17 +40,16 @@ from mart_helpers.session import (
     open_published,
     unreadable,
 )
-from mart_helpers.sources import find_sources, unchanged
+from mart_helpers.texts import quoted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SCRATCH = ("staging", "seed")
 
 _ATTACHED = (*_SCRATCH, "published")
 
 _SCHEMAS = ("contract", "checks")  # a database of such a name would hide them
-
-_HISTORY = (BUILD_LOG, "build_inputs")
-
-_RECIPE = f"update {BUILD_LOG} set recipe = ? where build_id = getvariable('build_id')"
 
 _SIGNING = 0.1  # seconds in which who has just taken the lock has signed it
 
@@ -77,12 +62,12 @@ def candidate_path(database: Path) -> Path:
 def create_candidate(
     database: Path, variables: Mapping[str, Any] | None = None, memory_limit: str = "70%"
 ) -> Session:
-    """A session on a new, empty candidate for `database`; `variables` are those of the notebook.
+    """A session on a new candidate for `database`, its books open; `variables` are the notebook's.
 
     Attached to it: `staging` and `seed` (in memory), and `published`, the present mart to read from, or
-    an empty database where there is none. The SQL variable `build_started` is the time now, in UTC.
-    What needs more than `memory_limit` uses files in `<candidate>.tmp`, which end with the session.
-    Raises StateError where another build is at work, the folder cannot be written, or `database` is
+    an empty database if there is none. The SQL variable `build_id` is the number of this build. What
+    needs more than `memory_limit` uses files in `<candidate>.tmp`, which end with the session.
+    Raises StateError if another build is at work, the folder cannot be written, or `database` is
     something else than a mart.
     """
     taken = (*_ATTACHED, *_SCHEMAS)
@@ -105,45 +90,29 @@ def create_candidate(
     except BaseException:
         lock.release()
         raise
-    return Session(connection, database, variables or {}, opened=identity(candidate), lock=lock)
+    return Session(
+        connection,
+        database,
+        variables or {},
+        opened=identity(candidate),
+        candidate=candidate,
+        lock=lock,
+    )
 
 
-def carry_history(session: Session) -> None:
-    """Copy the build history of the published mart into the candidate's `build_log` and `build_inputs`.
+def publish(session: Session, check_results: "pd.DataFrame", keep_previous: int = 2) -> None:
+    """Replace the published mart by the candidate in one step, and keep the newest `keep_previous`.
 
-    Sets the SQL variable `build_id` to the number of this build: one more than the last, whether that is
-    published or kept. Doing it again changes nothing. Raises StateError where the build has ended.
-    """
-    _refuse_ended(session)
-    connection = session.connection
-    for table in _HISTORY:
-        if has_table(connection, "published", table):
-            with in_words():
-                _carry(connection, table)
-    newest = max([last_build(connection, "published"), *kept_builds(session.database)])
-    connection.execute("set variable build_id = $newest + 1", {"newest": newest})
-
-
-def publish(session: Session, keep_previous: int = 2) -> None:
-    """Replace the published mart by the candidate in one step; of those replaced, the newest are kept.
-
-    `keep_previous` says how many. The session then reads the published mart. What the build was made by
-    is noted in `build_log`, so that the command line need not repeat it: nothing where cells were run
-    that are not those of 01_build's file, in their order and once. Raises StateError, with the published
-    mart as it was, where checks have failed or have not run, the log lacks this build, another build has
-    begun meanwhile, or the file cannot be replaced.
+    `check_results` are what `run_checks` found in this candidate. The session then reads the published
+    mart. Raises StateError, with the published mart as it was, if a check of severity error did not
+    pass or has not run, another build has begun meanwhile, or the file cannot be replaced.
     """
     database, candidate = session.database, candidate_path(session.database)
     _take_up(session)
+    _refuse_unchecked(session, check_results)
     replaced = last_build(session.connection, "published")
-    if last_build(session.connection, current_database(session.connection)) <= replaced:
-        raise StateError(
-            f"{shown(database)}: {BUILD_LOG} has no row for this build, so nothing is published. "
-            "Run the notebook from its top."
-        )
-    with suppress(duckdb.Error):  # a log without that column: then every build is taken for a new one
-        session.connection.execute(_RECIPE, [session.recipe()])
     try:
+        close_books(session.connection)
         session.connection.execute("checkpoint")
         with ThreadPoolExecutor(1) as beside:
             beside.submit(sync, candidate)  # to give much memory back takes as long as the disk
@@ -156,12 +125,11 @@ def publish(session: Session, keep_previous: int = 2) -> None:
         os.replace(candidate, database)
         sync(database.parent)
     except (OSError, duckdb.Error) as error:
-        session.release()
-        session.lock = None
+        session.end_build()
         raise _unpublished(database, error) from error
     with suppress(OSError):  # the next build tries again
         forget_all_but(database, keep_previous)
-    session.release()
+    session.end_build()
     session.reopen(open_published(database), identity(database))
 
 
@@ -215,34 +183,47 @@ def _signature(path: Path) -> str:
 
 
 def _take_up(session: Session) -> None:
-    """Hold the lock again where a failed cell has let it go, if no other build has begun meanwhile."""
+    """Hold the lock again if a failed cell has let it go and no other build has begun meanwhile."""
     database = session.database
-    _refuse_ended(session)
-    if session.checks_failed:
+    if session.candidate is None:
         raise StateError(
-            f"{shown(database)}: the checks have failed, so nothing is published. Mend the inputs or "
-            "the notebook, and run it from its top."
+            f"This build of {shown(database)} has ended. For another, run the notebook from its top."
         )
     if not session.lock.is_locked:
         session.lock = held(database)
-    if identity(candidate_path(database)) != session.opened:
+    if identity(session.candidate) != session.opened:
         session.release()
         raise StateError(
             f"{shown(database)}: another build has begun since this one, so nothing is published from "
             "here. Run this notebook from its top."
         )
-    if session.checks_failed is None:
+
+
+def _refuse_unchecked(session: Session, check_results: "pd.DataFrame") -> None:
+    """Raise StateError unless all checks of this candidate have run, and none of errors has failed."""
+    nothing = f"{shown(session.database)}: nothing is published, because"
+    connection = session.connection
+    if check_results.attrs.get("built_at") != build_time(connection):
         raise StateError(
-            f"{shown(database)}: the checks have not run, so nothing is published. "
-            "Run the notebook from its top."
+            f"{nothing} these check results are of another build. Run the cell with `run_checks` again."
         )
-
-
-def _refuse_ended(session: Session) -> None:
-    if session.lock is None:
+    checks = connection.execute(
+        "select view_name from duckdb_views() "
+        "where database_name = current_database() and schema_name = 'checks' order by view_name"
+    ).fetchall()
+    if not checks:
+        raise StateError(f"{nothing} there are no checks. Run the notebook from its top.")
+    known = set(check_results["check_name"])
+    if not_run := [name for (name,) in checks if name not in known]:
         raise StateError(
-            f"This build of {shown(session.database)} has ended. For another, run the notebook from its "
-            "top."
+            f"{nothing} the check {not_run[0]} has not run. Run the cell with `run_checks` again."
+        )
+    of_errors = check_results["severity"] == "error"
+    failed = check_results.loc[of_errors & (check_results["status"] != "pass"), "check_name"]
+    if len(failed):
+        raise StateError(
+            f"{nothing} the checks have failed: {', '.join(failed)}. Mend the inputs or the notebook, "
+            "and run it from its top."
         )
 
 
@@ -264,8 +245,8 @@ def _prepared(candidate: Path, database: Path, memory_limit: str) -> duckdb.Duck
         _attach_published(connection, database)
         # it takes a quarter of the time in which facts are written, and saves a quarter of their space
         connection.execute("set disabled_compression_methods = 'dict_fsst'")
-        now = datetime.now(UTC).replace(tzinfo=None)
-        connection.execute("set variable build_started = $now::timestamp", {"now": now})
+        with in_words():
+            open_books(connection, max(kept_builds(database), default=0))
     except BaseException:
         connection.close()
         _discard(candidate)
@@ -285,17 +266,6 @@ def _attach_published(connection: duckdb.DuckDBPyConnection, database: Path) -> 
         raise unreadable(database, error) from error
     if not is_one:
         raise no_mart(database)
-
-
-def _carry(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    """Copy the rows of builds that a table lacks, as far as the mart before has the same columns."""
-    columns = connection.table(table).columns
-    same = [name for name in connection.table(f"published.{table}").columns if name in columns]
-    names = ", ".join(f'"{name}"' for name in same)
-    connection.execute(
-        f"insert into {table} by name select {names} from published.{table} "
-        f"where build_id not in (select build_id from {table})"
-    )
 
 
 def _unpublished(database: Path, error: Exception) -> StateError:
@@ -411,139 +381,14 @@ def refuse_damaged(path: Path) -> None:
         with connect(path, read_only=True) as connection:
             if not last_build(connection, current_database(connection)):
                 raise no_mart(path)
-            tables = connection.execute(
-                "select format('{}.{}', schema_name, table_name) from duckdb_tables()"
-            ).fetchall()
-            for (table,) in tables:
-                connection.execute(f"select count(hash(rows)) from {table} as rows")
+            tables = connection.execute("select schema_name, table_name from duckdb_tables()")
+            for schema, table in tables.fetchall():
+                connection.execute(
+                    f"select count(hash(rows)) from {quoted(schema)}.{quoted(table)} as rows"
+                )
     except duckdb.Error as error:
         raise unreadable(path, error) from error
 
-
-NOTEBOOK = "01_build"
-
-# These say where the mart is and how it comes about, not what is in it.
-_WITHOUT_EFFECT = ("database", "inputs_dir", "keep_previous", "memory_limit")
-
-
-def recipe_of(values: Mapping[str, object]) -> str:
-    """Hash of the recipe of 01_build as it stands in its file, with these values of its parameters."""
-    declared = notebook_parameters(notebook_path(NOTEBOOK))
-    shaping = {
-        each.name: each.type(values[each.name]) for each in declared if each.name not in _WITHOUT_EFFECT
-    }
-    helpers = [(path.name, sha256_of(path)) for path in _helper_files()]
-    recipe = [duckdb.__version__, shaping, _steps(), helpers]
-    return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
-
-
-def recipe_of_run(executed: Iterable[str], names: Mapping[str, object]) -> str | None:
-    """Hash of the recipe of a run that is under way; None where it is not for certain that of the files.
-
-    `executed` are the cells that its kernel has run so far, `names` what they have defined. They have to
-    be the cells of 01_build, in their order and once, and this package the one that was loaded.
-    """
-    try:
-        return _recipe_of_run([source for source in executed if source.strip()], names)
-    except (MartError, OSError):  # the project has no such notebook
-        return None
-
-
-def _recipe_of_run(executed: list[str], names: Mapping[str, object]) -> str | None:
-    parameters, *steps = executed or [""]  # some, such as nbval, keep no history
-    names_in_file = [each.name for each in notebook_parameters(notebook_path(NOTEBOOK))]
-    if _declared(parameters) != names_in_file:
-        return None
-    if steps and _is_injected(steps[0], names_in_file):
-        steps.pop(0)
-    if steps != _steps()[: len(steps)] or _have_helpers_changed():
-        return None
-    return recipe_of(names)
-
-
-def unchanged_since(values: Mapping[str, object]) -> str | None:
-    """The published build, as `build 7 of 2024-05-06 07:08 UTC`, if one with `values` would repeat it.
-
-    None where anything differs or is in doubt: the recipe, a file of the extracts, or the mart itself,
-    which is read to its end.
-    """
-    database = resolve(values["database"]).resolve()
-    try:
-        with open_published(database) as connection:
-            build_id, built_at, recipe = connection.execute(_LAST_BUILD).fetchone()
-            if recipe != recipe_of(values):
-                return None
-            if not _are_inputs_the_same(connection, build_id, resolve(values["inputs_dir"])):
-                return None
-        refuse_damaged(database)
-    except (MartError, duckdb.Error, OSError, TypeError):  # the build will say what is wrong
-        return None
-    return f"build {build_id} of {built_at:%Y-%m-%d %H:%M} UTC"
-
-
-def _are_inputs_the_same(connection: duckdb.DuckDBPyConnection, build_id: int, inputs_dir: Path) -> bool:
-    rows = connection.execute(_INPUTS, [build_id]).fetchall()
-    found = [
-        source
-        for table in {table for table, *_ in rows}
-        for source in find_sources(inputs_dir, read_contract(connection, table))
-    ]
-    prints = {file: (size, sha256) for _, file, size, sha256 in rows}
-    return len(unchanged(found, prints)) == len(found) == len(prints)
-
-
-def _steps() -> list[str]:
-    """The code cells of 01_build behind its parameters cell, as a kernel keeps them."""
-    sources = (
-        "".join(cell["source"]).rstrip("\n")
-        for cell in notebook_cells(notebook_path(NOTEBOOK))
-        if cell["cell_type"] == "code" and "parameters" not in cell.get("metadata", {}).get("tags", [])
-    )
-    return [source for source in sources if source.strip()]
-
-
-def _declared(source: str) -> list[str]:
-    try:
-        return [each.name for each in read_parameters(source)]
-    except UsageError:
-        return []
-
-
-def _is_injected(source: str, names: list[str]) -> bool:
-    """Whether papermill wrote this cell: it assigns values to parameters, and does nothing else."""
-    if not source.startswith(INJECTED):
-        return False
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError:
-        return False
-    return all(
-        isinstance(each, ast.Assign)
-        and is_literal(each.value)
-        and {ast.unparse(target) for target in each.targets} <= set(names)
-        for each in statements
-    )
-
-
-def _helper_files() -> list[Path]:
-    return sorted(Path(__file__).parent.glob("*.py"))
-
-
-def _have_helpers_changed() -> bool:
-    """Whether a file of this package is younger than what this process has loaded of it."""
-    return any(
-        max(path.stat().st_mtime, path.stat().st_ctime) > mart_helpers.LOADED_AT
-        for path in _helper_files()
-    )
-
-
-_LAST_BUILD = "select build_id, built_at, recipe from build_log order by build_id desc limit 1"
-
-_INPUTS = """
-select table_name, file, bytes, sha256
-from build_inputs
-where build_id = ? and sha256 <> ''
-"""
 
 _SESSION = "mart_session"  # of the shell, so that no cell can lose it
 
@@ -557,9 +402,7 @@ def open_candidate(database: str, memory_limit: str = "70%") -> Session:
     parameters cell holds a wrong value, StateError where the candidate cannot be made.
     """
     shell = _prepared_shell()
-    session = create_candidate(_real(database), shell.user_ns, memory_limit)
-    session.recipe = lambda: recipe_of_run(shell.history_manager.input_hist_raw, shell.user_ns)
-    return _attached(session, shell)
+    return _attached(create_candidate(_real(database), shell.user_ns, memory_limit), shell)
 
 
 def open_mart(database: str, writes_to: Iterable[str | Path] = ()) -> Session:
@@ -610,78 +453,9 @@ def _after_cell(result: ExecutionResult) -> None:
     session = getattr(get_ipython(), _SESSION)
     if not result.success:
         session.release()
-    elif not session.lock and session.opened != identity(session.database):
+    elif session.candidate is None and session.opened != identity(session.database):
         session.opened = identity(session.database)
         print(
             "The mart has been rebuilt since this notebook opened it: what you see is of the build "
             "before. To read the new one, run the set-up cell again, and the cells below it."
         )
-
-
-def last_account(database: Path) -> list[str]:
-    """What `account_of` tells of the mart. Raises StateError where there is none to read."""
-    with open_published(database) as connection:
-        return account_of(connection)
-
-
-def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """What the last build did with the rows it read.
-
-    Further lines tell what is commonest in its quarantine, and which columns it missed or ignored.
-    """
-    from mart_helpers.quarantine import commonest_reasons
-
-    rows = connection.execute(
-        "select rows_read, rows_loaded, rows_quarantined from build_log order by build_id desc"
-    ).fetchone()
-    found, more = commonest_reasons(connection) if rows[-1] else ([], 0)
-    reasons = [
-        f"{count:,} × such as {file}, line {line}: {reason}" for count, file, line, reason in found
-    ]
-    reasons += [f"and {more} more, in the table quarantine"] if more else []
-    columns = []
-    with suppress(duckdb.Error):  # a mart of an older 01_build
-        columns = [line for (line,) in connection.execute(_ODD_COLUMNS).fetchall()]
-    return ["{:,} read, {:,} loaded, {:,} in quarantine".format(*rows), *reasons, *columns]
-
-
-_ODD_COLUMNS = f"""
-with latest as (
-    select *
-    from build_inputs
-    where build_id = (select max(build_id) from {BUILD_LOG})
-),
-lines as (
-    select file, 'has no column ' || defaulted_columns || ', so its default is taken' as line
-    from latest
-    where defaulted_columns <> ''
-    union all
-    select file, 'column ' || ignored_columns || ' is not known, and ignored'
-    from latest
-    where ignored_columns <> ''
-)
-select min(file) || if(count(*) > 1, ' and ' || count(*) - 1 || ' more', '') || ': ' || line
-from lines
-group by line
-order by min(file), line desc
-"""
-
-
-def build_facts(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
-    """What the mart's log says of its last build; null is what it does not have.
-
-    `build_id`, `built_at` (ISO 8601, UTC), `rows_loaded`, `rows_quarantined`, `revenue_loaded`,
-    `revenue_quarantined` (money is text with all its decimals).
-    """
-    found = connection.execute(f"from {BUILD_LOG} order by build_id desc limit 1")
-    columns = [column for column, *_ in found.description]
-    build = dict(zip(columns, found.fetchone() or (), strict=False))
-    built_at = build.get("built_at")
-    revenue = {name: build.get(name) for name in ("revenue_loaded", "revenue_quarantined")}
-    return {
-        "build_id": build.get("build_id"),
-        "built_at": built_at and built_at.isoformat(),
-        "rows_loaded": build.get("rows_loaded"),
-        "rows_quarantined": build.get("rows_quarantined"),
-        **{name: None if money is None else str(money) for name, money in revenue.items()},
-    }

@@ -18,9 +18,9 @@ from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import InvalidNotebook, IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
+from mart_helpers.books import build_facts as last_build
 from mart_helpers.checks import verdict
 from mart_helpers.files import whole_files
-from mart_helpers.mart import build_facts as last_build
 from mart_helpers.parameters import PATHS, home, notebook_parameters
 from mart_helpers.session import open_published
 from mart_helpers.sketching import SVG

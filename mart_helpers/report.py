@@ -15,11 +15,11 @@ import duckdb
 import pandas as pd
 from markupsafe import Markup
 
+from mart_helpers.books import build_facts as last_build
 from mart_helpers.charts import draw_checks
 from mart_helpers.checks import SEVERITIES, Failure, checked_table, outcome, verdict
 from mart_helpers.errors import QueryError, StateError, UsageError
 from mart_helpers.files import whole_files
-from mart_helpers.mart import build_facts as last_build
 from mart_helpers.pages import build_figures, cell_text, printable, render_page
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session

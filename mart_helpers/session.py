@@ -74,9 +74,8 @@ class Session:
     """A DuckDB connection as JupySQL sees it: every statement runs once, in the same session.
 
     `$name` in a statement is bound to the notebook's variable of that name, as a value, never as text.
-    `opened` is the identity of the file behind it; a session that builds holds a `lock`, and knows
-    whether its `checks_failed`, which is None before they have run. `recipe()` is that of the build so
-    far, None where it is not known.
+    `opened` is the identity of the file behind it. A session that builds writes to `candidate`, and
+    holds a `lock`; one that reads the published mart has neither.
     """
 
     def __init__(
@@ -86,14 +85,14 @@ class Session:
         variables: Mapping[str, Any],
         *,
         opened: tuple[int, int] | None = None,
+        candidate: Path | None = None,
         lock: "BaseFileLock | None" = None,
     ) -> None:
         self.connection = connection
         self.database = database
         self.opened = opened
+        self.candidate = candidate
         self.lock = lock
-        self.checks_failed: bool | None = None
-        self.recipe: Callable[[], str | None] = lambda: None
         self._variables = variables
 
     def execute(self, sql: str, *, shows: bool = True) -> "pd.DataFrame | None":
@@ -127,10 +126,14 @@ class Session:
         self.release()
 
     def reopen(self, connection: duckdb.DuckDBPyConnection, opened: tuple[int, int] | None) -> None:
-        """Go on with another connection, which no longer builds."""
+        """Go on with another connection, to read."""
         self.connection = connection
         self.opened = opened
-        self.lock = None
+
+    def end_build(self) -> None:
+        """Let the lock go for good: what was a candidate is published, or never will be."""
+        self.release()
+        self.candidate = self.lock = None
 
     def release(self) -> None:
         """Let the lock go, where it is held, so that another build may begin.
@@ -145,7 +148,7 @@ class Session:
 
     def _execute(self, sql: str, shows: bool, fetch: Callable[[], Any]) -> Any:
         answer = None
-        with in_words(reads_only=self.lock is None):
+        with in_words(reads_only=self.candidate is None):
             for statement in self.connection.extract_statements(sql):
                 if shows or statement.type != duckdb.StatementType.SELECT:
                     answer = fetch() if self._run(statement) else None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from mart_helpers.checks import derive_checks
+from mart_helpers.derived import derive_checks
 from mart_helpers.session import Session, open_published
 
 MakeMart = Callable[..., Session]

@@ -9,7 +9,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from mart_helpers.mart import create_candidate
+from mart_helpers.checks import run_checks
+from mart_helpers.derived import derive_checks
+from mart_helpers.mart import create_candidate, publish
 from mart_helpers.session import Session
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -54,18 +56,31 @@ def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def sample_mart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mart of the sample, built once; no test changes it."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        home = make_home(tmp_path_factory.mktemp("sample") / "home", monkeypatch)
+        built = mart_command("build", cwd=home)
+    assert built.returncode == 0, built.stderr
+    return home / "data" / "mini_data_mart.duckdb"
+
+
 @pytest.fixture
 def candidate(tmp_path: Path) -> Session:
-    """A session on a new candidate with the contract and the books that 01_build declares."""
+    """A session on a new candidate with the contract that 01_build declares."""
     database = tmp_path / "mart.duckdb"
     session = create_candidate(database)
     for cell in sql_of("01_build", "create schema contract", "create table contract."):
         session.connection.execute(cell)
-    for cell in sql_of("01_build", "create table build_", "create table quarantine"):
-        session.connection.execute(cell)
-    session.connection.execute("set variable build_id = 1")
     yield session
     session.close()
+
+
+def publish_checked(session: Session, keep_previous: int = 2) -> None:
+    """Publish what is in the candidate, after the checks that follow from it."""
+    derive_checks(session)
+    publish(session, run_checks(session), keep_previous)
 
 
 def mart_command(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:

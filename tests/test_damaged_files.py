@@ -859,8 +859,6 @@ database = Path(sys.argv[1])
 session = create_candidate(database)
 for cell in sql_of("01_build", "create schema contract", "create table contract."):
     session.connection.execute(cell)
-for cell in sql_of("01_build", "create table build_", "create table quarantine"):
-    session.connection.execute(cell)
 try:
     Loader(session, database.parent, 0.1).load("dim_product", from_seed=False)
 except InputError as error:

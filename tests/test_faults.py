@@ -26,18 +26,16 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import CHECKOUT, code_cells, make_home, mart_command, query, sql_of
+from conftest import CHECKOUT, code_cells, make_home, mart_command, publish_checked, query
 from IPython.core.interactiveshell import InteractiveShell
 from kernels import Kernel, started
 
 from mart_helpers.errors import MartError, StateError
 from mart_helpers.mart import (
     candidate_path,
-    carry_history,
     create_candidate,
     kept_builds,
     previous_path,
-    publish,
     rollback,
 )
 from mart_helpers.session import in_words
@@ -58,7 +56,6 @@ def forks() -> None:
         forkserver.ensure_running()
 
 
-BOOKS = sql_of("01_build", "create table build_", "create table quarantine")
 STAR = """
     create table fact_sales as
     select range as sale_id, (range + getvariable('build_id'))::decimal(18, 4) as net_amount
@@ -67,8 +64,9 @@ STAR = """
     insert into build_inputs (build_id, table_name, rows_loaded)
     select getvariable('build_id'), 'fact_sales', count(*) from fact_sales;
 
-    insert into build_log (build_id, rows_loaded, revenue_loaded)
-    select getvariable('build_id'), count(*), sum(net_amount) from fact_sales
+    update build_log
+    set revenue_loaded = (select sum(net_amount) from fact_sales)
+    where build_id = getvariable('build_id')
 """
 
 
@@ -78,12 +76,8 @@ def build_once(database: Path, moment: float = 0.0) -> str:
     session = create_candidate(database)
     try:
         with in_words():
-            for statement in BOOKS:
-                session.connection.execute(statement)
-            carry_history(session)
             session.connection.execute(STAR)
-        session.checks_failed = False
-        publish(session, keep_previous=2)
+        publish_checked(session)
     finally:
         session.close()
     return f"process {os.getpid()}"
@@ -197,7 +191,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def built(home: Path, *words: str) -> None:
-    run = mart_command("build", "--force", *words, cwd=home)
+    run = mart_command("build", *words, cwd=home)
     assert run.returncode == 0, run.stderr
 
 
@@ -249,7 +243,7 @@ def wait_until(there: Callable[[], bool], run: subprocess.Popen) -> None:
 def test_a_build_killed_at_any_moment_leaves_the_mart_whole_or_absent(home: Path):
     database = home / "data" / "mini_data_mart.duckdb"
     candidate, at = candidate_path(database), random.Random(1)
-    run = start("build", "--force", "--stage", "1")
+    run = start("build", "--stage", "1")
     wait_until(candidate.exists, run)
     began = time.monotonic()
     wait_until(database.exists, run)
@@ -260,7 +254,7 @@ def test_a_build_killed_at_any_moment_leaves_the_mart_whole_or_absent(home: Path
     for moment in moments:
         candidate.unlink(missing_ok=True)
         before, mart = build_of(database), database.read_bytes()
-        run = start("build", "--force", "--stage", "1")
+        run = start("build", "--stage", "1")
         wait_until(candidate.exists, run)
         time.sleep(moment)
         kill_9(run, home)
@@ -319,7 +313,7 @@ def test_what_a_killed_build_moved_to_disk_is_removed_by_the_next(small: Path):
 
 
 def test_when_the_command_alone_is_killed_its_kernel_ends_too(home: Path):
-    run = start("build", "--force")
+    run = start("build")
     wait_until(candidate_path(home / "data" / "mini_data_mart.duckdb").exists, run)
     run.kill()
     run.wait()
@@ -359,7 +353,7 @@ def test_a_publisher_without_room_says_so_and_publishes_nothing(small: Path, siz
 
 def test_a_build_whose_last_step_finds_no_room_leaves_the_mart_as_it_was(home: Path, database: Path):
     before = database.read_bytes()
-    message = refusal(mart_under(partial(limit_files, 1_200_000), "build", "--force"))
+    message = refusal(mart_under(partial(limit_files, 1_200_000), "build"))
     assert message.startswith("data/mini_data_mart.duckdb is as it was: the new mart cannot take its ")
     assert message.endswith("Make room on the disk, or make the folder writable, then build again.\n")
     assert database.read_bytes() == before
@@ -389,11 +383,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_build_on_a_disk_that_fills_up_leaves_the_mart_as_it_was(database: Path, small_disk: Path):
     mart = shutil.copy(database, small_disk / "mart.duckdb")
     before = mart.read_bytes()
-    message = refusal(mart_command("build", "--force", "--database", mart))
+    message = refusal(mart_command("build", "--database", mart))
     assert "Make room on the disk" in message
     assert mart.read_bytes() == before
     subprocess.run(["mount", "-o", "remount,size=30m", small_disk], check=True)
-    assert mart_command("build", "--force", "--database", mart).returncode == 0
+    assert mart_command("build", "--database", mart).returncode == 0
     assert build_of(mart) == 3
     assert_tidy(mart)
 
@@ -407,7 +401,7 @@ def test_a_build_on_a_disk_that_is_read_only_is_refused_and_reading_is_not(
     mart = shutil.copy(database, small_disk / "mart.duckdb")
     before = contents(small_disk)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    message = refusal(mart_command("build", "--force", "--database", mart))
+    message = refusal(mart_command("build", "--database", mart))
     assert message.startswith(f"{mart}.lock cannot be written: ")
     assert message.endswith("Make the folder writable, or name another one with database.\n")
     assert contents(small_disk) == before
@@ -469,7 +463,7 @@ def test_of_two_builds_started_together_one_is_published_or_both_in_turn(
 ):
     if not there:
         shutil.rmtree(home / "data")
-    runs = [start("build", "--force", stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    runs = [start("build", stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [run.communicate(timeout=120)[1] for run in runs]
     statuses = [run.returncode for run in runs]
     assert 0 in statuses
@@ -659,7 +653,7 @@ def test_an_interrupted_all_leaves_no_process_and_a_whole_mart(home: Path, tmp_p
         assert all_gone(home)
         assert_whole(database)
     assert build_of(database) == 1
-    again = mart_command("all", "--force")
+    again = mart_command("all")
     assert again.returncode == 0, again.stderr
     assert build_of(database) == 2
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import mart_command, query
+from conftest import mart_command, publish_checked, query
 
 from mart_helpers.errors import StateError, UsageError
 from mart_helpers.mart import (
@@ -9,19 +9,14 @@ from mart_helpers.mart import (
     earlier_mart,
     kept_builds,
     previous_path,
-    publish,
     rollback,
 )
 
 
-def build(database: Path, number: int, keep: int = 2) -> None:
-    """Publish a mart whose log says that it is of build `number`, and of those before it."""
+def build(database: Path, keep: int = 2) -> None:
+    """Publish a mart that holds nothing but its books."""
     session = create_candidate(database)
-    session.connection.execute(
-        "create table build_log as select unnest(range(1, $n + 1)) as build_id", {"n": number}
-    )
-    session.checks_failed = False
-    publish(session, keep)
+    publish_checked(session, keep)
     session.close()
 
 
@@ -32,8 +27,8 @@ def published(database: Path) -> int:
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
     path = tmp_path / "mart.duckdb"
-    for number in range(1, 5):
-        build(path, number)
+    for _ in range(4):
+        build(path)
     return path
 
 
@@ -41,11 +36,11 @@ def test_the_newest_of_the_replaced_marts_are_kept(database):
     assert published(database) == 4
     assert kept_builds(database) == [3, 2]
     assert [published(previous_path(database, number)) for number in (3, 2)] == [3, 2]
-    build(database, 5, keep=3)
+    build(database, keep=3)
     assert kept_builds(database) == [4, 3, 2]
-    build(database, 6, keep=1)
+    build(database, keep=1)
     assert kept_builds(database) == [5]
-    build(database, 7, keep=0)
+    build(database, keep=0)
     assert kept_builds(database) == []
 
 
@@ -77,7 +72,7 @@ def test_a_build_that_is_not_kept_cannot_be_taken_back(database):
 
 
 def test_without_a_kept_mart_there_is_nothing_to_go_back_to(tmp_path):
-    build(tmp_path / "mart.duckdb", 1)
+    build(tmp_path / "mart.duckdb")
     with pytest.raises(StateError, match="no earlier mart is kept"):
         rollback(tmp_path / "mart.duckdb")
 
@@ -97,10 +92,10 @@ def test_an_earlier_mart_is_named_by_its_build_its_file_or_not_at_all(database, 
 
 def test_builds_after_a_rollback_take_numbers_that_no_mart_has(home):
     for _ in range(3):
-        assert mart_command("build", "--force", "--stage", "1", cwd=home).returncode == 0
+        assert mart_command("build", "--stage", "1", cwd=home).returncode == 0
     result = mart_command("rollback", cwd=home)
     assert result.stdout == "data/mini_data_mart.duckdb is build 2 again. Kept beside it: build 3, 1.\n"
-    words = ("build", "--force", "--stage", "1", "--keep-previous", "3")
+    words = ("build", "--stage", "1", "--keep-previous", "3")
     assert mart_command(*words, cwd=home).returncode == 0
     database = home / "data" / "mini_data_mart.duckdb"
     log = query(database, "select build_id from build_log order by build_id")

@@ -207,7 +207,7 @@ def test_the_head_says_which_build_is_shown_with_what_values_and_what_the_checks
         "Revenue in quarantine": "0.00",
         "top_n": "12",
     }
-    assert page.locator(".verdict").inner_text() == "✓ PASS All 38 checks passed."
+    assert page.locator(".verdict").inner_text() == "✓ PASS All 39 checks passed."
     assert str(reported.home) not in page.content()
 
 

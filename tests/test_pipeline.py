@@ -67,7 +67,7 @@ def test_a_build_tells_of_columns_that_it_lacks_or_ignores_and_of_warnings(home)
         "          fact_sales.csv: column disc is not known, and ignored",
     ]
     assert told[4:6] == [
-        "checks    37 of 38 passed",
+        "checks    38 of 39 passed",
         "          warn: unit_price_is_near_list_price, 1 bad",
     ]
 
@@ -198,7 +198,7 @@ def test_a_quality_run_names_the_checks_that_did_not_pass(home):
     build(home)
     result = mart_command("quality", cwd=home)
     assert result.returncode == 0, result.stderr
-    assert "checks    37 of 38 passed\n" in result.stdout
+    assert "checks    38 of 39 passed\n" in result.stdout
     assert "warn: unit_price_is_near_list_price, 1 bad\n" in result.stdout
     assert mart_command("quality", "--fail-on", "never", cwd=home).returncode == 0
     stopped = mart_command("quality", "--fail-on", "warn", cwd=home)

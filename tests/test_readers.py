@@ -210,7 +210,7 @@ def test_a_build_that_stopped_at_an_error_is_in_nobodys_way_and_publishes_no_mor
         (home / "inputs" / "fact_sales.csv").write_text(good)
         build(other)
         published = digest(database(home))
-        refused = forgotten.run("publish(mart, keep_previous)")
+        refused = forgotten.run("publish(mart, None, keep_previous)")
         assert refused.shown == (
             "StateError: data/mini_data_mart.duckdb: another build has begun since this one, so nothing "
             "is published from here. Run this notebook from its top.",
@@ -237,7 +237,8 @@ def test_a_failed_check_keeps_the_candidate_to_look_at_and_the_published_mart(ho
         assert "S000071        -2" in stop.evalue
         assert "select * from checks.nothing_is_returned" in stop.evalue
         assert int(kernel.run(f"%%sql\n{bad_rows}").text.split()[-1]) == count
-        assert "the checks have failed, so nothing is published" in kernel.run("publish(mart)").evalue
+        refused = kernel.run("publish(mart, check_results)").evalue
+        assert "nothing is published, because the checks have failed" in refused
         assert digest(database(home)) == published
         with pytest.raises(duckdb.IOException, match="Conflicting lock is held"):
             query(candidate, bad_rows)

@@ -9,7 +9,7 @@ from conftest import code_cells
 
 from mart_helpers.lab.generator import generate
 from mart_helpers.loading import Loader
-from mart_helpers.mart import carry_history, create_candidate
+from mart_helpers.mart import create_candidate
 from mart_helpers.session import Session
 
 STAR = ("dim_customer", "dim_product", "dim_date", "fact_sales")
@@ -58,7 +58,6 @@ def built(folder: Path, inputs: Path, threads: int = 2) -> Session:
         "max_rejected_share": 0.2,
         "volume_tolerance": 0.5,
         "drops_only": False,
-        "carry_history": carry_history,
         "Loader": Loader,
     }
     names["mart"] = mart = create_candidate(database, names)
@@ -69,7 +68,7 @@ def built(folder: Path, inputs: Path, threads: int = 2) -> Session:
         if cell.startswith("%%sql"):
             for statement in mart.connection.extract_statements(cell.partition("\n")[2]):
                 mart.execute(statement.query)
-        elif cell.startswith(("carry_history(", "loader = ")):
+        elif cell.startswith("loader = "):
             exec(cell, names)
     raise AssertionError("01_build draws no star")
 

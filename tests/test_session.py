@@ -12,12 +12,11 @@ from mart_helpers.frames import Rows
 
 SET_UP = 'from mart_helpers.notebook import open_candidate\nmart = open_candidate("canary.duckdb")'
 READ = 'from mart_helpers.notebook import open_mart\nmart = open_mart("canary.duckdb")'
-PUBLISH = "from mart_helpers.publishing import publish\nmart.checks_failed = False\npublish(mart)"
+PUBLISH = "from conftest import publish_checked\npublish_checked(mart)"
 FAILING = "select * from no_such_table"
 
 # One kernel for all: what each cell is for, and the cell. Statements are `%%sql` cells.
 CELLS = {
-    "log": "create table build_log as select 1 as build_id",
     "make": "create table t (a integer); insert into t values (1), (2)",
     "view and variable": "create temp view big as select * from t where a > 1; set variable x = 40",
     "start": "start transaction",

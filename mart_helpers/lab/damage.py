@@ -317,7 +317,7 @@ def day_month_swapped(sample: Sample) -> Files:
     )
 
 
-@_caught_by("unit_price_is_not_negative")
+@_caught_by("unit_price_is_near_list_price")
 def negative_price(sample: Sample) -> Files:
     """The new till software thinks that a return needs one more minus."""
 

@@ -1,0 +1,194 @@
+"""The books of a mart: what a build records about itself, and what the last build says of its rows.
+
+`build_log` has a row for each build, `build_inputs` one for each file that a build read, `quarantine`
+one for each bad value. A new build opens them empty, and takes over the history of the mart before.
+"""
+
+from contextlib import suppress
+from datetime import datetime
+
+import duckdb
+
+from mart_helpers.session import BUILD_LOG, has_table
+from mart_helpers.texts import quoted
+
+_TABLES = {
+    BUILD_LOG: (
+        "one row per build",
+        [
+            ("build_id", "integer primary key", "number of the build"),
+            ("built_at", "timestamp", "when the build began, in UTC"),
+            ("stage", "integer", "what was read: 1 seed rows, 2 sales from files, 3 all from files"),
+            ("duckdb_version", "varchar", "version of DuckDB that built the mart"),
+            ("rows_read", "bigint", "rows of all inputs"),
+            ("rows_loaded", "bigint", "rows that are in the star"),
+            ("rows_quarantined", "bigint", "rows that were set aside"),
+            ("revenue_loaded", "decimal(38, 4)", "revenue of the rows in the star"),
+            (
+                "revenue_quarantined",
+                "decimal(38, 4)",
+                "revenue of the rows set aside that can be read",
+            ),
+            ("rows_of_unknown_amount", "bigint", "rows set aside whose revenue cannot be read"),
+            ("volume_tolerance", "double", "share by which rows and revenue may differ from usual"),
+            ("drops_only", "boolean", "only falls of that size were refused"),
+            ("seconds", "decimal(18, 3)", "how long the build took"),
+        ],
+    ),
+    "build_inputs": (
+        "one row per build and input file",
+        [
+            ("build_id", "integer", "number of the build"),
+            ("table_name", "varchar", "declared table that the file belongs to"),
+            ("file", "varchar", "name of the file, below the folder of the inputs"),
+            ("bytes", "bigint", "size of the file"),
+            ("sha256", "varchar", "hash of the file's bytes"),
+            ("rows_read", "bigint", "rows of the file"),
+            ("rows_loaded", "bigint", "rows that are in the star"),
+            ("rows_quarantined", "bigint", "rows that were set aside"),
+            ("ignored_columns", "varchar", "columns of the file that are not declared"),
+            ("defaulted_columns", "varchar", "declared columns that the file lacks"),
+            ("first_day", "date", "first day of the file's rows"),
+            ("last_day", "date", "last day of the file's rows"),
+            ("rows_hash", "varchar", "hash over the rows of the file"),
+            ("taken_over", "boolean", "unchanged, so its rows come from the mart before"),
+        ],
+    ),
+    "quarantine": (
+        "one row per bad value that was set aside",
+        [
+            ("table_name", "varchar", "declared table that the row belongs to"),
+            ("file", "varchar", "name of the file"),
+            ("line", "bigint", "line of the file on which the row begins"),
+            ("column_name", "varchar", "column with the bad value; empty if it is the whole row"),
+            ("value", "varchar", "the bad value, as the file has it"),
+            ("reason", "varchar", "what is wrong with it"),
+            ("raw_row", "varchar", "the row, as the file has it"),
+        ],
+    ),
+}
+
+
+def open_books(connection: duckdb.DuckDBPyConnection, newest_kept: int) -> None:
+    """Create the books in an empty mart, with the history of the mart attached as `published`.
+
+    Enters this build, begun now, under the number after the newest that is published or kept. The SQL
+    variable `build_id` is that number.
+    """
+    for table, (comment, columns) in _TABLES.items():
+        declared = ", ".join(f"{name} {type_}" for name, type_, _ in columns)
+        connection.execute(f"create table {table} ({declared})")
+        connection.execute(f"comment on table {table} is {_text(comment)}")
+        for name, _, says in columns:
+            connection.execute(f"comment on column {table}.{name} is {_text(says)}")
+    for table in (BUILD_LOG, "build_inputs"):
+        if has_table(connection, "published", table):
+            _take_over(connection, table)
+    connection.execute(
+        f"set variable build_id = 1 + (select greatest(max(build_id), {newest_kept}) from {BUILD_LOG})"
+    )
+    connection.execute(
+        f"insert into {BUILD_LOG} by name select getvariable('build_id') as build_id, "
+        "get_current_timestamp() at time zone 'UTC' as built_at, version() as duckdb_version"
+    )
+
+
+def close_books(connection: duckdb.DuckDBPyConnection) -> None:
+    """Enter what became of the rows of this build, and the seconds since it began."""
+    connection.execute(f"""
+        update {BUILD_LOG}
+        set
+            rows_read = inputs.rows_read,
+            rows_loaded = inputs.rows_loaded,
+            rows_quarantined = inputs.rows_quarantined,
+            seconds = epoch(get_current_timestamp()) - epoch(built_at)
+        from (
+            select sum(rows_read), sum(rows_loaded), sum(rows_quarantined)
+            from build_inputs
+            where build_id = getvariable('build_id')
+        ) as inputs (rows_read, rows_loaded, rows_quarantined)
+        where build_id = getvariable('build_id')
+    """)
+
+
+def build_time(connection: duckdb.DuckDBPyConnection) -> datetime | None:
+    """When the last build of the mart began, in UTC, which tells it from any other; None if unknown."""
+    with suppress(duckdb.Error):
+        return connection.execute(f"select max_by(built_at, build_id) from {BUILD_LOG}").fetchone()[0]
+    return None
+
+
+def build_facts(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
+    """What the log says of the last build; null is what the mart does not know.
+
+    `build_id`, `built_at` (ISO 8601, UTC), `rows_loaded`, `rows_quarantined`, `revenue_loaded`,
+    `revenue_quarantined` (money is text with all its decimals).
+    """
+    found = connection.execute(f"from {BUILD_LOG} order by build_id desc limit 1")
+    columns = [column for column, *_ in found.description]
+    build = dict(zip(columns, found.fetchone() or (), strict=False))
+    built_at = build.get("built_at")
+    revenue = {name: build.get(name) for name in ("revenue_loaded", "revenue_quarantined")}
+    return {
+        "build_id": build.get("build_id"),
+        "built_at": built_at and built_at.isoformat(),
+        "rows_loaded": build.get("rows_loaded"),
+        "rows_quarantined": build.get("rows_quarantined"),
+        **{name: None if money is None else str(money) for name, money in revenue.items()},
+    }
+
+
+def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """What the last build did with the rows it read, as lines of text.
+
+    Further lines tell the commonest reasons in its quarantine, and which columns its files lacked or
+    had in vain.
+    """
+    from mart_helpers.quarantine import commonest_reasons
+
+    rows = connection.execute(
+        f"select rows_read, rows_loaded, rows_quarantined from {BUILD_LOG} order by build_id desc"
+    ).fetchone()
+    found, more = commonest_reasons(connection) if rows[-1] else ([], 0)
+    reasons = [
+        f"{count:,} × such as {file}, line {line}: {reason}" for count, file, line, reason in found
+    ]
+    reasons += [f"and {more} more, in the table quarantine"] if more else []
+    columns = []
+    with suppress(duckdb.Error):  # a mart of an older 01_build
+        columns = [line for (line,) in connection.execute(_ODD_COLUMNS).fetchall()]
+    return ["{:,} read, {:,} loaded, {:,} in quarantine".format(*rows), *reasons, *columns]
+
+
+_ODD_COLUMNS = f"""
+with latest as (
+    select *
+    from build_inputs
+    where build_id = (select max(build_id) from {BUILD_LOG})
+),
+lines as (
+    select file, 'has no column ' || defaulted_columns || ', so its default is taken' as line
+    from latest
+    where defaulted_columns <> ''
+    union all
+    select file, 'column ' || ignored_columns || ' is not known, and ignored'
+    from latest
+    where ignored_columns <> ''
+)
+select min(file) || if(count(*) > 1, ' and ' || count(*) - 1 || ' more', '') || ': ' || line
+from lines
+group by line
+order by min(file), line desc
+"""
+
+
+def _take_over(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    """Copy the rows of the mart before, as far as it has the same columns."""
+    columns = connection.table(table).columns
+    same = [name for name in connection.table(f"published.{table}").columns if name in columns]
+    names = ", ".join(map(quoted, same))
+    connection.execute(f"insert into {table} by name select {names} from published.{table}")
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,268 @@
+"""The checks that any mart needs, derived from its contract, its books and the names of its star.
+
+`dim_<thing>` has `<thing>_key`, and a fact refers to it by the same name. A dimension with a day of its
+own name is a calendar. Each check is a view of bad rows in schema `checks`, as those of 01_build are.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from duckdb import DuckDBPyConnection
+
+from mart_helpers.contract import (
+    Table,
+    ascends_sql,
+    declared_tables,
+    read_contract,
+    star_types,
+)
+from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
+from mart_helpers.texts import quoted
+
+
+class Check(NamedTuple):
+    """A view to be: its name, the query that finds the bad rows, and what holds when there are none."""
+
+    name: str
+    query: str
+    sentence: str
+
+
+@in_words()
+def derive_checks(session: Session) -> None:
+    """Create a view in schema `checks` for each check that any mart needs, all of severity error.
+
+    Raises QueryError if the session only reads.
+    """
+    connection = session.connection
+    connection.execute("create schema if not exists checks")
+    for check in [*_structural_checks(connection), *_checks_of_books(connection)]:
+        view = f"checks.{quoted(check.name)}"
+        sentence = check.sentence.replace("'", "''")
+        connection.execute(f"create or replace view {view} as {check.query}")
+        connection.execute(f"comment on view {view} is 'error: {sentence}'")
+
+
+def _structural_checks(connection: DuckDBPyConnection) -> Iterator[Check]:
+    """What holds by the names of the star and by what the contract declares."""
+    star = star_types(connection)
+    for table, columns in star.items():
+        yield Check(
+            f"{table}_has_rows",
+            f"select '{table}' as empty_table where not exists (from {quoted(table)})",
+            f"{table} has rows",
+        )
+        thing = table.removeprefix("dim_")
+        for column in columns:
+            dimension = f"dim_{column.removesuffix('_key')}"
+            if column.endswith("_key") and dimension == table:
+                yield from _key_checks(table, column)
+            elif column.endswith("_key") and dimension in star:
+                yield _reference_check(table, column, dimension)
+        if columns.get(thing) == "DATE":
+            yield _calendar_check(table, thing)
+    for name in declared_tables(connection):
+        if name in star:
+            yield from _declared_checks(read_contract(connection, name), list(star[name]))
+
+
+def _key_checks(table: str, column: str, known: str = "true") -> Iterator[Check]:
+    key, rows = quoted(column), quoted(table)
+    yield Check(
+        f"{table}_{column}_is_unique",
+        f"select {key}, count(*) as rows from {rows} where {key} is not null "
+        f"and not ({ascends_sql(rows, key)}) group by {key} having count(*) > 1",
+        f"each {column} occurs once in {table}",
+    )
+    yield _not_null(table, column, known)
+
+
+def _not_null(table: str, column: str, known: str) -> Check:
+    return Check(
+        f"{table}_{column}_is_not_null",
+        f"select * from {quoted(table)} where {quoted(column)} is null and {known}",
+        f"every row of {table} has a {column}",
+    )
+
+
+def _reference_check(table: str, column: str, dimension: str) -> Check:
+    rows = quoted(table)
+    return Check(
+        f"{table}_{column}_is_in_{dimension}",
+        f"select {rows}.* from {rows} anti join {quoted(dimension)} using ({quoted(column)})",
+        f"every {column} of {table} is in {dimension}",
+    )
+
+
+def _calendar_check(table: str, day: str) -> Check:
+    day, rows = quoted(day), quoted(table)
+    steps = f"select {day}, {day} - lag({day}) over (order by {day}) as days_since_last from {rows}"
+    return Check(
+        f"{table}_has_no_gap",
+        f"from ({steps} where {day} is not null) where days_since_last <> 1",
+        f"{table} has every day between its first and its last",
+    )
+
+
+def _declared_checks(table: Table, columns: list[str]) -> Iterator[Check]:
+    """What the contract says of a column holds in the star too; the unknown member is exempt."""
+    surrogate = f"{table.name.removeprefix('dim_')}_key"
+    known = f"{quoted(surrogate)} <> -1" if surrogate in columns else "true"
+    for column in table.columns:
+        if column.name in columns and column.name == table.key:
+            yield from _key_checks(table.name, column.name, known)
+        elif column.name in columns and column.is_required:
+            yield _not_null(table.name, column.name, known)
+    for number, rule in enumerate(table.rules, start=1):
+        if set(rule.columns) <= set(columns):
+            yield Check(
+                f"{table.name}_rule_{number}_on_{'_and_'.join(rule.columns)}",
+                f"select * from {quoted(table.name)} where not ({rule.expression})",
+                f"{rule.words} holds in {table.name}",
+            )
+
+
+def _checks_of_books(connection: DuckDBPyConnection) -> Iterator[Check]:
+    """Nothing is lost between the inputs and the star, and the build is about as large as usual."""
+    if not has_table(connection, current_database(connection), "build_inputs"):
+        return
+    star = star_types(connection)
+    for name in declared_tables(connection):
+        if name in star:
+            table = read_contract(connection, name)
+            yield _rows_check(table)
+            if amounts := _loaded_amounts(connection, table, star[name]):
+                yield _amounts_check(name, amounts)
+    yield Check(
+        "quarantine_has_every_rejected_row",
+        _NOT_IN_QUARANTINE,
+        "every row that was not loaded is in quarantine",
+    )
+    yield Check(
+        "build_is_near_earlier_builds",
+        _FAR_FROM_EARLIER_BUILDS,
+        "rows and revenue are near those of earlier builds (if not, and rightly: raise "
+        "volume_tolerance)",
+    )
+
+
+def _rows_check(table: Table) -> Check:
+    """A fact has as many rows as were loaded for it; a dimension, as many natural keys."""
+    is_fact = table.name.startswith("fact_")
+    counted = "count(*)" if is_fact else f"count(distinct {quoted(table.key)})"
+    return Check(
+        f"{table.name}_has_every_loaded_row",
+        "select loaded.rows as rows_loaded, star.rows as rows_in_star from ("
+        "select sum(rows_loaded) as rows from build_inputs "
+        f"where table_name = '{table.name}' and build_id = (select max(build_id) from {BUILD_LOG})"
+        f") as loaded cross join (select {counted} as rows from {quoted(table.name)}) as star "
+        "where loaded.rows is distinct from star.rows",
+        f"every row that was loaded is in {table.name}, once",
+    )
+
+
+def _loaded_amounts(
+    connection: DuckDBPyConnection, table: Table, types: Mapping[str, str]
+) -> dict[str, str | None]:
+    """For each amount of a fact, the sum over the rows that were loaded, as text.
+
+    An amount is a whole or decimal number that the fact has from its input under the same name, or that
+    a macro of this name makes of columns of the input.
+    """
+    if not table.name.startswith("fact_") or not has_table(connection, "staging", table.name):
+        return {}
+    declared = set(table.column_names)
+    macros = {
+        name: f"{name}({', '.join(arguments)})"
+        for name, arguments in connection.execute(_MACROS).fetchall()
+        if declared.issuperset(arguments)
+    }
+    made_of = {name: quoted(name) for name in declared} | macros
+    sums = {
+        name: f"sum(try_cast({made_of[name]} as {type_}))::varchar"
+        for name, type_ in types.items()
+        if name in made_of and re.match(r"DECIMAL|\w*INT", type_)
+    }
+    if not sums:
+        return {}
+    loaded = f"select {', '.join(sums.values())} from staging.{quoted(table.name)}"
+    return dict(zip(sums, connection.execute(loaded).fetchone(), strict=True))
+
+
+def _amounts_check(table: str, loaded: Mapping[str, str | None]) -> Check:
+    names = ", ".join(f"'{name}'" for name in loaded)
+    sums = ", ".join(f"sum({quoted(name)})::varchar" for name in loaded)
+    values = ", ".join("null" if value is None else f"'{value}'" for value in loaded.values())
+    return Check(
+        f"{table}_has_all_loaded_amounts",
+        f"from (select unnest([{names}]) as amount, unnest([{values}]) as loaded, "
+        f"unnest([{sums}]) as in_star from {quoted(table)}) where loaded is distinct from in_star",
+        f"the amounts of {table} add up to those of the rows that were loaded",
+    )
+
+
+_MACROS = """
+select function_name, parameters
+from duckdb_functions()
+where database_name = current_database() and schema_name = 'main' and function_type = 'macro'
+"""
+
+_NOT_IN_QUARANTINE = f"""
+with set_aside as (
+    select table_name, file, count(distinct line) as rows_in_quarantine
+    from quarantine
+    group by all
+)
+select
+    build_inputs.table_name,
+    build_inputs.file,
+    build_inputs.rows_quarantined,
+    coalesce(set_aside.rows_in_quarantine, 0) as rows_in_quarantine
+from build_inputs
+left join set_aside
+    on build_inputs.table_name = set_aside.table_name and build_inputs.file = set_aside.file
+where
+    build_inputs.build_id = (select max(build_id) from {BUILD_LOG})
+    and build_inputs.rows_quarantined <> coalesce(set_aside.rows_in_quarantine, 0)
+"""
+
+# The median of the earlier builds of this stage, once there are five.
+_FAR_FROM_EARLIER_BUILDS = f"""
+with builds as (
+    select build_log.*, inputs.rows
+    from {BUILD_LOG} as build_log
+    left join (
+        select build_id, sum(rows_loaded) as rows
+        from build_inputs
+        group by build_id
+    ) as inputs on build_log.build_id = inputs.build_id
+),
+this_build as (
+    select *
+    from builds
+    where build_id = (select max(build_id) from builds)
+),
+compared as (
+    select
+        count(*) as earlier_builds,
+        unnest(['rows_loaded', 'revenue_loaded']) as what,
+        unnest([median(earlier.rows_loaded), median(earlier.revenue_loaded)]) as usual,
+        unnest([any_value(this_build.rows), any_value(this_build.revenue_loaded)]) as found,
+        any_value(this_build.volume_tolerance) as tolerance,
+        any_value(this_build.drops_only) as drops_only
+    from this_build
+    inner join builds as earlier
+        on this_build.stage = earlier.stage and this_build.build_id > earlier.build_id
+)
+select what, usual, found, tolerance
+from compared
+where
+    earlier_builds >= 5
+    and usual is not null
+    and (
+        found is null
+        or found <= usual * (1 - tolerance)
+        or (not drops_only and found >= usual * (1 + tolerance))
+    )
+"""

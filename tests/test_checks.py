@@ -1,0 +1,393 @@
+"""The checks: those that are derived, those that 01_build writes, and what is said when one fails."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+from checked_marts import BREAKS, RETURNS, MakeMart, made_of
+from conftest import sql_of
+
+from mart_helpers.checks import explain_failures, run_checks, stop_on_failures
+from mart_helpers.derived import derive_checks
+from mart_helpers.errors import CheckFailed
+from mart_helpers.session import Session, current_database, has_table, open_published
+
+STAR = """
+create schema contract;
+create table contract.dim_product (product_id varchar primary key, product_name varchar);
+create table contract.fact_sales (
+    sale_id varchar primary key,
+    product_id varchar not null references contract.dim_product (product_id),
+    quantity bigint not null,
+    discount decimal(9, 6) not null default 0 check (discount between 0 and 1)
+);
+create table dim_product (product_key integer, product_id varchar, product_name varchar);
+create table fact_sales (
+    sale_id varchar, product_key integer, quantity bigint, discount decimal(9, 6)
+);
+create table build_log (build_id integer, built_at timestamp);
+insert into dim_product values (-1, null, 'Unknown'), (1, 'P1', 'Tea'), (2, 'P2', null);
+insert into fact_sales values ('S1', 1, 5, 0), ('S2', 2, -1, 0.25), ('S3', -1, 1, 1);
+"""
+
+LATEST = "where build_id = (select max(build_id) from build_log)"
+ROWS, AMOUNTS = "fact_sales_has_every_loaded_row", "fact_sales_has_all_loaded_amounts"
+
+
+@pytest.fixture
+def make_mart(tmp_path: Path) -> Iterator[MakeMart]:
+    with made_of(STAR, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def with_fault(sample_mart: Path, tmp_path: Path) -> Iterator[Callable[[str], Session]]:
+    """Makes a copy of the sample's mart, changed after its build, and opens it to read."""
+    path, sessions = tmp_path / "mart.duckdb", []
+
+    def make(statements: str) -> Session:
+        path.write_bytes(sample_mart.read_bytes())
+        with duckdb.connect(str(path)) as connection:
+            connection.execute(statements)
+        sessions.append(Session(open_published(path), path, {}))
+        return sessions[-1]
+
+    yield make
+    for session in sessions:
+        session.close()
+
+
+def failed(results: pd.DataFrame) -> dict[str, int]:
+    bad = results[results["status"] != "pass"]
+    return dict(zip(bad["check_name"], bad["bad_rows"], strict=True))
+
+
+# Derived from the names of the star and the contract
+
+
+def test_a_sound_mart_passes_every_check(make_mart: MakeMart) -> None:
+    mart = make_mart()
+    results = run_checks(mart)
+    assert set(results["status"]) == {"pass"}
+    assert results["check_name"].to_list() == [
+        "dim_product_has_rows",
+        "dim_product_product_id_is_not_null",
+        "dim_product_product_id_is_unique",
+        "dim_product_product_key_is_not_null",
+        "dim_product_product_key_is_unique",
+        "fact_sales_discount_is_not_null",
+        "fact_sales_has_rows",
+        "fact_sales_product_key_is_in_dim_product",
+        "fact_sales_quantity_is_not_null",
+        "fact_sales_rule_1_on_discount",
+        "fact_sales_sale_id_is_not_null",
+        "fact_sales_sale_id_is_unique",
+    ]
+    stop_on_failures(mart, results, "warn")
+
+
+@pytest.mark.parametrize(
+    ("planted", "check", "bad_rows"),
+    [
+        (
+            "insert into fact_sales values ('S4', 99, 1, 0), ('S5', null, 1, 0)",
+            "fact_sales_product_key_is_in_dim_product",
+            2,
+        ),
+        (
+            "insert into fact_sales values ('S1', 1, 1, 0), ('S1', 1, 1, 0), ('S2', 1, 1, 0)",
+            "fact_sales_sale_id_is_unique",
+            2,
+        ),
+        (
+            "insert into dim_product values (1, 'P3', 'Second with key 1')",
+            "dim_product_product_key_is_unique",
+            1,
+        ),
+        (
+            "insert into dim_product values (3, null, 'No id')",
+            "dim_product_product_id_is_not_null",
+            1,
+        ),
+        (
+            "insert into fact_sales values ('S4', 1, 1, 1.5), ('S5', 1, 1, -0.1)",
+            "fact_sales_rule_1_on_discount",
+            2,
+        ),
+        ("delete from fact_sales", "fact_sales_has_rows", 1),
+    ],
+)
+def test_a_planted_fault_fails_its_check_and_no_other(
+    make_mart: MakeMart, planted: str, check: str, bad_rows: int
+) -> None:
+    results = run_checks(make_mart(planted))
+    assert failed(results) == {check: bad_rows}
+    assert results.loc[0, ["severity", "status"]].to_list() == ["error", "fail"]
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_checks_may_be_derived_within_a_transaction(candidate: Session, end: str) -> None:
+    candidate.execute("create table dim_thing (thing_key integer)")
+    candidate.execute("start transaction")
+    candidate.connection.execute("from range(9)").fetchone()  # a result that is not yet fetched
+    derive_checks(candidate)
+    assert not has_table(candidate.connection, "published", "nothing")
+    candidate.execute(end)
+    assert len(run_checks(candidate)) == (5 if end == "commit" else 0)
+
+
+def test_names_that_sql_would_have_to_quote_are_checked_too(candidate: Session) -> None:
+    candidate.execute(
+        'create table "dim_Point of Sale" ("Point of Sale" date, "Point of Sale_key" integer)'
+    )
+    candidate.execute("""insert into "dim_Point of Sale" values ('2024-01-01', 1), ('2024-01-03', 1)""")
+    derive_checks(candidate)
+    assert failed(run_checks(candidate)) == {
+        "dim_Point of Sale_Point of Sale_key_is_unique": 1,
+        "dim_Point of Sale_has_no_gap": 1,
+    }
+
+
+# Derived from the books, and written in 01_build
+
+FAULTS = {
+    ROWS: (f"update build_inputs set rows_loaded = rows_loaded + 1 {LATEST}", 1),
+    AMOUNTS: ("update fact_sales set net_amount = net_amount + 0.0001 where sale_id = 'S000001'", 1),
+    "quarantine_has_every_rejected_row": (
+        "update build_inputs set rows_quarantined = 2 where table_name = 'dim_product'; "
+        "insert into quarantine values ('dim_product', 'dim_product.csv', 7, 'a', 'b', 'c', 'd'), "
+        "('dim_product', 'dim_product.csv', 7, 'e', 'f', 'g', 'h')",
+        1,
+    ),
+    "dim_date_has_no_gap": (
+        "delete from dim_date where date_key in (20231231, 20240101); delete from fact_sales "
+        "where date_key in (20231231, 20240101)",
+        1,
+    ),
+    "no_sale_in_the_future": ("update build_log set built_at = timestamp '2024-12-30'", 4),
+    "no_long_gap_without_sales": ("delete from fact_sales where date_key // 100 = 202406", 1),
+    "no_sale_before_signup": (
+        "update dim_customer set signup_date = date '2024-12-24' where customer_id = 'C001'",
+        240,
+    ),
+    "no_discount_without_customer": (
+        "update fact_sales set discount = 0.21 where sale_id in (select sale_id from fact_sales "
+        "where customer_key = -1 order by sale_id limit 3)",
+        3,
+    ),
+    "few_sales_without_customer": ("update fact_sales set customer_key = -1 where quantity > 5", 1),
+    "unit_price_is_near_list_price": (
+        "update dim_product set list_price = null where product_id = 'P01'; "
+        "update fact_sales set unit_price = if(sale_id = 'S000002', 100, -1) * unit_price "
+        "where sale_id in ('S000001', 'S000002')",
+        2,
+    ),
+}
+# what else a fault breaks, because one thing has two consequences
+ALSO = {
+    ROWS: {"dim_customer_has_every_loaded_row", "dim_product_has_every_loaded_row"},
+    "dim_date_has_no_gap": {ROWS, AMOUNTS},
+    "no_long_gap_without_sales": {ROWS, AMOUNTS},
+    "no_discount_without_customer": {AMOUNTS},
+    "unit_price_is_near_list_price": {AMOUNTS},
+}
+
+
+def test_the_sample_passes_every_check(with_fault):
+    results = run_checks(with_fault("select 1"))
+    assert failed(results) == {}
+    assert len(results) == 39
+    assert set(FAULTS) < set(results["check_name"])
+
+
+@pytest.mark.parametrize("check", FAULTS)
+def test_a_fault_in_the_sample_fails_its_check_and_no_other(with_fault, check):
+    statements, bad_rows = FAULTS[check]
+    found = failed(run_checks(with_fault(statements)))
+    assert set(found) == {check} | ALSO.get(check, set())
+    assert found[check] == bad_rows
+
+
+def test_a_dimension_that_lost_or_gained_a_member_fails(with_fault):
+    found = failed(
+        run_checks(
+            with_fault(
+                "delete from dim_customer where customer_id = 'C024'; "
+                "insert into dim_product by name select 99 as product_key, 'X' as product_id"
+            )
+        )
+    )
+    assert found["dim_customer_has_every_loaded_row"] == 1
+    assert found["dim_product_has_every_loaded_row"] == 1
+
+
+def test_the_last_sale_has_to_be_recent_if_a_day_is_named(with_fault):
+    session = with_fault("select 1")
+    for as_of_date, failures in (("2025-01-07", {}), ("2025-01-08", {"last_sale_is_recent": 1})):
+        session.connection.execute(f"set variable as_of_date = date '{as_of_date}'")
+        session.connection.execute("set variable max_age_days = 7")
+        assert failed(run_checks(session)) == failures
+
+
+def earlier_builds(rows: list[int], stage: int = 3) -> str:
+    """Statements for a log with so many `rows` in the builds before this one, which has 2,036."""
+    values = ", ".join(f"({number}, {stage}, {count}, 1)" for number, count in enumerate(rows, 1))
+    return (
+        "update build_inputs set build_id = 100; update build_log set build_id = 100; "
+        f"insert into build_log (build_id, stage, rows_loaded, revenue_loaded) values {values}; "
+        "update build_log set revenue_loaded = (select max(revenue_loaded) from build_log)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "log", "is_refused"),
+    [
+        ("almost half as much is within the tolerance", earlier_builds([4071] * 5), False),
+        ("half as much is not", earlier_builds([4072] * 5), True),
+        ("half as much again is not", earlier_builds([1357] * 5), True),
+        ("one odd build does not move the median", earlier_builds([2036, 2036, 9, 2036, 9**9]), False),
+        ("four earlier builds are too few", earlier_builds([9000] * 4), False),
+        ("builds of another stage do not count", earlier_builds([9000] * 9, stage=1), False),
+        (
+            "rises are let pass by choice",
+            earlier_builds([1357] * 5) + "; update build_log set drops_only = true",
+            False,
+        ),
+        (
+            "falls are not",
+            earlier_builds([4072] * 5) + "; update build_log set drops_only = true",
+            True,
+        ),
+        (
+            "the tolerance is that of the build",
+            earlier_builds([4072] * 5) + "; update build_log set volume_tolerance = 0.6",
+            False,
+        ),
+        (
+            "a build that was not measured is not near",
+            earlier_builds([2036] * 5) + f"; update build_log set revenue_loaded = null {LATEST}",
+            True,
+        ),
+    ],
+)
+def test_a_build_is_measured_by_earlier_ones(with_fault, words, log, is_refused):
+    found = failed(run_checks(with_fault(log)))
+    assert found == ({"build_is_near_earlier_builds": 1} if is_refused else {})
+
+
+# What is said of them
+
+
+def test_only_the_days_asked_for_are_checked(with_fault):
+    session = with_fault(
+        "update fact_sales set customer_key = 999 where sale_id in ('S000001', 'S002000'); "
+        "update fact_sales set unit_price = -1 where sale_id = 'S000002'"
+    )
+    reference, price = "fact_sales_customer_key_is_in_dim_customer", "unit_price_is_near_list_price"
+    assert failed(run_checks(session))[reference] == 2
+    assert failed(run_checks(session, "2023-01-02"))[reference] == 1
+    assert failed(run_checks(session, "", "2023-01-01"))[reference] == 1
+    assert price in failed(run_checks(session, "2023-01-02", "2023-01-02"))
+    assert not {reference, price} & failed(run_checks(session, "2024-01-01", "2024-01-31")).keys()
+
+
+def test_a_failure_shows_rows_with_natural_keys_file_and_line(with_fault, tmp_path):
+    session = with_fault(
+        "update fact_sales set unit_price = 100 * unit_price where sale_id = 'S000002'; "
+        "update fact_sales set product_key = 99 where sale_id = 'S000005'"
+    )
+    results = run_checks(session)
+    failures = explain_failures(session, results, "inputs")
+    _, reference, price = failures
+    assert (price.check_name, price.bad_rows) == ("unit_price_is_near_list_price", 1)
+    ((sale, day, product, *_, file, line),) = price.sample.itertuples(index=False)
+    assert (sale, day, product, file, line) == ("S000002", 20230102, "P02", "fact_sales.csv", 3)
+    assert price.query == "select * from checks.unit_price_is_near_list_price"
+    assert reference.sample["customer_id"].notna().all()
+    assert list(reference.sample["line"]) == [6]
+    assert "S000002" in repr(failures)
+    assert "<td>S000002</td>" in failures._repr_html_()
+    (tmp_path / "fact_sales.csv").write_text("another than the build has read")
+    assert all("line" not in each.sample for each in explain_failures(session, results, str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("faults", "stops"),
+    [
+        (RETURNS, {"error": False, "warn": True, "never": False}),
+        ("delete from fact_sales", {"error": True, "warn": True, "never": False}),
+    ],
+)
+def test_fail_on_says_from_which_severity_on_a_run_stops(
+    make_mart: MakeMart, faults: str, stops: dict[str, bool]
+) -> None:
+    mart = make_mart(faults)
+    results = run_checks(mart)
+    for fail_on, is_stopped in stops.items():
+        if is_stopped:
+            with pytest.raises(CheckFailed, match=r"^1 of 1[23] checks failed"):
+                stop_on_failures(mart, results, fail_on)
+        else:
+            stop_on_failures(mart, results, fail_on)
+
+
+def test_the_message_names_check_count_and_rows_and_fits_on_one_screen(with_fault):
+    session = with_fault(
+        "update fact_sales set customer_key = 4711, product_key = 999, date_key = 1, quantity = null, "
+        "discount = 7, sale_id = 'S1'"
+    )
+    with pytest.raises(CheckFailed) as stop:
+        stop_on_failures(session, run_checks(session), "warn")
+    message = str(stop.value)
+    assert message.startswith(
+        "7 of 39 checks failed.\nfact_sales_customer_key_is_in_dim_customer (error): "
+    )
+    assert "2,000 bad. Expected: every customer_key of fact_sales is in dim_customer" in message
+    assert "4711" in message
+    assert len(message.splitlines()) < 45
+
+
+def test_a_check_that_cannot_run_is_broken_and_never_a_pass(make_mart: MakeMart) -> None:
+    mart = make_mart(BREAKS)
+    results = run_checks(mart)
+    assert results.loc[0, ["check_name", "status"]].to_list() == ["needs_scratch", "broken"]
+    with pytest.raises(CheckFailed, match=r"needs_scratch .*cannot run.*scratch"):
+        stop_on_failures(mart, results, "warn")
+
+
+def test_a_broken_check_ends_no_transaction(candidate: Session) -> None:
+    candidate.execute("start transaction")
+    candidate.execute("create schema checks; create table dim_thing (thing_key integer)")
+    candidate.execute("create view checks.things as from dim_thing; drop table dim_thing")
+    assert [row.status for row in run_checks(candidate).itertuples()] == ["broken"]
+    candidate.execute("create table dim_other (other_key integer)")
+    candidate.execute("rollback")
+    assert not has_table(candidate.connection, current_database(candidate.connection), "dim_other")
+
+
+def test_a_mart_without_any_check_is_not_vouched_for(with_fault):
+    session = with_fault("drop schema checks cascade")
+    with pytest.raises(CheckFailed, match="There are no checks, so nothing vouches for the mart"):
+        stop_on_failures(session, run_checks(session), "error")
+
+
+# What is in quarantine, as 04_quality lists it
+
+
+def test_quarantine_is_listed_by_reason_file_by_file(candidate: Session) -> None:
+    candidate.connection.execute(
+        "insert into quarantine by name select 'fact_sales' as table_name, 'fact_sales/2.csv' as file, "
+        "line, 'sale_id \"S' || line || '\" repeats that of line ' || line || ' in fact_sales/1.csv' "
+        "as reason from range(2, 102) lines (line)"
+    )
+    candidate.connection.execute(
+        "insert into quarantine by name select 'dim_product' as table_name, "
+        "format('dim_product/{:02}.csv', month) as file, 2 as line, 'unit_cost is missing' as reason "
+        "from range(30) months (month)"
+    )
+    (statement,) = sql_of("04_quality", "with reasons")
+    *products, sales = candidate.connection.execute(statement).fetchall()
+    assert sales[2:] == ("sale_id … repeats that of another line in fact_sales/1.csv", 100, [2, 3, 4])
+    assert [file for _, file, *_ in products] == [f"dim_product/{month:02}.csv" for month in range(30)]
