@@ -278,13 +278,15 @@ def _pages(executed: list[Path], values: Values) -> list[Path]:
 def _results(
     notebooks: tuple[str, ...], database: Path, data_dir: Path, formats: str, said: dict[str, list[str]]
 ) -> Iterator[tuple[str, str]]:
+    from mart_helpers.books import account_of
     from mart_helpers.inspect import last_verdict
+    from mart_helpers.session import open_published
     from mart_helpers.texts import size_text
 
-    if "01_build" in notebooks:
-        rows, *reasons = said["rows"]
-        yield "rows", rows
-        yield from (("", line) for line in reasons)
+    if "01_build" in notebooks and database.exists():
+        with open_published(database) as connection:
+            rows = said.get("rows") or account_of(connection)
+        yield from zip(["rows", *[""] * len(rows)], rows, strict=False)
         yield "mart", f"{shown(database)} ({size_text(database)})"
     yield from (("sales", line) for line in said.get("sales", []))
     if "03_export" in notebooks:

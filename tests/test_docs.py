@@ -23,7 +23,7 @@ def built_home(shared_home: Path) -> Path:
     result = mart_command("all", cwd=shared_home)
     assert result.returncode == 0, result.stderr
     (shared_home / "said").write_text(result.stdout)
-    assert mart_command("build", "--force", cwd=shared_home).returncode == 0
+    assert mart_command("build", cwd=shared_home).returncode == 0
     return shared_home
 
 
