@@ -4,12 +4,16 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from shutil import copytree
 
 import golden
 import pytest
+from click.exceptions import Exit
 from conftest import CHECKOUT, mart_command, query
+
+from mart_helpers import cli
 
 PAGES = {path.name: path.read_text() for path in (CHECKOUT / "README.md", *CHECKOUT.glob("docs/*.md"))}
 # Those that are quick; others only have to be understood.
@@ -31,7 +35,7 @@ def commands(page: str) -> list[list[str]]:
     """The words of each command in a page's code blocks, then of those within its sentences."""
     blocks = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
     lines = [line.partition("  #")[0] for block in blocks for line in block.splitlines()]
-    within = [f"{command} --help" for command in re.findall(r"`(python -m mart [^`]+)`", page)]
+    within = [f"{command} --help" for command in re.findall(r"`(mart \w[^`]*)`", page)]
     return [shlex.split(line) for line in lines + within if line.strip()]
 
 
@@ -41,21 +45,19 @@ def test_the_commands_of_a_page_work(name, built_home, tmp_path, monkeypatch):
     monkeypatch.setenv("MART_HOME", str(home))
     for command in commands(PAGES[name]):
         match command:
-            case ["python", "-m", "mart", work, *options]:
-                asked = [] if work in RUN_FOR_REAL else ["--help"]
-                run = [sys.executable, "-m", "mart", work, *options, *asked]
+            case ["mart", work, *options] if work in RUN_FOR_REAL:
+                result = mart_command(work, *options, cwd=home)
+                assert result.returncode == 0, (command, result.stderr)
+            case ["mart", work, *options]:
+                with suppress(Exit):  # after --help
+                    cli.mart.commands[work].make_context(work, options)
             case ["papermill", *options]:
-                run = [sys.executable, "-m", "papermill", *options, "--prepare-only"]
+                papermill = [sys.executable, "-m", "papermill", *options, "--prepare-only"]
+                subprocess.run(papermill, cwd=home, check=True, capture_output=True)
             case ["make", target]:
                 assert re.search(rf"^{target}:", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
-                continue
-            case ["source", script]:
-                assert script == ".venv/bin/activate"
-                continue
             case _:
-                pytest.fail(f"no test knows how to run {command}")
-        result = subprocess.run(run, cwd=home, capture_output=True, text=True)
-        assert result.returncode == 0, (command, result.stderr)
+                assert command == ["source", ".venv/bin/activate"]
 
 
 def shape(text: str) -> str:
