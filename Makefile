@@ -42,9 +42,10 @@ test: $(DEV_READY)  ## Run the tests; PYTEST_ARGS="-k name" is passed on.
 lab: $(DEV_READY)  ## Open the notebooks in JupyterLab; LAB_ARGS is passed on.
 	@$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)
 
-lint: $(DEV_READY)  ## Check style and formatting of Python files and notebooks.
+lint: $(DEV_READY)  ## Check the style of Python and SQL, in files and in cells.
 	@$(VENV_PYTHON) -m ruff check
 	@$(VENV_PYTHON) -m ruff format --check
+	@$(VENV_PYTHON) tests/lint_sql.py
 
 bench: $(RUN_READY) $(PEERS_READY)  ## Measure against plain scripts, dbt, pandas and polars; BENCH_ARGS is passed on.
 	@$(VENV_PYTHON) $(BENCHMARKS)/bench.py $(BENCH_ARGS)

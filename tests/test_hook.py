@@ -43,7 +43,7 @@ def test_a_commit_of_a_notebook_with_noise_is_refused_and_one_without_is_not(rep
     write(path, noisy)
     refused = commit()
     assert refused.returncode == 1
-    assert "it_carries_no_noise_of_its_run-03_export" in refused.stdout + refused.stderr
+    assert "it_carries_no_noise_of_its_run" in refused.stdout + refused.stderr
     write(path, notebook)
     accepted = commit()
     assert accepted.returncode == 0, accepted.stdout + accepted.stderr
