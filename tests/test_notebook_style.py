@@ -28,7 +28,8 @@ OF_ITS_RUN = re.compile(  # a time of day, or a place on one machine
 FORMS = {"text/plain", "text/html", "image/png"}
 PICTURE_METADATA = {"alt", "height", "width"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-LONGEST_PYTHON, LONGEST_SQL = 12, 40
+SUMMARY = {"tags": ["summary"]}
+LONGEST_PYTHON, LONGEST_SQL, MOST_SILENT = 12, 40, 4
 SECTION = re.compile(r"^(#|###+) ", re.MULTILINE)
 
 
@@ -70,7 +71,7 @@ def it_begins_with_title_parameters_set_up_and_a_section(notebook: dict) -> Iter
         yield "its third cell does not begin with imports alone"
     if not ast.unparse(last).startswith("mart = open_") or set_up["outputs"]:
         yield "its third cell does not end with opening the mart, or shows something"
-    if not source(section).startswith("## "):
+    if not re.search("^## ", source(section), re.MULTILINE):
         yield "its fourth cell opens no section"
 
 
@@ -88,10 +89,18 @@ def its_last_cell_links_to_a_notebook(notebook: dict) -> Iterator[str]:
 
 
 @rule
-def its_cells_have_a_source_and_only_the_parameters_a_tag(notebook: dict) -> Iterator[str]:
+def its_cells_have_a_source_and_no_tags_of_their_own(notebook: dict) -> Iterator[str]:
+    """Tags are for the parameters, and for the summary that the command line prints at its end."""
     for number, cell in enumerate(notebook["cells"]):
-        if not source(cell).removeprefix("%%sql").strip() or (cell["metadata"] and number != 1):
+        is_known = not cell["metadata"] or number == 1 or cell["metadata"] == SUMMARY
+        if not source(cell).removeprefix("%%sql").strip() or not is_known:
             yield f"cell {cell['id']}"
+
+
+@rule
+def it_shows_something_every_few_cells(notebook: dict) -> Iterator[str]:
+    shows = "".join("x" if cell["outputs"] else "-" for cell in code(notebook)[2:])
+    yield from (silence for silence in shows.split("x") if len(silence) > MOST_SILENT)
 
 
 @rule
@@ -103,10 +112,11 @@ def it_imports_in_its_third_cell_only(notebook: dict) -> Iterator[str]:
 
 @rule
 def no_python_cell_defines_loops_catches_or_prints(notebook: dict) -> Iterator[str]:
-    for text in python_cells(notebook):
-        for node in ast.walk(ast.parse(text)):
+    for cell in code(notebook):
+        nodes = [] if source(cell).startswith("%%sql") else ast.walk(ast.parse(source(cell)))
+        for node in nodes:
             is_print = isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "display")
-            if isinstance(node, BANNED) or is_print:
+            if isinstance(node, BANNED) or (is_print and cell["metadata"] != SUMMARY):
                 yield ast.unparse(node)
 
 
@@ -286,8 +296,9 @@ BROKEN = [
     (it_has_one_title_and_sections, good(prose("# Another title"))),
     (its_last_cell_links_to_a_notebook, changed(5, source="That was it.")),
     (its_last_cell_links_to_a_notebook, changed(5, source="[next](06_none.ipynb)")),
-    (its_cells_have_a_source_and_only_the_parameters_a_tag, good(cell("%%sql\n"))),
-    (its_cells_have_a_source_and_only_the_parameters_a_tag, changed(4, metadata={"tags": ["skip"]})),
+    (its_cells_have_a_source_and_no_tags_of_their_own, good(cell("%%sql\n"))),
+    (its_cells_have_a_source_and_no_tags_of_their_own, changed(4, metadata={"tags": ["skip"]})),
+    (it_shows_something_every_few_cells, good(*[cell("mart")] * 5)),
     (it_imports_in_its_third_cell_only, good(cell("import pandas as pd"))),
     (no_python_cell_defines_loops_catches_or_prints, good(cell("def f():\n    pass"))),
     (no_python_cell_defines_loops_catches_or_prints, good(cell("if True:\n    print('done')"))),

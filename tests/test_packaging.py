@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -157,8 +158,13 @@ def test_continuous_integration_can_start_its_script() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-def test_commit_hooks_download_nothing() -> None:
+def test_commit_hooks_download_nothing_and_find_what_they_run() -> None:
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
     hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
     assert {repo["repo"] for repo in config["repos"]} == {"local"}
     assert {hook["language"] for hook in hooks} == {"system"}
+    (tests,) = (shlex.split(hook["entry"]) for hook in hooks if "pytest" in hook["entry"])
+    collected = subprocess.run(
+        [sys.executable, *tests[1:], "--collect-only"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "4/" in collected.stdout
