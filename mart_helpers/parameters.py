@@ -85,10 +85,7 @@ def notebook_parameters(path: Path) -> list[Parameter]:
 
     Raises StateError where there is no notebook, UsageError where its cell cannot be read.
     """
-    tagged = (
-        cell for cell in notebook_cells(path) if "parameters" in cell.get("metadata", {}).get("tags", [])
-    )
-    cell = next(tagged, None)
+    cell = next((cell for cell in notebook_cells(path) if "parameters" in tags(cell)), None)
     try:
         return read_parameters("".join(cell["source"])) if cell else []
     except UsageError as error:
@@ -116,6 +113,17 @@ def read_notebook(path: Path) -> dict:
     except (ValueError, LookupError, TypeError):
         reason = "not a Jupyter notebook"
     raise StateError(f"{shown(path)}: {reason}. Restore it, e.g. `git checkout {shown(path)}`.")
+
+
+def tags(cell: dict) -> list[str]:
+    """The tags of a cell."""
+    return cell.get("metadata", {}).get("tags", [])
+
+
+def is_run(cell: dict) -> bool:
+    """Whether Jupyter's tools execute the cell: there is code in it, and no tag says to skip it."""
+    is_code = cell["cell_type"] == "code" and bool("".join(cell["source"]).strip())
+    return is_code and "skip-execution" not in tags(cell)
 
 
 def checked(

@@ -1,31 +1,33 @@
-"""Runs a notebook from start to end, and keeps what was executed."""
+"""Runs notebooks by papermill, with an engine of our own, and keeps what was executed."""
 
+import os
 import re
 import shutil
 from collections import ChainMap
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from mart_helpers import errors
 from mart_helpers.errors import MartError, StateError
-from mart_helpers.executed import ExecutedNotebook, tags
-from mart_helpers.kernel import Kernel, KernelStopped, started
 from mart_helpers.parameters import (
+    home,
+    is_run,
     notebook_cells,
     notebook_parameters,
     notebook_path,
-    read_notebook,
     shown,
+    tags,
 )
-from mart_helpers.plain_sql import is_plain
 from mart_helpers.session import Session
+
+if TYPE_CHECKING:
+    from papermill.exceptions import PapermillExecutionError
 
 RUN_FOLDER = re.compile(r"\d{8}T\d{6}Z-[a-z]+(-\d+)?")
 
 KEPT_RUNS = 20
-
-_HELPERS = re.compile(r"^(?:from|import) +(mart_helpers\.\w+)", re.MULTILINE)
 
 HEADING = re.compile(r"^#{1,6} +(.+?)[ #]*$", re.MULTILINE)
 
@@ -52,32 +54,62 @@ def run_notebook(
     values: dict[str, object],
     folder: Path,
     on_cell: Callable[[Progress], None] = lambda progress: None,
-    next_name: str | None = None,
-    on_end: Callable[[Kernel], None] | None = None,
 ) -> Path:
     """Path of the executed copy of `notebooks/<name>.ipynb`, written into `folder`.
 
-    `values` replace parameters of the notebook, `on_cell` is called as each code cell starts. The
-    copy is there after a failure too. While it runs, what the notebook `next_name` needs is imported.
-    `on_end` is called with the kernel in which all cells have run. Raises NotebookFailed with one
-    message when a cell fails.
+    `values` replace parameters of the notebook, `on_cell` is called as each code cell starts. The copy
+    is there after a failure or an interrupt, too. Raises NotebookFailed with one message where a cell
+    fails, StateError where the notebook cannot be read or the copy not be written.
     """
-    executed = folder.absolute() / f"{name}.ipynb"
-    notebook = ExecutedNotebook(read_notebook(notebook_path(name)), values)
-    upcoming = read_notebook(notebook_path(next_name))["cells"] if next_name else []
-    needed, needed_next = _helpers(notebook.cells), _helpers(upcoming)
+    # Imported here, since this takes a second and not everybody runs notebooks; the engine comes last,
+    # because papermill imports it too.
+    from nbclient.exceptions import DeadKernelError
+    from papermill.engines import papermill_engines
+    from papermill.exceptions import PapermillExecutionError
+    from papermill.execute import execute_notebook
+
+    from mart_helpers.engine import MartEngine
+
+    papermill_engines.register("mart", MartEngine)
+    source, executed = notebook_path(name), folder.absolute() / f"{name}.ipynb"
+    cells = sum(map(is_run, notebook_cells(source))) + bool(values)
+    watch = _Watch(Progress(name, 0, cells, ""), on_cell)
+    os.environ["MART_HOME"] = str(
+        home().absolute()
+    )  # cells are run there, where a relative one misleads
     try:
-        with started(not is_plain(notebook.code), needed, needed_next) as kernel:
-            _run_cells(name, notebook, kernel, on_cell, executed)
-            if on_end:
-                on_end(kernel)
-    finally:
-        _save(notebook, executed)
+        execute_notebook(
+            _literal(source),
+            _literal(executed),
+            values,
+            engine_name="mart",
+            progress_bar=False,
+            cwd=home(),
+            on_cell_start=watch,
+        )
+    except PapermillExecutionError as error:
+        raise watch.failure(error, executed) from error
+    except DeadKernelError as error:  # papermill's own engine
+        raise watch.stop(error, executed) from error
+    except OSError as error:
+        raise StateError(f"{shown(executed)} cannot be written: {error.strerror or error}.") from error
     return executed
 
 
+def summary_of(executed: Path) -> list[str]:
+    """Lines of text that those cells of an executed notebook show which are tagged `summary`."""
+    outputs = [
+        output
+        for cell in notebook_cells(executed)
+        if "summary" in tags(cell)
+        for output in cell.get("outputs", [])
+    ]
+    texts = (output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
+    return [line for text in texts for line in "".join(text).splitlines()]
+
+
 def new_run_folder(runs_dir: Path, command: str) -> Path:
-    """A new folder `<UTC timestamp>-<command>` in `runs_dir`; only the latest 20 of them stay.
+    """A new folder `<UTC timestamp>-<command>` in `runs_dir`; of those before, the latest 20 stay.
 
     Raises StateError where `runs_dir` cannot be written.
     """
@@ -102,57 +134,49 @@ def run_folders(runs_dir: Path) -> list[Path]:
     return sorted(each for each in ours if each.is_dir() and not each.is_symlink())
 
 
-def _helpers(cells: list[dict]) -> list[str]:
-    """The modules of this package that the cells import."""
-    code = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    return [module for source in code for module in _HELPERS.findall(source)]
+class _Watch:
+    """Follows papermill from cell to cell, so that a failure can be told by its place."""
 
+    def __init__(self, at: Progress, on_cell: Callable[[Progress], None]) -> None:
+        self._at, self._on_cell = at, on_cell
+        self._started: dict[int, tuple[Progress, dict]] = {}
 
-def _run_cells(
-    name: str,
-    notebook: ExecutedNotebook,
-    kernel: Kernel,
-    on_cell: Callable[[Progress], None],
-    executed: Path,
-) -> None:
-    at = Progress(name, 0, sum(map(_is_run, notebook.cells)), "")
-    for cell in notebook.cells:
+    def __call__(self, cell: dict, cell_index: int) -> None:
         if cell["cell_type"] == "markdown":
-            at = at._replace(heading=(HEADING.findall(cell["source"]) or [at.heading])[-1])
-        if not _is_run(cell):
-            continue
-        at = at._replace(cell=at.cell + 1)
-        on_cell(at)
-        try:
-            done = notebook.run(cell, kernel)
-        except KernelStopped as error:
-            stopped = {"ename": "the kernel stopped", "evalue": str(error)}
-            raise _failure(at, stopped, executed) from error
-        if "ename" in done and "raises-exception" not in tags(cell):
-            raise _failure(at, done, executed)
+            heading = (HEADING.findall(cell["source"]) or [self._at.heading])[-1]
+            self._at = self._at._replace(heading=heading)
+        if is_run(cell):
+            self._at = self._at._replace(cell=self._at.cell + 1)
+            self._started[cell_index] = self._at, cell
+            self._on_cell(self._at)
+
+    def failure(self, error: "PapermillExecutionError", executed: Path) -> NotebookFailed:
+        """A cell's error: one of ours in its own words, any other with the place of the cell."""
+        ours = getattr(errors, error.ename, None)
+        if ours and error.traceback == [f"{error.ename}: {error.evalue}"]:
+            return NotebookFailed(error.evalue, ours.exit_status)
+        at, cell = self._started[error.cell_index]
+        said = f"{error.ename}: {error.evalue}"
+        if not error.traceback:  # IPython has only complained, such as of an unknown magic
+            said = "".join(
+                each["text"] for each in cell["outputs"] if each.get("name") == "stderr"
+            ).strip()
+        return _failed(at, said, executed)
+
+    def stop(self, error: Exception, executed: Path) -> NotebookFailed:
+        """The end of the kernel in the cell that started last."""
+        return _failed(self._at, str(error), executed)
 
 
-def _is_run(cell: dict) -> bool:
-    """Whether the cell is executed; Jupyter's own tools know the tag as well."""
-    is_code = cell["cell_type"] == "code" and bool(cell["source"].strip())
-    return is_code and "skip-execution" not in tags(cell)
-
-
-def _failure(at: Progress, failure: dict, executed: Path) -> NotebookFailed:
-    if failure.get("exit_status") is not None:
-        return NotebookFailed(failure["evalue"], failure["exit_status"])
+def _failed(at: Progress, said: str, executed: Path) -> NotebookFailed:
     heading = f" ({at.heading})" if at.heading else ""
-    return NotebookFailed(
-        f"{at.notebook}, cell {at.cell}{heading}: {failure['ename']}: {failure['evalue']}\n"
-        f"What was executed is in {shown(executed)}"
-    )
+    kept = f"What was executed is in {shown(executed)}"
+    return NotebookFailed(f"{at.notebook}, cell {at.cell}{heading}: {said}\n{kept}")
 
 
-def _save(notebook: ExecutedNotebook, executed: Path) -> None:
-    try:
-        notebook.save(executed)
-    except OSError as error:
-        raise StateError(f"{shown(executed)} cannot be written: {error.strerror}.") from error
+def _literal(path: Path) -> str:
+    """The path as papermill takes it, which fills in what stands in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _made(runs_dir: Path, name: str) -> Path:
@@ -179,7 +203,7 @@ def answer_questions(mart: Session, notebook: str, tables: str = "", **values: o
     is among `tables`, names with commas between them, or if those are empty. Views and variables that
     other cells make are there afterwards as well; what they only show is not asked for. `values` stand
     for parameters of that notebook, whose other parameters are as its parameters cell says. Raises
-    UsageError for a notebook that cannot be read, QueryError where a statement fails.
+    StateError for a notebook that cannot be read, QueryError where a statement fails.
     """
     path = notebook_path(notebook)
     defaults = {each.name: each.default for each in notebook_parameters(path)}

@@ -1,0 +1,244 @@
+"""A papermill engine that runs the cells of a notebook in a process forked from this one.
+
+A Jupyter kernel takes a second to start, and then imports everything anew. The forked process has the
+imports already. Its shell is the one of a Jupyter kernel, and its messages are Jupyter's; they only come
+through a pipe. So neither cells nor papermill can tell the difference. Where forking is missing or
+unsafe, papermill's own engine runs. `papermill --engine mart` finds this one by its entry point.
+"""
+
+import gc
+import json
+import os
+import platform
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from io import FileIO, TextIOWrapper
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from threading import RLock, Thread
+
+from jupyter_client.session import Session
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import Engine, NBClientEngine, NotebookExecutionManager
+from papermill.iorw import write_ipynb
+
+from mart_helpers.parameters import is_run, tags
+
+CAN_FORK = sys.platform == "linux"
+
+# What notebooks need beside the helpers that their cells import. None of it opens a file of ours.
+_IMPORTED_BY_ALL = (
+    "ipykernel.zmqshell",
+    "matplotlib.pyplot",
+    "pandas",
+    "sql.magic",
+    "mart_helpers.mart",
+)
+
+_HELPERS = re.compile(r"^(?:from|import) +(mart_helpers\.\w+)", re.MULTILINE)
+
+_OPTIONS = ("log_output", "stdout_file", "stderr_file", "on_cell_start")
+
+
+class MartEngine(Engine):
+    """Runs each notebook in a forked process of its own, which ends with the notebook."""
+
+    @classmethod
+    def execute_notebook(
+        cls, nb: NotebookNode, kernel_name: str, output_path: str | None = None, **options: object
+    ) -> NotebookNode:
+        """The executed notebook, which papermill then writes; after an interrupt it is written here.
+
+        It is written once, not after each cell: to write it is to validate all of it.
+        """
+        try:
+            return super().execute_notebook(nb, kernel_name, output_path=None, **options)
+        except BaseException:
+            write_ipynb(nb, output_path)
+            raise
+
+    @classmethod
+    def execute_managed_notebook(
+        cls, nb_man: NotebookExecutionManager, kernel_name: str, **options: object
+    ) -> None:
+        """Run the cells; `on_cell_start`, as nbclient has it, is called before each."""
+        if not CAN_FORK or options.get("execution_timeout"):
+            NBClientEngine.execute_managed_notebook(nb_man, kernel_name, **options)
+            return
+        given = {name: options[name] for name in _OPTIONS if options.get(name)}
+        _Client(nb_man, record_timing=False, **given).execute()
+
+
+class _Client(PapermillNotebookClient):
+    """papermill's way through a notebook, with a forked process in place of a kernel."""
+
+    def execute(self) -> NotebookNode:
+        self.nb.metadata["language_info"] = {
+            "name": "python",
+            "version": platform.python_version(),
+            "pygments_lexer": "ipython3",
+        }
+        _import_for(self.nb.cells)
+        with _forked() as (self._pipe, self._process):
+            self.papermill_execute_cells()
+        return self.nb
+
+    def execute_cell(self, cell: NotebookNode, cell_index: int) -> NotebookNode:
+        """Fill the cell with what it shows. Raises CellExecutionError where it fails."""
+        if self.on_cell_start:
+            self.on_cell_start(cell=cell, cell_index=cell_index)
+        if not is_run(cell):
+            return cell
+        self.clear_before_next_output = False
+        try:
+            has_failed = self._run(cell, cell_index)
+            may_fail = "raises-exception" in tags(cell)
+        except (EOFError, ConnectionError):
+            self._process.join()
+            end, has_failed, may_fail = _end(self._process.exitcode), True, False
+            cell.outputs.append(new_output("error", **end))
+        if has_failed and not may_fail:
+            raise CellExecutionError.from_cell_and_msg(cell, {})
+        return cell
+
+    def _run(self, cell: NotebookNode, cell_index: int) -> bool:
+        """Whether the cell fails. Raises EOFError or ConnectionError where the process ends."""
+        self._pipe.send(cell.source)
+        while True:
+            message = json.loads(self._pipe.recv_bytes().decode(errors="replace"))
+            if message["msg_type"] == "execute_reply":
+                return message["content"]["status"] == "error"
+            self.process_message(message, cell, cell_index)
+
+    def output(self, outs: list, msg: dict, display_id: str | None, cell_index: int) -> NotebookNode:
+        """The output with the message; text behind text of the same stream is one output."""
+        last, content = outs[-1] if outs else {}, msg["content"]
+        if last.get("name") == content.get("name", "") and not self.clear_before_next_output:
+            last["text"] += content["text"]
+            return last
+        return super().output(outs, msg, display_id, cell_index)
+
+
+def _end(exitcode: int) -> dict[str, object]:
+    """The error of the cell in which the process has ended."""
+    reason = f"by signal {-exitcode}" if exitcode < 0 else f"with status {exitcode}"
+    if exitcode == -signal.SIGKILL:
+        reason += ", which is how the system ends what takes too much memory"
+    text = f"the process that runs the cells has ended {reason}"
+    return {"ename": "DeadKernelError", "evalue": text, "traceback": [f"DeadKernelError: {text}"]}
+
+
+def _import_for(cells: list[NotebookNode]) -> None:
+    """Import here what the cells need, so that this process and those forked from it have it.
+
+    What cannot be imported is left to the cell that asks for it.
+    """
+    helpers = [name for cell in cells if is_run(cell) for name in _HELPERS.findall(cell.source)]
+    for name in (*_IMPORTED_BY_ALL, *helpers):
+        with suppress(Exception):
+            import_module(name)
+
+
+@contextmanager
+def _forked() -> Iterator[tuple[Connection, BaseProcess]]:
+    """The pipe to a process that runs cells, and the process. It ends with the block, or with us."""
+    context = get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=[theirs], daemon=True)
+    try:
+        # until the new process is ready to ignore them, interrupts wait
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        with warnings.catch_warnings():  # of threads in numpy and DuckDB, which are prepared for it
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
+        theirs.close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        yield ours, process
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _serve(pipe: Connection) -> None:
+    """Run the cells that come through the pipe, each answered by messages; the last is its error."""
+    gc.freeze()  # there is no garbage in what was imported: never look there again
+    signal.signal(signal.SIGINT, lambda *_: None)  # the parent hears it too, and ends us
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    Thread(target=_end_with_parent, daemon=True).start()
+    from ipykernel.zmqshell import ZMQInteractiveShell
+    from traitlets.config import Config
+
+    session = _Messages(pipe)
+    sys.stdout, sys.stderr = streams = _Stream(1, "stdout", session), _Stream(2, "stderr", session)
+    # a shell without its application reads no profile and no start-up files of a user
+    shell = ZMQInteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    shell.displayhook.session = shell.display_pub.session = session
+    shell.enable_gui = lambda *_: None
+    shell.run_line_magic("matplotlib", "inline")
+    while True:
+        source = pipe.recv()
+        session.send(None, "execute_input", {"code": source, "execution_count": shell.execution_count})
+        result = shell.run_cell(source, store_history=True)
+        for stream in streams:
+            stream.flush()
+        is_good = result.success and not shell._last_traceback  # such as that of a `repr`
+        session.send(None, "execute_reply", {"status": "ok" if is_good else "error"})
+
+
+def _end_with_parent() -> None:
+    wait([parent_process().sentinel])
+    os._exit(1)
+
+
+class _Messages(Session):
+    """Sends messages through a pipe. Threads of a cell take turns, and its forks send nothing."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__()
+        self._pipe, self.turn = pipe, RLock()
+
+    def send(
+        self,
+        stream: None,
+        msg_or_type: dict | str,
+        content: dict | None = None,
+        *_: object,
+        **__: object,
+    ) -> None:
+        message = msg_or_type if isinstance(msg_or_type, dict) else self.msg(msg_or_type, content)
+        with self.turn:
+            if os.getpid() == self.pid:
+                self._pipe.send_bytes(self.pack(message))
+
+
+class _Stream(TextIOWrapper):
+    """What is printed, and what other code writes to the descriptor; sent on each `flush`."""
+
+    def __init__(self, descriptor: int, name: str, session: _Messages) -> None:
+        memory = os.memfd_create(name)
+        super().__init__(FileIO(memory, "w"), "utf-8", "backslashreplace", write_through=True)
+        os.dup2(memory, descriptor)
+        self._name, self._session, self._sent = name, session, 0
+
+    def flush(self) -> None:
+        """Send what was written since the last time."""
+        super().flush()
+        with self._session.turn:
+            if os.getpid() == self._session.pid:
+                written = os.pread(
+                    self.fileno(), os.fstat(self.fileno()).st_size - self._sent, self._sent
+                )
+                self._sent += len(written)
+                if written:
+                    content = {"name": self._name, "text": written.decode(errors="replace")}
+                    self._session.send(None, "stream", content)
