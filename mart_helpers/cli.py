@@ -10,7 +10,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from time import monotonic
@@ -31,7 +30,6 @@ from mart_helpers.parameters import (
 )
 
 if TYPE_CHECKING:
-    from mart_helpers.kernel import Kernel
     from mart_helpers.run import Progress
 
 METAVARS = {int: "INTEGER", float: "FLOAT"}
@@ -40,27 +38,6 @@ COMMON = (
     Parameter("database", str, "data/mini_data_mart.duckdb", "the mart, one DuckDB file"),
     Parameter("data_dir", str, "data", "folder of exports, reports and executed notebooks"),
 )
-
-# What a notebook is asked at its end, by the word that stands before the answer. 01_build has the mart
-# open then, and to open it again takes longer than many a cell.
-LAST_QUESTIONS = {
-    "01_build": {
-        "rows": """\
-from mart_helpers.books import account_of
-print(*account_of(mart.connection), sep="\\n")
-""",
-        "checks": """\
-from mart_helpers.checks import verdict_of
-print(*verdict_of(check_results.itertuples()), sep="\\n")
-""",
-    },
-    "02_explore": {
-        "sales": """\
-if not len(sales_range):
-    print("none is left by the dates and filters: tables and charts are empty")
-""",
-    },
-}
 
 ALL = ("01_build", "04_quality", "02_explore", "03_export")
 
@@ -230,27 +207,21 @@ def _run_notebooks(ctx: click.Context, **values: object) -> None:
         _refuse_formats(data_dir, values["formats"])
     folder, seconds, executed, said = None, {}, [], {}
     notebooks = ctx.command.notebooks
-    for notebook, following in zip(notebooks, [*notebooks[1:], None], strict=True):
+    for notebook in notebooks:
         started = monotonic()
         with _reported(notebook, values["verbose"]) as on_cell:
-            from mart_helpers.run import new_run_folder, run_notebook
+            from mart_helpers.run import new_run_folder, run_notebook, summary_of
 
             folder = folder or new_run_folder(data_dir / "runs", ctx.info_name)
             own = {p.name: ctx.obj[p.name] for p in ctx.command.declared(notebook) if p.name in ctx.obj}
-            on_end = partial(_ask, notebook, said)
-            executed.append(run_notebook(notebook, own, folder, on_cell, following, on_end))
+            executed.append(run_notebook(notebook, own, folder, on_cell))
+            said |= _by_word(summary_of(executed[-1]), notebook.partition("_")[2])
         seconds[notebook] = f"{monotonic() - started:.1f} s"
     results = list(_results(notebooks, database, data_dir, values.get("formats", ""), said))
     pages = zip(["page", *[""] * len(executed)], map(shown, _pages(executed, values)), strict=False)
     times = seconds.items() if len(notebooks) > 1 else ()
     kept = [("executed", shown(folder))] if folder else []
     _print_aligned([*times, *results, *kept, *pages])
-
-
-def _ask(notebook: str, said: dict[str, list[str]], kernel: "Kernel") -> None:
-    """Note what the notebook that the kernel has run answers to its last questions, if there are any."""
-    for word, question in LAST_QUESTIONS.get(notebook, {}).items():
-        said[word] = kernel.printed(question)
 
 
 def _refuse_formats(data_dir: Path, formats: str) -> None:
@@ -275,32 +246,35 @@ def _pages(executed: list[Path], values: Values) -> list[Path]:
     return write_pages(executed, folder, database, show_code)
 
 
+def _by_word(summary: list[str], word: str) -> dict[str, list[str]]:
+    """The lines of a notebook's summary by the word at their start; `word` where there is none."""
+    lines: dict[str, list[str]] = {}
+    for line in summary:
+        start, gap, text = line.partition("  ")
+        word = start if gap and start else word
+        lines.setdefault(word, []).append(text.strip() if gap else line)
+    return lines
+
+
 def _results(
     notebooks: tuple[str, ...], database: Path, data_dir: Path, formats: str, said: dict[str, list[str]]
 ) -> Iterator[tuple[str, str]]:
-    from mart_helpers.books import account_of
     from mart_helpers.inspect import last_verdict
-    from mart_helpers.session import open_published
     from mart_helpers.texts import size_text
 
+    report = data_dir / "quality" / "quality_report.json"
+    if "04_quality" in notebooks and report.exists():
+        said["checks"] = last_verdict(report)
     if "01_build" in notebooks and database.exists():
-        with open_published(database) as connection:
-            rows = said.get("rows") or account_of(connection)
-        yield from zip(["rows", *[""] * len(rows)], rows, strict=False)
-        yield "mart", f"{shown(database)} ({size_text(database)})"
-    yield from (("sales", line) for line in said.get("sales", []))
+        said["mart"] = [f"{shown(database)} ({size_text(database)})"]
     if "03_export" in notebooks:
         from mart_helpers.export import export_folders
 
-        yield "exports", ", ".join(map(shown, export_folders(data_dir, formats)))
-    report = data_dir / "quality" / "quality_report.json"
-    is_reported = "04_quality" in notebooks and report.exists()
-    passed, *others = last_verdict(report) if is_reported else said.get("checks") or [""]
-    if is_reported or others:  # a build says nothing of checks where all have passed
-        yield "checks", passed
-        yield from (("", line) for line in others)
+        said["exports"] = [", ".join(map(shown, export_folders(data_dir, formats)))]
     if "04_quality" in notebooks and report.parent.exists():
-        yield "quality", shown(report.parent)
+        said["quality"] = [shown(report.parent)]
+    for word, lines in said.items():
+        yield from zip([word, *[""] * len(lines)], lines, strict=False)
 
 
 def _print_aligned(rows: list[tuple[str, ...]]) -> None:

@@ -153,7 +153,7 @@ def _forked() -> Iterator[tuple[Connection, BaseProcess]]:
     """The pipe to a process that runs cells, and the process. It ends with the block, or with us."""
     context = get_context("fork")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=[theirs], daemon=True)
+    process = context.Process(target=_serve, args=[theirs])
     try:
         # until the new process is ready to ignore them, interrupts wait
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -175,13 +175,15 @@ def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)  # the parent hears it too, and ends us
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     Thread(target=_end_with_parent, daemon=True).start()
+    from ipykernel.compiler import XCachingCompiler
     from ipykernel.zmqshell import ZMQInteractiveShell
     from traitlets.config import Config
 
     session = _Messages(pipe)
     sys.stdout, sys.stderr = streams = _Stream(1, "stdout", session), _Stream(2, "stderr", session)
     # a shell without its application reads no profile and no start-up files of a user
-    shell = ZMQInteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    config = Config({"HistoryManager": {"enabled": False}})
+    shell = ZMQInteractiveShell.instance(config=config, compiler_class=XCachingCompiler)
     shell.displayhook.session = shell.display_pub.session = session
     shell.enable_gui = lambda *_: None
     shell.run_line_magic("matplotlib", "inline")

@@ -74,9 +74,7 @@ def run_notebook(
     source, executed = notebook_path(name), folder.absolute() / f"{name}.ipynb"
     cells = sum(map(is_run, notebook_cells(source))) + bool(values)
     watch = _Watch(Progress(name, 0, cells, ""), on_cell)
-    os.environ["MART_HOME"] = str(
-        home().absolute()
-    )  # cells are run there, where a relative one misleads
+    os.environ["MART_HOME"] = str(home().absolute())  # cells run there, where a relative one misleads
     try:
         execute_notebook(
             _literal(source),
@@ -97,15 +95,19 @@ def run_notebook(
 
 
 def summary_of(executed: Path) -> list[str]:
-    """Lines of text that those cells of an executed notebook show which are tagged `summary`."""
-    outputs = [
-        output
-        for cell in notebook_cells(executed)
-        if "summary" in tags(cell)
-        for output in cell.get("outputs", [])
-    ]
-    texts = (output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
-    return [line for text in texts for line in "".join(text).splitlines()]
+    """What those cells of an executed notebook say that are tagged `summary`, line by line.
+
+    Of a table these are its rows, without the names of the columns.
+    """
+    cells = [cell for cell in notebook_cells(executed) if "summary" in tags(cell)]
+    return [line for cell in cells for output in cell.get("outputs", []) for line in _lines(output)]
+
+
+def _lines(output: dict) -> list[str]:
+    data = output.get("data", {})
+    lines = "".join(output.get("text") or data.get("text/plain", "")).splitlines()
+    is_table = 'class="dataframe"' in "".join(data.get("text/html", ""))
+    return [line.strip() for line in lines[1:]] if is_table else lines
 
 
 def new_run_folder(runs_dir: Path, command: str) -> Path:

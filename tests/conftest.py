@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import golden
 import pytest
 
 from mart_helpers.checks import run_checks
@@ -64,6 +65,13 @@ def sample_mart(tmp_path_factory: pytest.TempPathFactory) -> Path:
         built = mart_command("build", cwd=home)
     assert built.returncode == 0, built.stderr
     return home / "data" / "mini_data_mart.duckdb"
+
+
+@pytest.fixture(scope="session")
+def rerun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The notebooks of the project, executed on the sample by a Jupyter kernel."""
+    paths = golden.execute(golden.ORDER, tmp_path_factory.mktemp("rerun"))
+    return {path.stem: path for path in paths}
 
 
 @pytest.fixture

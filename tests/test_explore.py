@@ -394,7 +394,7 @@ def test_a_filter_that_matches_nothing_ends_in_a_kind_sentence(database: Path) -
     with started(home) as kernel:
         ran = kernel.run_all("02_explore", segment="Caffe")
         assert not ran.failed, ran.evalue
-        assert "No sale passes the filters. Compare them with the words listed below." in ran.text
+        assert "No sale passes the filters. The notebook lists the words that they may be." in ran.text
         assert "Cafe, Office, Retail, Unknown" in ran.text
         ran = kernel.run_all("02_explore", start_date="2031-01-01")
         assert not ran.failed, ran.evalue

@@ -61,13 +61,6 @@ def joined(text: str | list[str]) -> str:
     return "".join(text)
 
 
-@pytest.fixture(scope="module")
-def rerun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The notebooks as they are after they ran on the sample again."""
-    paths = golden.execute(ORDER, tmp_path_factory.mktemp("rerun"))
-    return {path.stem: path for path in paths}
-
-
 @pytest.mark.parametrize("name", ORDER)
 def test_a_rerun_gives_the_saved_notebook_byte_for_byte(rerun, name):
     again = json.loads(rerun[name].read_text())

@@ -66,7 +66,7 @@ def test_a_build_tells_of_columns_that_it_lacks_or_ignores_and_of_warnings(home)
         "          fact_sales.csv: has no column discount, so its default is taken",
         "          fact_sales.csv: column disc is not known, and ignored",
     ]
-    assert told[4:6] == [
+    assert told[3:5] == [
         "checks    38 of 39 passed",
         "          warn: unit_price_is_near_list_price, 1 bad",
     ]
@@ -91,11 +91,13 @@ def test_of_many_kinds_of_mistakes_five_are_shown_and_the_others_counted(home):
 
 def test_who_explores_no_sales_is_told_so(home):
     build(home)
-    told = "sales     none is left by the dates and filters: tables and charts are empty"
-    for words in (["--segment", "Caffe"], ["--start-date", "2031-01-01"]):
+    for words, told in (
+        (["--segment", "Caffe"], "explore   No sale passes the filters."),
+        (["--start-date", "2031-01-01"], "explore   No sale that passes the filters lies between"),
+        (["--segment", "Cafe"], "explore   9"),
+    ):
         done = mart_command("explore", *words, cwd=home)
-        assert (done.returncode, done.stdout.splitlines()[0]) == (0, told)
-    assert told not in mart_command("explore", "--segment", "Cafe", cwd=home).stdout
+        assert (done.returncode, done.stdout.startswith(told)) == (0, True), done.stdout
 
 
 def test_the_amounts_of_a_sale_follow_from_its_price_quantity_and_discount(marts):
