@@ -44,10 +44,6 @@ ALL_PINS = RUN_PINS | pins([requirement for extra in EXTRAS for requirement in e
 PEER_PINS = pins(re.findall(r"^\w.*$", (ROOT / f"{PEERS}.in").read_text("utf-8"), re.MULTILINE))
 
 
-def environment() -> dict[str, object]:
-    return yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
-
-
 def locked_versions(lock: str) -> dict[str, set[str]]:
     """Versions per package; more than one where they depend on the Python."""
     versions: dict[str, set[str]] = {}
@@ -55,10 +51,6 @@ def locked_versions(lock: str) -> dict[str, set[str]]:
         if found := re.match(r"([a-z0-9-]+)(?:\[\w+\])?==([\w.]+)", line):
             versions.setdefault(found[1], set()).add(found[2])
     return versions
-
-
-def targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 
 
 def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -69,19 +61,13 @@ def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Comp
     )
 
 
-def test_conda_users_get_the_packages_of_pyproject_at_its_versions() -> None:
-    specs = [spec for spec in environment()["dependencies"] if "==" in spec]
-    found = {CONDA_NAMES.get(name, name): pin for name, pin in pins(specs).items()}
-    assert found == ALL_PINS
-
-
-def test_conda_users_get_the_same_python_and_the_project_itself() -> None:
-    others = [spec for spec in environment()["dependencies"] if "==" not in spec]
+def test_conda_users_get_the_packages_of_pyproject_at_its_versions_from_conda_forge_alone() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    found = pins([spec for spec in environment["dependencies"] if "==" in spec])
+    assert {CONDA_NAMES.get(name, name): pin for name, pin in found.items()} == ALL_PINS
+    others = [spec for spec in environment["dependencies"] if "==" not in spec]
     assert others == [f"python {PROJECT['requires-python']}", "pip", {"pip": ["-e ."]}]
-
-
-def test_conda_packages_come_from_conda_forge_alone() -> None:
-    assert environment()["channels"] == ["conda-forge", "nodefaults"]
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
 
 
 @pytest.mark.parametrize(
@@ -93,14 +79,9 @@ def test_a_lock_holds_each_pin(lock: str, expected: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_lock_has_pins_and_hashes_and_no_place_to_load_from(lock: str) -> None:
-    lines = (ROOT / lock).read_text("utf-8").splitlines()
-    assert [line for line in lines if not LOCK_LINE.fullmatch(line)] == []
-
-
-@pytest.mark.parametrize("lock", LOCKS)
-def test_each_locked_package_has_a_hash(lock: str) -> None:
+def test_a_lock_has_pins_with_hashes_and_no_place_to_load_from(lock: str) -> None:
     text = (ROOT / lock).read_text("utf-8")
+    assert [line for line in text.splitlines() if not LOCK_LINE.fullmatch(line)] == []
     packages = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
     assert len(packages) >= len(locked_versions(lock)) > len(RUN_PINS)
     assert [package.split()[0] for package in packages if "--hash=sha256:" not in package] == []
@@ -117,20 +98,16 @@ def test_the_benchmarks_measure_against_the_engines_of_a_batch_run() -> None:
     assert {name: PEER_PINS[name] for name in shared} == {name: RUN_PINS[name] for name in shared}
 
 
-@pytest.mark.parametrize("name", sorted(ALL_PINS))
-def test_the_installed_version_is_the_pinned_one(name: str) -> None:
-    assert version(name) == ALL_PINS[name]
+def test_the_installed_versions_are_the_pinned_ones() -> None:
+    assert {name: version(name) for name in ALL_PINS} == ALL_PINS
 
 
-def test_make_help_names_each_target_with_a_sentence() -> None:
+def test_make_help_names_each_target_with_a_sentence_and_none_is_taken_for_a_file() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
     shown = dict(re.findall(r"^make (\w+) +(\S.*\.)$", make().stdout, re.MULTILINE))
-    assert set(shown) == targets() >= {"run", "test", "lab", "lock"}
-
-
-def test_no_target_is_mistaken_for_a_file() -> None:
-    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
-    assert phony is not None
-    assert set(phony[1].split()) == targets()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert targets == set(shown) == set(phony.split())
 
 
 def make_in_a_new_folder(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -152,6 +129,13 @@ def test_make_names_the_way_out_where_python_lacks_venv(tmp_path: Path) -> None:
     assert failed.returncode != 0
     assert "apt install python3-venv" in failed.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("check", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_finds_nothing_to_mend(check: list[str]) -> None:
+    ruff = [sys.executable, "-m", "ruff", *check, "--output-format", "concise"]
+    found = subprocess.run(ruff, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
 
 
 def test_continuous_integration_can_start_its_script() -> None:
