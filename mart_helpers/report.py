@@ -7,12 +7,15 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
 import duckdb
+import junitparser
 import pandas as pd
+from junitparser import SystemErr, SystemOut, TestCase, TestSuite
+from junitparser.junitparser import FinalResult
 from markupsafe import Markup
 
 from mart_helpers.books import build_facts as last_build
@@ -23,6 +26,7 @@ from mart_helpers.files import whole_files
 from mart_helpers.pages import build_figures, cell_text, printable, render_page
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
+from mart_helpers.texts import quoted
 
 if TYPE_CHECKING:
     from mart_helpers.charts import Chart
@@ -52,7 +56,7 @@ def count_rows(session: Session) -> pd.DataFrame:
         "where database_name = current_database() and schema_name = 'main' order by table_name"
     ).fetchall()
     counts = [
-        (table, connection.execute(f'select count(*) from "{table}"').fetchone()[0])
+        (table, connection.execute(f"select count(*) from main.{quoted(table)}").fetchone()[0])
         for (table,) in tables
     ]
     return pd.DataFrame(counts, columns=["table_name", "rows"])
@@ -155,10 +159,6 @@ def violations_in(folder: Path) -> set[str]:
         return set()
 
 
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
 def _status(checks: pd.DataFrame) -> str:
     not_passed = set(checks.loc[checks["status"] != "pass", "severity"])
     if "error" in not_passed or checks.empty:
@@ -222,47 +222,44 @@ def _write_violations(
         ) from error
 
 
-def _history(path: Path, report: dict[str, object]) -> str:
+def _history(path: Path, report: Mapping[str, object]) -> str:
     """The text of the history with the checks of this build in it."""
-    build, built_at = report["build_id"], report["built_at"]
+    earlier = _earlier(path)
+    build = {"build_id": str(report["build_id"]), "built_at": report["built_at"]}
     # the builds of two marts may have the same number
-    kept = [row for row in _earlier_rows(path) if row[:2] != [str(build), built_at]]
-    if build is not None:
-        kept += [
-            [str(build), built_at, *(_text(check[name]) for name in _HISTORY_COLUMNS[2:])]
-            for check in report["checks"]
-        ]
-    kept.sort(key=lambda row: (int(row[0]), row[1], row[2]))
-    frame = pd.DataFrame(kept, columns=_HISTORY_COLUMNS)
-    return frame.to_csv(index=False, lineterminator="\n")
+    is_other = (earlier[list(build)] != pd.Series(build)).any(axis="columns")
+    checks = pd.DataFrame(report["checks"] if report["built_at"] else [], dtype=object)
+    rows = pd.concat([earlier[is_other], checks.assign(**build).reindex(columns=_HISTORY_COLUMNS)])
+    rows = rows.sort_values(["build_id", "built_at", "check_name"], key=_in_order)
+    return rows.to_csv(index=False, lineterminator="\n")
 
 
-def _earlier_rows(path: Path) -> list[list[str]]:
-    """The rows of the history so far. Raises StateError where the file is none, or has lost its end."""
+def _in_order(column: pd.Series) -> pd.Series:
+    return column.astype("int64") if column.name == "build_id" else column
+
+
+def _earlier(path: Path) -> pd.DataFrame:
+    """The history so far. Raises StateError where the file is something else, or has lost its end."""
+    nothing = pd.DataFrame(columns=_HISTORY_COLUMNS, dtype=object)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(file)
-        header, *rows = csv.reader(lines, strict=True) if lines else [[]]
+        text = path.read_bytes().decode("utf-8-sig")
+        rows = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False, on_bad_lines="error")
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    except (OSError, ValueError, csv.Error) as error:
+        return nothing
+    except (OSError, ValueError) as error:
         raise _no_history(path, str(error)) from error
-    if header != _HISTORY_COLUMNS:
-        raise _no_history(path, f"it begins with {','.join(header)[:80]}")
-    if not lines[-1].endswith("\n"):
+    if list(rows) != _HISTORY_COLUMNS:
+        raise _no_history(path, f"it begins with {','.join(rows)[:80]}")
+    if not text.endswith("\n"):
         raise _no_history(path, "its last line has no end")
-    for row in rows:
-        if not _is_history(row):
-            raise _no_history(path, f"it has the row {','.join(row)[:80]}")
+    is_counted = rows["bad_rows"].str.isdecimal() | (rows["status"] == "broken") & (
+        rows["bad_rows"] == ""
+    )
+    is_right = rows["build_id"].str.isdecimal() & rows["severity"].isin(SEVERITIES) & is_counted
+    wrong = rows[~(is_right & rows["status"].isin(_STATUSES))]
+    if len(wrong):
+        raise _no_history(path, f"it has the row {','.join(wrong.iloc[0])[:80]}")
     return rows
-
-
-def _is_history(row: list[str]) -> bool:
-    if len(row) != len(_HISTORY_COLUMNS):
-        return False
-    build_id, _, _, severity, status, bad_rows = row
-    is_counted = bad_rows.isdecimal() or (status == "broken" and not bad_rows)
-    return build_id.isdecimal() and severity in SEVERITIES and status in _STATUSES and is_counted
 
 
 def _no_history(path: Path, why: str) -> StateError:
@@ -289,53 +286,40 @@ def junit_xml(report: Mapping[str, object]) -> str:
     `junit-10.xsd`), save for a mart without any build, which has no time. Characters that XML forbids
     are replaced by �.
     """
-    checks = report["checks"]
-    outcomes = [outcome(check) for check in checks]
-    attributes = {
-        "name": "quality of the data mart",
-        "tests": str(len(checks)),
-        "failures": str(outcomes.count("fail")),
-        "errors": str(outcomes.count("broken")),
-        "skipped": str(outcomes.count("warn")),
-        "time": "0",
-        "hostname": "localhost",
-    }
+    suite = TestSuite("quality of the data mart")
+    suite.hostname = "localhost"
     if report["built_at"]:
-        attributes["timestamp"] = report["built_at"][: len("2024-01-01T00:00:00")]
-    suite = ElementTree.Element("testsuite", attributes)
-    properties = ElementTree.SubElement(suite, "properties")
-    build = {"name": "build_id", "value": str(report["build_id"] or "")}
-    ElementTree.SubElement(properties, "property", build)
+        suite.timestamp = report["built_at"][: len("2024-01-01T00:00:00")]
+    suite.add_property("build_id", str(report["build_id"] or ""))
     failures = {failure["check_name"]: failure for failure in report["failures"]}
-    names = [check["check_name"] for check in checks]
-    for check in checks:
+    names = [check["check_name"] for check in report["checks"]]
+    for check in report["checks"]:
         name = check["check_name"]
-        case = {"classname": checked_table(name, names), "name": name, "time": "0"}
-        case = {key: printable(value) for key, value in case.items()}
-        test = ElementTree.SubElement(suite, "testcase", case)
+        case = TestCase(printable(name), printable(checked_table(name, names)), 0)
         if check["status"] != "pass":
-            _add_outcome(test, failures.get(name, check))
-    ElementTree.SubElement(suite, "system-out")
-    ElementTree.SubElement(suite, "system-err")
-    ElementTree.indent(suite)
-    text = ElementTree.tostring(suite, encoding="unicode")
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+            case.result = _result(failures.get(name, check))
+        suite.append(case)
+    suite.update_statistics()
+    suite.extend([SystemOut(), SystemErr()])
+    file = BytesIO()
+    suite.write(file, pretty=True)
+    return file.getvalue().decode("utf-8")
 
 
-def _add_outcome(test: ElementTree.Element, failure: Mapping[str, object]) -> None:
-    element = {"fail": "failure", "broken": "error", "warn": "skipped"}[outcome(failure)]
-    message = _message(failure)
+def _result(failure: Mapping[str, object]) -> FinalResult:
+    kind = {"fail": junitparser.Failure, "broken": junitparser.Error, "warn": junitparser.Skipped}
+    message = printable(_message(failure))
     # the schema of the Ant task knows no type of a skipped test
-    kind = {} if element == "skipped" else {"type": failure["severity"]}
-    found = ElementTree.SubElement(test, element, {**kind, "message": message})
-    found.text = printable(f"{message}\n{_sample(failure)}{failure.get('query', '')}")
+    result = kind[outcome(failure)](message, None if outcome(failure) == "warn" else failure["severity"])
+    result.text = printable(f"{message}\n{_sample(failure)}{failure.get('query', '')}")
+    return result
 
 
 def _message(failure: Mapping[str, object]) -> str:
     if failure["status"] == "broken":
-        return printable(f"cannot run: {failure['sentence']}")
+        return f"cannot run: {failure['sentence']}"
     count = failure["bad_rows"]
-    return printable(f"{count:,} bad {'row' if count == 1 else 'rows'}. Expected: {failure['sentence']}")
+    return f"{count:,} bad {'row' if count == 1 else 'rows'}. Expected: {failure['sentence']}"
 
 
 def _sample(failure: Mapping[str, object]) -> str:
@@ -346,140 +330,25 @@ def _sample(failure: Mapping[str, object]) -> str:
     return f"{pd.DataFrame(rows).to_string(index=False)}\n" if rows else ""
 
 
-_NUMBER = Markup(' class="number"')
-
-_TEMPLATE = """
-{% extends "frame" %}
-
-{%- macro records(rows, nothing) %}
-{%- if rows %}
-<div class="wide"><table>
-<tr>
-{%- for name in rows[0] %}<th{{ side(name, rows) }}>{{ name | words }}</th>{% endfor -%}
-</tr>
-{%- for row in rows %}
-<tr>
-{%- for name, value in row.items() %}<td{{ side(name, rows) }}>{{ value | figure }}</td>{% endfor -%}
-</tr>
-{%- endfor %}
-</table></div>
-{%- else %}
-<p>{{ nothing }}</p>
-{%- endif %}
-{%- endmacro -%}
-
-{%- macro word(check) %}
-{%- set word = outcome(check) -%}
-<span class="word {{ word }}">{{ marks[word] }} {{ word }}</span>
-{%- endmacro -%}
-
-{% block style %}
-.checks { width: 100%; }
-td.name { overflow-wrap: anywhere; min-width: 14rem; }
-.sample { margin: .5rem 0; }
-.sample table { width: max-content; font-size: .8rem; }
-.sample td { max-width: 18rem; overflow-wrap: break-word; white-space: pre-wrap; }
-.sample th { white-space: nowrap; }
-.failure { margin: 1rem 0; padding: .75rem 1rem; border: 1px solid var(--line); border-radius: .4rem; }
-@media (max-width: 40rem) {
-  .checks tr { display: grid; grid-template-columns: 5rem 1fr auto; }
-  .checks tr { padding: .35rem 0; border-bottom: 1px solid var(--line); }
-  .checks th, .checks td { padding: 0; border: 0; }
-  .checks th.says { display: none; }
-  .checks td.says { grid-column: 2 / -1; color: var(--soft); }
-}
-@media print {
-  .failure { break-inside: avoid; }
-}
-{% endblock %}
-
-{% block body %}
-{%- if report.failures %}
-<h2>What did not pass</h2>
-{%- for failure in report.failures %}
-<section class="failure">
-<h3>{{ word(failure) }} {{ failure.check_name | clean }}</h3>
-{%- if failure.status == "broken" %}
-<p>This check could not run, so it vouches for nothing: {{ failure.sentence | clean }}</p>
-{%- else %}
-<p>Expected: {{ failure.sentence | clean }}</p>
-<p><strong>{{ failure.bad_rows | figure }} bad {{ "row" if failure.bad_rows == 1 else "rows" }}</strong>
-{%- if failure.sample | length < failure.bad_rows %}, among them{% endif %}</p>
-{%- if failure.sample %}
-<div class="wide sample"><table>
-<tr>{% for name in failure.sample[0] %}<th>{{ name | clean }}</th>{% endfor %}</tr>
-{%- for row in failure.sample %}
-<tr>{% for value in row.values() %}<td>{{ value | cell }}</td>{% endfor %}</tr>
-{%- endfor %}
-</table></div>
-{%- endif %}
-{%- endif %}
-<p class="soft">{{ "The query" if failure.status == "broken" else "All of them" }}:
-<code>{{ failure.query | clean }}</code></p>
-{%- if failure.violations %}
-<p class="soft">
-{%- if failure.bad_rows > report.max_violations %}The first {{ report.max_violations | figure }} of them
-{%- else %}Also{% endif %} in <code>{{ failure.violations }}</code>, beside this page</p>
-{%- endif %}
-</section>
-{%- endfor %}
-{%- endif %}
-
-<h2>What is in quarantine</h2>
-{{ records(report.quarantine, "Nothing: every row that was read is loaded.") }}
-
-<h2>Checks</h2>
-<img alt="{{ picture_words }}" width="{{ width }}" height="{{ height }}"
- src="data:image/png;base64,{{ picture }}">
-{%- if report.checks %}
-<div class="wide"><table class="checks">
-<tr><th>status</th><th>check</th><th class="number">bad rows</th><th class="says">what it says</th></tr>
-{%- for check in report.checks %}
-<tr><td>{{ word(check) }}</td><td class="name">{{ check.check_name | clean | breakable }}</td>
-<td class="number">{{ check.bad_rows | figure }}</td>
-<td class="says">{{ check.sentence | clean }}</td></tr>
-{%- endfor %}
-</table></div>
-{%- endif %}
-
-<h2>Where the rows come from</h2>
-<p class="soft">What was read is either loaded or in quarantine.</p>
-{{ records(report.inputs, "No inputs are on record.") }}
-
-<h2>What is in the mart</h2>
-{{ records(report.row_counts, "There are no tables.") }}
-{% endblock %}
-"""
-
-
 def report_page(report: Mapping[str, object], chart: "Chart") -> str:
     """The page for a report as `write_quality_report` gives it, with the chart of its checks."""
-    inches = chart.figure.get_size_inches()
-    width, height = (round(side * 96) for side in inches)
+    start, end = report["start_date"], report["end_date"]
+    days = {"Sales checked": f"{start or 'the first'} to {end or 'the last'}"} if start or end else {}
     return render_page(
-        _TEMPLATE,
+        "quality.html.j2",
         "Quality of the data mart",
-        _figures(report),
+        build_figures(report) | days,
         status=report["status"],
         verdict=verdict(report),
         report=report,
         outcome=outcome,
         side=_side,
+        chart=chart,
         picture=b64encode(chart.png).decode("ascii"),
-        picture_words=printable(chart.title),
-        width=width,
-        height=height,
     )
-
-
-def _figures(report: Mapping[str, object]) -> dict[str, str]:
-    """The figures at the head of the page, the days that were checked where they were not all."""
-    start, end = report["start_date"], report["end_date"]
-    days = {"Sales checked": f"{start or 'the first'} to {end or 'the last'}"} if start or end else {}
-    return build_figures(report) | days
 
 
 def _side(name: str, rows: list[Mapping[str, object]]) -> str:
     """The class of a column: numbers stand at the right."""
     values = {type(row[name]) for row in rows} - {type(None)}
-    return _NUMBER if values and values <= {int, float} else ""
+    return Markup(' class="number"') if values and values <= {int, float} else ""

@@ -7,7 +7,6 @@ are outputs of the notebooks.
 import base64
 import json
 import os
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -19,10 +18,9 @@ from nbclient import NotebookClient
 CHECKOUT = Path(__file__).resolve().parents[1]
 ORDER = ("01_build", "02_explore", "03_export", "04_quality")
 PICTURE = "image/png"
-_DRAWING = re.compile(r'<img alt=".*?" src="data:image/svg\+xml;base64,(.*?)"/>')
 # The outputs that are the README's pictures, by what they say they are.
 PICTURES = {
-    "<chart: Star schema>": "star_schema.svg",
+    "<chart: Star schema>": "star_schema.png",
     "<chart: Average revenue per day, by weekday and month>": "weekday_revenue.png",
 }
 
@@ -51,7 +49,7 @@ def _executed(name: str, target: Path, environment: dict[str, str]) -> Path:
 def differences(saved: dict, rerun: dict, with_pictures: bool = True) -> list[str]:
     """What is not the same in two notebooks, given as JSON, a line a cell; empty where nothing differs.
 
-    Without pictures, it is enough that there is one; those that are SVG are always compared.
+    Without pictures, it is enough that there is one.
     """
     if len(saved["cells"]) != len(rerun["cells"]):
         return [f"{len(saved['cells'])} cells were saved, {len(rerun['cells'])} were run"]
@@ -86,14 +84,8 @@ def save_pictures(notebook: Path, folder: Path) -> list[Path]:
             name = PICTURES.get(output.get("data", {}).get("text/plain"))
             if name:
                 saved.append(folder / name)
-                saved[-1].write_bytes(picture(output["data"]))
+                saved[-1].write_bytes(base64.b64decode(output["data"][PICTURE]))
     return saved
-
-
-def picture(data: dict[str, str]) -> bytes:
-    """The file of a picture that is an output."""
-    drawing = _DRAWING.fullmatch(data.get("text/html", ""))
-    return base64.b64decode(drawing[1] if drawing else data[PICTURE])
 
 
 if __name__ == "__main__":

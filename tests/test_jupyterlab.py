@@ -33,7 +33,7 @@ NOISE = {
     "jupyter.extensions.jupyterWidgetRegistry": "forms of jupysql-plugin",
     "_onSettingsChanged": "toolbar button of jupysql-plugin, asked for before it is drawn",
 }
-STAR = "document.querySelector('img[alt=\"Star schema\"]')"
+STAR = "document.querySelector('.jp-RenderedImage img')"  # the only picture of 01_build
 FAILING = "%%sql\nselect * from no_such_table"
 
 

@@ -273,7 +273,7 @@ def test_each_check_is_a_test_and_its_outcome_an_element(make_mart: MakeMart, tm
         "failures": "1",
         "errors": "1",
         "skipped": "1",
-        "time": "0",
+        "time": "0.0",
         "hostname": "localhost",
         "timestamp": "2024-02-01T10:30:00",
     }
@@ -427,13 +427,13 @@ def test_the_history_keeps_other_builds_and_replaces_its_own(
 @pytest.mark.parametrize(
     ("damaged", "message"),
     [
-        (b"", "begins with"),
+        (b"", "No columns"),
         (b"my,notes\n1,2\n", "begins with my,notes"),
         (HEADER.encode() + b"1,2024-01-01T00:00:00,a,error,pass", "last line has no end"),
         (HEADER.encode() + b"1,2024-01-01T00:00:00,a,error\n", "has the row 1,2024"),
         (HEADER.encode() + b"1,2024-01-01T00:00:00,a,error,passed,0\n", "has the row"),
         (HEADER.encode() + b"one,2024-01-01T00:00:00,a,error,pass,0\n", "has the row one"),
-        (HEADER.encode() + b'1,2024-01-01T00:00:00,"a,error,pass,0\n', "unexpected end"),
+        (HEADER.encode() + b'1,2024-01-01T00:00:00,"a,error,pass,0\n', "EOF inside string"),
         (HEADER.encode() + b"\xff\xfe\n", "decode"),
         (HEADER.replace(",", ";").encode(), "begins with build_id;"),
     ],
@@ -652,8 +652,8 @@ def test_a_full_disk_leaves_the_report_before_whole(make_mart: MakeMart, tmp_pat
     script = (
         "import resource, sys; from pathlib import Path; import pandas as pd\n"
         "from mart_helpers.checks import explain_failures, run_checks\n"
-        "from mart_helpers.opening import open_published\n"
-        "from mart_helpers.reporting import count_rows, write_quality_report\n"
+        "from mart_helpers.session import open_published\n"
+        "from mart_helpers.report import count_rows, write_quality_report\n"
         "from mart_helpers.session import Session\n"
         "mart = Session(open_published(Path(sys.argv[1])), Path(sys.argv[1]), {})\n"
         "results = run_checks(mart); failures = explain_failures(mart, results)\n"
