@@ -93,6 +93,37 @@ def star_types(
     return {table: {name: type_ for name, type_, *_ in rows} for table, rows in described.items()}
 
 
+def surrogate_key(dimension: str) -> str:
+    """The name of the surrogate key of `dim_<thing>`: `<thing>_key`."""
+    return f"{dimension.removeprefix('dim_')}_key"
+
+
+def star_references(
+    connection: duckdb.DuckDBPyConnection, database: str | None = None
+) -> dict[str, dict[str, str]]:
+    """Of each table of the star the columns that refer to a dimension, each with that dimension.
+
+    `<thing>_key` and `<role>_<thing>_key` refer to the `dim_<thing>` that has a `<thing>_key`; where
+    several names fit, to the longest. The surrogate key of a dimension itself refers to nothing.
+    """
+    star = star_columns(connection, database)
+    keys = {
+        surrogate_key(table): table
+        for table, columns in star.items()
+        if table.startswith("dim_") and surrogate_key(table) in columns
+    }
+
+    def referred(table: str, column: str) -> str | None:
+        fitting = [key for key in keys if column == key or column.endswith(f"_{key}")]
+        found = keys.get(max(fitting, key=len, default=""))
+        return None if found == table and column == surrogate_key(table) else found
+
+    return {
+        table: {each: to for each in columns if (to := referred(table, each))}
+        for table, columns in star.items()
+    }
+
+
 def declared_keys(connection: duckdb.DuckDBPyConnection, database: str | None = None) -> dict[str, str]:
     """The natural key of each declared input of the attached `database`, in the order of declaration."""
     rows = connection.execute(

@@ -1,36 +1,25 @@
 """What differs between two marts: rows and money, table by table, month by month, key by key.
 
-Each build gives the surrogate keys anew. So rows are known by their natural keys, and a fact by those of
-the dimensions it points to. Facts are first compared a whole month at a time; only within months that
-differ is row set against row.
+A build may give surrogate keys anew. So rows are known by their natural keys, and a fact by those of the
+dimensions it refers to. Facts are first compared a whole month at a time; only within months that differ
+is row set against row.
 """
 
-from collections.abc import Callable
-from datetime import date
-from decimal import Decimal
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
+import pandas as pd
 
-from mart_helpers.contract import declared_keys, star_columns
-from mart_helpers.frames import Rows
+from mart_helpers.contract import declared_keys, star_references, star_types, surrogate_key
 from mart_helpers.mart import published_build
 from mart_helpers.parameters import shown
 from mart_helpers.session import Session, connect, current_database, in_words
-from mart_helpers.texts import aligned, quoted
+from mart_helpers.texts import aligned, literal, quoted
 
 _MONEY = "net_amount"
 
-_DAY_KEY = "date_key"
-
 _MOST_ROWS = 20
-
-_MONTHS = ("table_name", "month_start", "revenue_before", "revenue_after", "change")
-
-_VALUES = ("table_name", "key", "column_name", "before", "after")
 
 
 class Comparison(NamedTuple):
@@ -42,36 +31,9 @@ class Comparison(NamedTuple):
     - `values` of the first 20 changed rows of each table: table_name, key, column_name, before, after.
     """
 
-    tables: Rows
-    months: Rows
-    values: Rows
-
-
-class _Table(NamedTuple):
-    """A table of the star as both marts have it, surrogate keys replaced by what they stand for.
-
-    `before` and `after` are queries with the same `columns`; a mart without the table has no rows.
-    `plain_before` and `plain_after` give the rows as they are stored, at less cost.
-    """
-
-    name: str
-    key: str
-    columns: tuple[str, ...]
-    before: str
-    after: str
-    plain_before: str
-    plain_after: str
-
-    @property
-    def has_months(self) -> bool:
-        """Whether its rows belong to days, and so to months that can be compared first."""
-        return _DAY_KEY in self.columns and self.key != _DAY_KEY
-
-    def money(self, expression: str) -> str:
-        """SQL for the sum of an expression over money; null where the table holds none."""
-        return (
-            f"coalesce(sum({expression}), 0)" if _MONEY in self.columns else "sum(null::decimal(38, 4))"
-        )
+    tables: pd.DataFrame
+    months: pd.DataFrame
+    values: pd.DataFrame
 
 
 def compare_with_published(session: Session) -> Comparison:
@@ -89,8 +51,7 @@ def compare_files(before: Path, after: Path) -> Comparison:
         published_build(database)
     with connect(Path(":memory:")) as connection:
         for name, database in (("before", before), ("after", after)):
-            path = str(database).replace("'", "''")
-            connection.execute(f"attach '{path}' as {name} (read_only)")
+            connection.execute(f"attach {literal(database)} as {name} (read_only)")
         with in_words():
             return compare(connection, "before", "after")
 
@@ -99,114 +60,173 @@ def described(before: Path, after: Path) -> str:
     """The differences between two mart files as plain text. Raises as `compare_files` does."""
     found = compare_files(before, after)
     title = " → ".join(f"{shown(each)} (build {published_build(each)})" for each in (before, after))
-    changed = any(row.added or row.removed or row.changed for row in found.tables.itertuples())
-    parts = [found.tables, found.months, found.values] if changed else [found.tables]
-    texts = [_aligned(rows) for rows in parts if len(rows)]
-    return "\n\n".join([title, *texts, *([] if changed else ["Every row of the one is in the other."])])
+    if not found.tables[["added", "removed", "changed"]].any(axis=None):
+        return "\n\n".join([title, _text(found.tables), "Every row of the one is in the other."])
+    return "\n\n".join([title, *(_text(frame) for frame in found if len(frame))])
 
 
-def _aligned(rows: Rows) -> str:
-    names = [name.replace("_", " ") for name in rows.columns]
-    return aligned([names, *(list(map(_text, row)) for row in rows.itertuples())])
+def _text(frame: pd.DataFrame) -> str:
+    names = [name.replace("_", " ") for name in frame.columns]
+    return aligned([names, *([_cell(value) for value in row] for row in frame.itertuples(index=False))])
 
 
-def _text(value: str | int | Decimal | date | None) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    if isinstance(value, date):
+def _cell(value: object) -> str:
+    if pd.isna(value):
+        return ""
+    if isinstance(value, pd.Timestamp):
         return f"{value:%Y-%m}"
-    # rounded as a notebook rounds it, which shows floating point numbers
-    return f"{float(value):,.2f}" if isinstance(value, Decimal) else f"{value:,}"
+    if isinstance(value, str):
+        return value
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
 
 
 def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> Comparison:
     """The differences between two marts that `connection` has attached under these names.
 
-    A column that only one of them has is not compared. Takes the time of reading both marts, and room
-    for the rows that differ, which DuckDB moves to disk where memory ends.
+    A column that only one of them has, or of which they do not agree what it refers to, is not compared.
+    A table whose natural key has another name or type than before is removed and added as a whole. Takes
+    the time of reading both marts, and room for the rows that differ, which DuckDB moves to disk where
+    memory ends.
     """
-    columns = {mart: star_columns(connection, mart) for mart in (before, after)}
-    keys = declared_keys(connection, before) | declared_keys(connection, after)
-    found = [
-        _compared(connection, _table(name, keys, before, after, columns))
-        for name in sorted({*columns[before], *columns[after]})
-    ]
-    return Comparison(*(reduce(add, parts) for parts in zip(*found, strict=True)))
-
-
-def _table(
-    name: str, keys: dict[str, str], before: str, after: str, columns: dict[str, dict[str, list[str]]]
-) -> _Table:
-    marts = [mart for mart in (before, after) if name in columns[mart]]
-    shared = [each for each in columns[marts[-1]][name] if each in columns[marts[0]][name]]
-    chosen = {each: _stands_for(each, keys) for each in shared}
-    # the surrogate key of the table itself stands for a column that is there anyway
-    chosen = {each: stands for each, stands in chosen.items() if not stands.startswith(f"{name}.")}
-    names = tuple(stands.rpartition(".")[2] for stands in chosen.values())
-
-    def queries(rows_of: Callable[[str], str]) -> list[str]:
-        nothing = f"from ({rows_of(marts[0])}) where false"
-        return [rows_of(mart) if mart in marts else nothing for mart in (before, after)]
-
-    resolved = queries(lambda mart: _rows_sql(mart, name, chosen))
-    plain = queries(lambda mart: f"from {_stored(mart, name)}")
-    return _Table(name, keys.get(name, names[0]), names, *resolved, *plain)
-
-
-def _stored(mart: str, name: str) -> str:
-    return f"{quoted(mart)}.main.{name}"
-
-
-def _stands_for(column: str, keys: dict[str, str]) -> str:
-    """`dim_thing.thing_id` for the surrogate key `thing_key` of such a dimension, else the column."""
-    dimension = f"dim_{column.removesuffix('_key')}"
-    return f"{dimension}.{keys[dimension]}" if column.endswith("_key") and dimension in keys else column
-
-
-def _rows_sql(mart: str, name: str, columns: dict[str, str]) -> str:
-    chosen = [stands if stands != column else f"rows.{column}" for column, stands in columns.items()]
-    joins = [
-        f"left join {quoted(mart)}.main.{stands.partition('.')[0]} using ({column})"
-        for column, stands in columns.items()
-        if stands != column
-    ]
-    return f"select {', '.join(chosen)} from {quoted(mart)}.main.{name} as rows {' '.join(joins)}"
-
-
-def _compared(connection: duckdb.DuckDBPyConnection, table: _Table) -> tuple[Rows, Rows, Rows]:
-    """The rows of the three parts that are about `table`."""
-    counted = (
-        f"select (select count(*) from ({table.plain_before})), count(*) from ({table.plain_after})"
+    connection.execute(_RESULTS)
+    marts = _Mart(connection, before), _Mart(connection, after)
+    names = sorted({*marts[0].star, *marts[1].star})
+    counts = [_compare_table(connection, _table(name, *marts)) for name in names]
+    tables = pd.DataFrame(counts, columns=_TABLE_COLUMNS)
+    return Comparison(
+        tables.astype({name: float for name in _TABLE_COLUMNS if name.startswith("revenue")}),
+        connection.execute(_MONTHS).df(),
+        connection.execute("select * from value_changes").df(),
     )
-    before, after = connection.execute(counted).fetchone()
-    about = {"name": table.name, "before": before, "after": after}
+
+
+class _Mart:
+    """The tables of an attached mart with their columns and types, and what their keys stand for."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
+        self.name = name
+        self.star = star_types(connection, name)
+        self.references = star_references(connection, name)
+        self.keys = {
+            table: key
+            for table, key in declared_keys(connection, name).items()
+            if key in self.star.get(table, ())
+        }
+
+    def key(self, table: str) -> tuple[str, str] | None:
+        """Name and type of the column by which the rows of a table are known; None where none is."""
+        key = self.keys.get(table, surrogate_key(table))
+        return (key, self.star[table][key]) if key in self.star[table] else None
+
+    def meanings(self, table: str) -> dict[str, tuple[str, str]]:
+        """The columns to compare, each with the name and type of what it stands for.
+
+        A key that refers to a dimension stands for that one's natural key; the surrogate key of a
+        dimension that has a natural one for nothing.
+        """
+        found = {}
+        for column, type_ in self.star[table].items():
+            dimension = self.references[table].get(column)
+            if dimension in self.keys:
+                key, type_ = self.key(dimension)
+                found[column] = column.removesuffix(surrogate_key(dimension)) + key, type_
+            elif table not in self.keys or column != surrogate_key(table):
+                found[column] = column, type_
+        return found
+
+    def rows(self, table: str, columns: list[str], *, resolved: bool) -> str:
+        """A query for these columns as `c0`, `c1` …, keys as they are or as what they stand for."""
+        chosen, joins = [], []
+        for place, column in enumerate(columns):
+            source = f"stored.{quoted(column)}"
+            dimension = self.references[table].get(column)
+            if resolved and dimension in self.keys:
+                key = f"d{place}.{quoted(surrogate_key(dimension))}"
+                joins.append(f"left join {self._stored(dimension)} as d{place} on {source} = {key}")
+                source = f"d{place}.{quoted(self.keys[dimension])}"
+            chosen.append(f"{source} as c{place}")
+        return f"select {', '.join(chosen)} from {self._stored(table)} as stored {' '.join(joins)}"
+
+    def _stored(self, table: str) -> str:
+        return f"{quoted(self.name)}.main.{quoted(table)}"
+
+
+class _Table(NamedTuple):
+    """A table of the star as both marts have it, in queries with the columns `c0`, `c1` ….
+
+    `columns` are their names in the mart. `key`, `day` and `money` are `c0`, `c1` …, None where there is
+    none. Of the pairs of queries the first is of the mart before. `plain` ones leave surrogate keys as
+    they are, at less cost. A mart without the table has no rows.
+    """
+
+    name: str
+    columns: list[str]
+    key: str | None
+    day: str | None
+    money: str | None
+    plain: list[str]
+    resolved: list[str]
+
+
+def _table(name: str, before: _Mart, after: _Mart) -> _Table:
+    marts = [mart for mart in (before, after) if name in mart.star]
+    meanings, others = marts[-1].meanings(name), marts[0].meanings(name)
+    shared = [column for column, meaning in meanings.items() if others.get(column) == meaning]
+    key = marts[-1].key(name)
+    days = [column for column, to in marts[-1].references[name].items() if to == "dim_date"]
+
+    def place(column: str | None) -> str | None:
+        return f"c{shared.index(column)}" if column in shared else None
+
+    def queries(*, resolved: bool) -> list[str]:
+        nothing = f"from ({marts[0].rows(name, shared, resolved=resolved)}) where false"
+        return [
+            mart.rows(name, shared, resolved=resolved) if mart in marts else nothing
+            for mart in (before, after)
+        ]
+
+    return _Table(
+        name,
+        [meanings[column][0] for column in shared],
+        key=place(key[0]) if key and key == marts[0].key(name) else None,
+        day=place(days[0]) if days else None,
+        money=place(_MONEY),
+        plain=queries(resolved=False),
+        resolved=queries(resolved=True),
+    )
+
+
+def _compare_table(connection: duckdb.DuckDBPyConnection, table: _Table) -> tuple:
+    """The row of `tables` about a table; what is to be told of its months and values is inserted."""
+    money = f"coalesce(sum({table.money}), 0)" if table.money else "null"
+    (before, revenue_before), (after, revenue_after) = (
+        connection.execute(f"select count(*), {money} from ({rows})").fetchone() for rows in table.plain
+    )
     # where one mart has no rows, those of the other are all new or all gone, and need no look
-    closely = min(before, after) > 0
-    connection.execute(_months_sql(table, closely))
-    if closely:
-        connection.execute(_differences_sql(table))
-    counts = Rows.of(connection.execute(_counts_sql(table, closely), about))
-    months = Rows(_MONTHS, [])
-    if table.has_months:
-        months = Rows.of(connection.execute(_MONTHS_SQL, {"name": table.name}))
+    closely = table.key is not None and min(before, after) > 0
+    if table.day:
+        connection.execute(_months_sql(table, closely))
     if not closely:
-        return counts, months, Rows(_VALUES, [])
-    return counts, months, Rows.of(connection.execute(_values_sql(table), {"name": table.name}))
+        no_revenue = table.money and 0
+        counts = (after, before, 0, revenue_after, revenue_before, no_revenue)
+        return table.name, before, after, *counts
+    connection.execute(_differences_sql(table))
+    connection.execute(_values_sql(table))
+    return table.name, before, after, *connection.execute(_counts_sql(table)).fetchone()
 
 
 def _months_sql(table: _Table, closely: bool) -> str:
-    """SQL for a temporary table of the months in which the marts differ."""
-    if not table.has_months:
-        return f"create or replace temp table differing_months as {_NO_MONTHS}"
-    fingerprint = f"sum(hash({', '.join(table.columns)}))" if closely else "count(*)"
-    before, after = (table.before, table.after) if closely else (table.plain_before, table.plain_after)
-    revenue = table.money(_MONEY)
-    monthly = f"select {_DAY_KEY} // 100 as month, {fingerprint} as fingerprint, {revenue} as revenue"
+    """SQL that notes the months in which the marts differ."""
+    before, after = table.resolved if closely else table.plain
+    columns = ", ".join(f"c{place}" for place in range(len(table.columns)))
+    fingerprint = f"sum(hash({columns}))" if closely else "count(*)"
+    revenue = f"sum({table.money})" if table.money else "null"
+    monthly = f"select {table.day} // 100 as month, {fingerprint} as fingerprint, {revenue} as revenue"
     return f"""
-        create or replace temp table differing_months as
+        insert into month_changes
         with before as ({monthly} from ({before}) group by month),
         after as ({monthly} from ({after}) group by month)
-        select month, before.revenue as revenue_before, after.revenue as revenue_after
+        select {literal(table.name)}, month, before.revenue, after.revenue
         from before
         full join after using (month)
         where before.fingerprint is distinct from after.fingerprint
@@ -215,13 +235,13 @@ def _months_sql(table: _Table, closely: bool) -> str:
 
 def _differences_sql(table: _Table) -> str:
     """SQL for a temporary table of the rows that differ, as structs; null where there is no such row."""
-    months = (
-        f"where {_DAY_KEY} // 100 in (select month from differing_months)" if table.has_months else ""
-    )
+    months = f"select month from month_changes where table_name = {literal(table.name)}"
+    where = f"where {table.day} // 100 in ({months})" if table.day else ""
+    before, after = table.resolved
     return f"""
         create or replace temp table differences as
-        with before as (select rows as row from ({table.before}) as rows {months}),
-        after as (select rows as row from ({table.after}) as rows {months})
+        with before as (select found as row from ({before}) as found {where}),
+        after as (select found as row from ({after}) as found {where})
         select before.row as row_before, after.row as row_after
         from before
         full join after on before.row.{table.key} is not distinct from after.row.{table.key}
@@ -229,36 +249,25 @@ def _differences_sql(table: _Table) -> str:
     """
 
 
-def _counts_sql(table: _Table, closely: bool) -> str:
-    counts = {"added": "$after", "removed": "$before", "changed": "0"}
-    money = {"added": "revenue_after", "removed": "revenue_before", "changed": "0"}
-    if closely:
-        counts = {
-            "added": "count(*) filter (where row_before is null)",
-            "removed": "count(*) filter (where row_after is null)",
-            "changed": "count(*) filter (where row_before is not null and row_after is not null)",
-        }
-        money = {
-            "added": f"if(row_before is null, row_after.{_MONEY}, 0)",
-            "removed": f"if(row_after is null, row_before.{_MONEY}, 0)",
-            "changed": f"row_after.{_MONEY} - row_before.{_MONEY}",
-        }
-    counted = [f"{sql} as {what}" for what, sql in counts.items()]
-    summed = [f"{table.money(sql)} as revenue_{what}" for what, sql in money.items()]
-    return f"""
-        select $name as table_name, $before as rows_before, $after as rows_after,
-            {", ".join(counted + summed)}
-        from {"differences" if closely else "differing_months"}
-    """
+def _counts_sql(table: _Table) -> str:
+    added, removed = "row_before is null", "row_after is null"
+    changed = f"not ({added} or {removed})"
+    after, before = f"row_after.{table.money}", f"row_before.{table.money}"
+    money = {added: after, removed: before, changed: f"{after} - {before}"}
+    counts = [f"count(*) filter ({which})" for which in money]
+    sums = [f"coalesce(sum({amount}) filter ({which}), 0)" for which, amount in money.items()]
+    return f"select {', '.join(counts + (sums if table.money else ['null'] * 3))} from differences"
 
 
 def _values_sql(table: _Table) -> str:
-    """SQL for what was changed in the first of the rows that both marts have."""
+    """SQL that notes what was changed in the first of the rows that both marts have."""
     pairs = ", ".join(
-        f"{{column_name: '{n}', before: row_before.{n}::varchar, after: row_after.{n}::varchar}}"
-        for n in table.columns
+        f"{{column_name: {literal(name)}, before: row_before.c{place}::varchar, "
+        f"after: row_after.c{place}::varchar}}"
+        for place, name in enumerate(table.columns)
     )
     return f"""
+        insert into value_changes
         with changed as (
             select row_after.{table.key} as key, row_before, row_after
             from differences
@@ -272,28 +281,34 @@ def _values_sql(table: _Table) -> str:
                 unnest([{pairs}], recursive := true)
             from changed
         )
-        select {", ".join(["$name as table_name", *_VALUES[1:]])}
+        select {literal(table.name)}, key, column_name, before, after
         from pairs
         where before is distinct from after
     """
 
 
-_NO_MONTHS = """
-select
-    null::integer as month,
-    null::decimal(38, 4) as revenue_before,
-    null::decimal(38, 4) as revenue_after
-where false
+_TABLE_COLUMNS = [
+    *("table_name", "rows_before", "rows_after", "added", "removed", "changed"),
+    *("revenue_added", "revenue_removed", "revenue_changed"),
+]
+
+_RESULTS = """
+create or replace temp table month_changes (
+    table_name varchar, month integer, revenue_before decimal(38, 4), revenue_after decimal(38, 4)
+);
+create or replace temp table value_changes (
+    table_name varchar, key varchar, column_name varchar, before varchar, after varchar
+)
 """
 
-_MONTHS_SQL = """
+_MONTHS = """
 select
-    $name as table_name,
+    table_name,
     strptime(month::varchar, '%Y%m')::date as month_start,
     coalesce(revenue_before, 0) as revenue_before,
     coalesce(revenue_after, 0) as revenue_after,
     coalesce(revenue_after, 0) - coalesce(revenue_before, 0) as change
-from differing_months
+from month_changes
 where revenue_before is distinct from revenue_after
-order by month
+order by table_name, month
 """

@@ -7,11 +7,9 @@ import glob
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from threading import Event
 
 from filelock import lock_descriptor
 
@@ -22,12 +20,6 @@ try:
     from fcntl import F_FULLFSYNC, fcntl  # macOS, whose fsync stops at the disk's own cache
 except ImportError:
     F_FULLFSYNC = None
-
-_BLOCK = 1 << 18  # larger ones are slower: the system then fetches new memory for each
-
-_MAY_CHANGE = 4 << 20
-
-_SECONDS_BETWEEN_LOOKS = 0.05
 
 
 @contextmanager
@@ -42,10 +34,15 @@ def whole_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_files(targets: Sequence[Path]) -> Iterator[list[Path]]:
-    """As `whole_file`, for several: all are complete on disk before the first target is replaced.
+def whole_files(
+    targets: Sequence[Path], outdated: Callable[[], Iterable[Path]] = list
+) -> Iterator[list[Path]]:
+    """As `whole_file`, for several targets in one folder and those below it: all of them or none.
 
-    They are replaced in the order given, so the last can vouch for the others.
+    All are complete on disk before the first is replaced. They are replaced in the order given, so the
+    last can vouch for the others; before it, the files that `outdated` names are removed. Where one
+    cannot be replaced, all are put back. Of two processes that write the same targets, the later one
+    replaces all that the other wrote (on Windows, which locks no folders, file by file).
     """
     try:
         with ExitStack() as stack:
@@ -53,56 +50,16 @@ def whole_files(targets: Sequence[Path]) -> Iterator[list[Path]]:
             yield parts
             for part in parts:
                 sync(part)
-            for part, target in zip(parts, targets, strict=True):
-                os.replace(part, target)
+            with _sole_writer(targets[-1].parent):
+                _replace(parts, targets, sorted({*outdated()} - {*targets}))
             for folder in {target.parent for target in targets}:
-                sync(folder)
+                with suppress(OSError):  # all is in place, though perhaps not yet on the disk
+                    sync(folder)
     except OSError as error:
         raise StateError(
             f"{shown(targets[0].parent)} cannot be written to: {error.strerror or error}. "
             "Make room or make it writable, or name another folder."
         ) from error
-
-
-@contextmanager
-def second_part(part: Path) -> Iterator[Path]:
-    """Another path to write to for the target of `part`; its file is gone after the block.
-
-    If the process dies, the next one that writes to the target removes it, as `part` itself.
-    """
-    name, *_ = part.name.removeprefix(".").rsplit(".", 2)
-    with _part(part.with_name(name)) as second:
-        yield second
-
-
-def join_files(first: Path, second: Path, end: bytes, seam: bytes, begin: bytes) -> None:
-    """Append a file to another, a `seam` in place of the first one's `end` and the second's `begin`.
-
-    Raises ValueError where they do not end and begin like that.
-    """
-    with first.open("rb+") as whole, second.open("rb") as rest:
-        whole.seek(-len(end), os.SEEK_END)
-        if whole.read() != end or rest.read(len(begin)) != begin:
-            raise ValueError(f"{first.name} and {second.name} do not fit together")
-        whole.seek(-len(end), os.SEEK_END)
-        whole.write(seam)
-        whole.truncate()
-        shutil.copyfileobj(rest, whole, _BLOCK)
-
-
-@contextmanager
-def hashed_meanwhile(path: Path) -> Iterator[Future]:
-    """Size and SHA-256 of a file that the block writes from start to end, but for its last megabytes.
-
-    They are there when the block is done. The last four megabytes may be changed until then.
-    """
-    is_whole = Event()
-    with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(_hash_as_it_grows, path, is_whole)
-        try:
-            yield found
-        finally:
-            is_whole.set()
 
 
 def sha256_of(path: Path) -> str:
@@ -111,26 +68,79 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _hash_as_it_grows(path: Path, is_whole: Event) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb", buffering=0) as file:
-        while True:
-            ended = is_whole.is_set()
-            ready = path.stat().st_size - (0 if ended else _MAY_CHANGE)
-            while size < ready and (block := file.read(min(_BLOCK, ready - size))):
-                digest.update(block)
-                size += len(block)
-            if ended:
-                return size, digest.hexdigest()
-            is_whole.wait(_SECONDS_BETWEEN_LOOKS)
+def sync(path: Path) -> None:
+    """Wait until the file or the folder is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor) if F_FULLFSYNC is None else fcntl(descriptor, F_FULLFSYNC)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(parts: Sequence[Path], targets: Sequence[Path], outdated: Sequence[Path]) -> None:
+    """Put each part in the place of its target, and remove what is outdated; or leave all as it was."""
+    *swaps, last = zip(parts, targets, strict=True)
+    # before the last, which may be what names them: nothing else would ever remove them
+    swaps += [*((None, path) for path in outdated), last]
+    with ExitStack() as stack:
+        # a single rename is all or nothing anyway
+        backups = [stack.enter_context(_backup(target)) for _, target in swaps if len(swaps) > 1]
+        done = 0
+        try:
+            for part, target in swaps:
+                os.replace(part, target) if part else target.unlink(missing_ok=True)
+                done += 1
+        except OSError:
+            for backup, (_, target) in zip(backups[:done], swaps, strict=False):
+                os.replace(backup, target) if backup else target.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _backup(target: Path) -> Iterator[Path | None]:
+    """A second name for the file that is there now, if there is one, as long as the block lasts."""
+    if not os.path.lexists(target):
+        yield None
+        return
+    backup = _part_path(target)
+    try:
+        os.link(target, backup)
+    except OSError:  # the file system knows no links, or this is no file
+        shutil.copy2(target, backup)
+    try:
+        yield backup
+    finally:
+        backup.unlink(missing_ok=True)
+
+
+@contextmanager
+def _sole_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block for the folder, and keep others waiting."""
+    if os.name == "nt":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network drives know no locks
+            lock_descriptor(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _part_path(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
 
 
 @contextmanager
 def _part(target: Path) -> Iterator[Path]:
     """A new, empty file beside `target`, locked for as long as it is there."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(target)
-    part = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
+    with _sole_writer(target.parent):
+        _remove_abandoned(target)
+    part = _part_path(target)
     descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     try:
         with suppress(OSError):  # some network drives know no locks: nothing is swept there
@@ -150,14 +160,3 @@ def _remove_abandoned(target: Path) -> None:
         with suppress(OSError), part.open("rb+") as file:
             if lock_descriptor(file.fileno(), blocking=False):
                 part.unlink()
-
-
-def sync(path: Path) -> None:
-    """Wait until the file or the folder is on the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor) if F_FULLFSYNC is None else fcntl(descriptor, F_FULLFSYNC)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,7 @@ import duckdb
 from mart_helpers.checks import verdict_of
 from mart_helpers.parameters import shown
 from mart_helpers.session import BUILD_LOG, open_published, unreadable
-from mart_helpers.texts import aligned, quoted, size_text
+from mart_helpers.texts import aligned, one_line, quoted, size_text
 
 
 def describe_mart(database: Path) -> str:
@@ -21,7 +21,7 @@ def describe_mart(database: Path) -> str:
     with open_published(database) as connection:
         try:
             title = f"{shown(database)} ({size_text(database)})"
-            tables = [_described(connection, *each) for each in _tables(connection)]
+            tables = [_described(connection, *each) for each in connection.execute(_TABLES).fetchall()]
             return "\n\n".join([title, *_newest_build(connection), *tables])
         except duckdb.Error as error:
             raise unreadable(database, error) from error
@@ -34,8 +34,8 @@ def tables_of(database: Path) -> list[tuple]:
     """
     with open_published(database) as connection:
         return [
-            (name, _count(connection, name), len(connection.table(name).columns), comment)
-            for name, comment in _tables(connection)
+            (name, _count(connection, name), len(connection.table(quoted(name)).columns), comment)
+            for name, comment, _ in connection.execute(_TABLES).fetchall()
         ]
 
 
@@ -45,44 +45,22 @@ def last_verdict(report: Path) -> list[str]:
     return verdict_of(SimpleNamespace(**each) for each in checks)
 
 
-def _tables(connection: duckdb.DuckDBPyConnection) -> list[tuple]:
-    """Name and comment of each table, ordered by name."""
-    return connection.execute(
-        """
-        select table_name, coalesce(comment, '')
-        from duckdb_tables()
-        where database_name = current_database() and schema_name = 'main'
-        order by table_name
-        """
-    ).fetchall()
-
-
 def _newest_build(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """The newest row of the build log, whatever columns it has; nothing where there was no build."""
-    newest = connection.execute(f"select * from {BUILD_LOG} order by built_at desc limit 1")
-    names = [column[0] for column in newest.description]
-    row = newest.fetchone()
-    if row is None:
-        return []
-    return [
-        "last build\n" + aligned([(name, _text(value)) for name, value in zip(names, row, strict=True)])
-    ]
+    newest = connection.execute(f"select * from {BUILD_LOG} order by build_id desc limit 1")
+    names = [column for column, *_ in newest.description]
+    rows = [zip(names, map(_text, row), strict=True) for row in newest.fetchall()]
+    return [f"last build\n{aligned(list(row))}" for row in rows]
 
 
-def _described(connection: duckdb.DuckDBPyConnection, table: str, comment: str) -> str:
+def _described(
+    connection: duckdb.DuckDBPyConnection, table: str, comment: str, columns: list[dict]
+) -> str:
     """The table's name, rows and comment in one line, then a line for each column."""
-    columns = connection.execute(
-        """
-        select column_name, lower(data_type), coalesce(comment, '')
-        from duckdb_columns()
-        where database_name = current_database() and schema_name = 'main' and table_name = $table
-        order by column_index
-        """,
-        {"table": table},
-    ).fetchall()
     rows = _count(connection, table)
-    title = f"{table}: {rows:,} {'row' if rows == 1 else 'rows'}"
-    return "\n".join([f"{title}. {comment}" if comment else title, aligned(columns)])
+    title = f"{one_line(table)}: {rows:,} {'row' if rows == 1 else 'rows'}"
+    lines = aligned([list(column.values()) for column in columns])
+    return f"{title}. {one_line(comment, 10_000)}\n{lines}" if comment else f"{title}\n{lines}"
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
@@ -93,3 +71,19 @@ def _text(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     return f"{value:,}" if type(value) is int else str(value)
+
+
+_TABLES = """
+select
+    table_name,
+    coalesce(any_value(tables.comment), ''),
+    list(
+        {name: column_name, type: lower(data_type), comment: coalesce(columns.comment, '')}
+        order by column_index
+    )
+from duckdb_tables() as tables
+inner join duckdb_columns() as columns using (table_oid, database_oid, table_name)
+where tables.database_name = current_database() and tables.schema_name = 'main'
+group by table_name
+order by table_name
+"""

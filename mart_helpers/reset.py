@@ -13,8 +13,11 @@ from mart_helpers.report import REPORTS, VIOLATIONS, violations_in
 from mart_helpers.run import run_folders
 from mart_helpers.session import is_mart
 
-# Beside the mart: DuckDB's log and overflow, unpublished builds, the marts before, the lock of a build.
-SIBLING = re.compile(r"\.wal|\.tmp|\.candidate.*|\.previous.*|\.lock")
+# Behind the name of the mart: DuckDB's log and overflow, an unpublished build, kept marts, the lock.
+_BESIDE = re.compile(r"(\.candidate)?(\.wal|\.tmp)?|\.previous-[0-9]+|\.lock")
+
+# What a run that was killed has left of a file, and of the rows of a workbook.
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.part(\.rows)?")
 
 
 def generated(database: Path, data_dir: Path) -> list[Path]:
@@ -28,21 +31,26 @@ def generated(database: Path, data_dir: Path) -> list[Path]:
             f"{shown(database)}: not a mart of ours, so nothing was removed. "
             "Give the path of the mart: --database data/mini_data_mart.duckdb"
         )
-    beside = [
+    mart = [
         each
         for each in _entries(database.parent)
         if each.name.startswith(database.name)
-        and SIBLING.fullmatch(each.name.removeprefix(database.name))
+        and _BESIDE.fullmatch(each.name.removeprefix(database.name))
     ]
-    mart = [database] if database.is_file() or database.is_symlink() else []
     exports = [data_dir / kind.folder / MANIFEST for kind in FORMATS.values()]
+    quality, runs = data_dir / "quality", data_dir / "runs"
+    rows = _ours(quality / VIOLATIONS, violations_in(quality)) if not quality.is_symlink() else []
+    if rows == [quality / VIOLATIONS]:
+        rows, reports = [], {*REPORTS, VIOLATIONS}
+    else:
+        reports = {*REPORTS}
     written = [
         *[_ours(each.parent, named_in(each) | {MANIFEST}) for each in exports],
         _ours(data_dir / "pages", page_names()),
-        _reports(data_dir / "quality"),
-        _ours(data_dir / "runs", {each.name for each in run_folders(data_dir / "runs")}),
+        [*rows, *_ours(quality, reports)],
+        _ours(runs, {each.name for each in run_folders(runs)}),
     ]
-    return [*sorted(mart + beside), *chain.from_iterable(written)]
+    return [*sorted(mart), *chain.from_iterable(written)]
 
 
 def remove(path: Path) -> None:
@@ -62,21 +70,12 @@ def remove(path: Path) -> None:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _reports(folder: Path) -> list[Path]:
-    """The quality reports in the folder, and the bad rows below it."""
-    if folder.is_symlink():
-        return []
-    rows = _ours(folder / VIOLATIONS, violations_in(folder))
-    if rows == [folder / VIOLATIONS]:
-        return _ours(folder, {*REPORTS, VIOLATIONS})
-    return [*rows, *_ours(folder, set(REPORTS))]
+    """What is in a folder; nothing where that is none, or a link to one."""
+    return sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
 
 
 def _ours(folder: Path, names: set[str]) -> list[Path]:
     """What of `names` is in the folder; the folder itself where that is all it holds."""
-    entries = _entries(folder) if not folder.is_symlink() else []
-    ours = sorted(each for each in entries if each.name in names)
+    entries = _entries(folder)
+    ours = [each for each in entries if each.name in names or _UNFINISHED.fullmatch(each.name)]
     return [folder] if ours and len(ours) == len(entries) else ours

@@ -7,7 +7,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
 from typing import Any, NamedTuple
 
 import duckdb
@@ -26,31 +26,29 @@ SHEET_ROWS, SHEET_COLUMNS, CELL_TEXT, SHEET_NAME = 1_048_576, 16_384, 32_767, 31
 # Excel takes 1900 for a leap year, other programs do not: they agree on days from here on alone.
 _FIRST_DAY, _LAST_DAY = "1900-03-01", "9999-12-31"
 
-# Excel shows and keeps 15 digits of what is typed or edited.
-_DIGITS = 15
+_DIGITS = 15  # Excel shows and keeps no more of what is typed or edited
 
-# Without these, the bytes would depend on the clock.
-_PROPERTIES = {"created": datetime(2000, 1, 1)}
+_WHOLE = re.compile("u?(tiny|small|big|huge)?int(eger)?")
 
-_ROWS_AT_A_TIME = 2_000
-
-_WIDEST = 50
-
-_WHOLE = {
-    *("tinyint", "smallint", "integer", "bigint", "hugeint"),
-    *("utinyint", "usmallint", "uinteger", "ubigint", "uhugeint"),
+# what cells of a type are, and the format that shows all of it; of the other types they are text
+_CELLS = {
+    **dict.fromkeys(("float", "double"), ("double", "General")),
+    "boolean": ("boolean", "General"),
+    "date": ("date", "yyyy-mm-dd"),
+    **dict.fromkeys(
+        ("timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"),  # without a zone
+        ("timestamp", "yyyy-mm-dd hh:mm:ss.000"),
+    ),
 }
 
-_TIMESTAMPS = {"timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"}  # without a zone
-
-_NUMBERS = {"whole", "decimal", "double"}
-
-# numbers that are names of things, not amounts: nobody writes the year 2,024
+# whole numbers that name things, not amounts: nobody writes the year 2,024
 _NAMING = ("_key", "_id", "year")
 
 _LEFT, _RIGHT = {"align": "left", "indent": 1}, {"align": "right"}
 
 _HEADER = {"bold": True, "bg_color": "#EEF1F5", "bottom": 1, "bottom_color": "#9AA5B1"}
+
+_WIDEST = 50
 
 _FORBIDDEN_IN_NAMES = re.compile(r"[\[\]:*?/\\\x00-\x1f]|^'|'$")
 
@@ -85,18 +83,20 @@ def plan_sheet(connection: duckdb.DuckDBPyConnection, table: str, relation: str,
 
     Raises StateError for a table that Excel cannot hold; DuckDB's errors are left as they are.
     """
-    described = connection.execute(f"from {relation} limit 0").description
-    kinds = {column: _kind(column, kind) for column, kind, *_ in described}
+    described = connection.execute(f"from {quoted(relation)} limit 0").description
     measures = ", ".join(
-        f"max(length({text})), max({_utf16_length(text) if kind == 'text' else 0})"
-        for text, kind in ((f"{quoted(column)}::varchar", kind) for column, (kind, _) in kinds.items())
+        f"max(length({text})), max({_utf16_length(text)})"
+        for text in (f"{quoted(column)}::varchar" for column, *_ in described)
     )
-    rows, *found = connection.execute(f"select count(*), {measures} from {relation}").fetchone()
-    _check_size(table, rows, len(kinds), dict(zip(kinds, found[1::2], strict=True)))
-    columns = [
-        Column(column, kind, number_format, _width(column, number_format, longest or 0))
-        for (column, (kind, number_format)), longest in zip(kinds.items(), found[::2], strict=True)
-    ]
+    sql = f"select count(*), {measures} from {quoted(relation)}"
+    rows, *found = connection.execute(sql).fetchone()
+    _refuse_too_large(
+        table, rows, {name: n for (name, *_), n in zip(described, found[1::2], strict=True)}
+    )
+    columns = []
+    for (column, type_, *_), longest in zip(described, found[::2], strict=True):
+        kind, number_format = _kind(column, type_)
+        columns.append(Column(column, kind, number_format, _width(column, number_format, longest or 0)))
     return Sheet(table, relation, name, rows, tuple(columns))
 
 
@@ -114,17 +114,20 @@ def sheet_names(tables: Sequence[str]) -> list[str]:
 def open_workbook(path: Path) -> Iterator[Workbook]:
     """A workbook to write sheets to, complete at `path` when the block is done; none where it raises.
 
-    Memory holds one row; until the end the rows are in the system's temporary folder.
+    Memory holds one row; until the end the rows are in a folder beside the file.
     """
-    with TemporaryDirectory(prefix="sheets-", ignore_cleanup_errors=True) as folder:
-        workbook = Workbook(str(path), {"constant_memory": True, "tmpdir": folder})
+    folder = path.with_name(f"{path.name}.rows")
+    folder.mkdir()
+    try:
+        workbook = Workbook(str(path), {"constant_memory": True, "tmpdir": str(folder)})
         workbook.use_zip64()
-        workbook.set_properties(_PROPERTIES)
+        workbook.set_properties({"created": datetime(2000, 1, 1)})  # else the bytes depend on the clock
         yield workbook
-        try:
-            workbook.close()
-        except FileCreateError as error:
-            raise error.args[0] from None
+        workbook.close()
+    except FileCreateError as error:
+        raise error.args[0] from None
+    finally:
+        rmtree(folder, ignore_errors=True)
 
 
 def write_sheet(connection: duckdb.DuckDBPyConnection, workbook: Workbook, sheet: Sheet) -> None:
@@ -140,16 +143,17 @@ def write_sheet(connection: duckdb.DuckDBPyConnection, workbook: Workbook, sheet
     page.autofilter(0, 0, sheet.rows, len(sheet.columns) - 1)
     page.ignore_errors({"number_stored_as_text": f"A1:XFD{SHEET_ROWS}"})
     for position, column in enumerate(sheet.columns):
-        aligned = _RIGHT if column.kind in _NUMBERS else _LEFT
+        aligned = _RIGHT if column.kind in ("whole", "decimal", "double") else _LEFT
         cells = workbook.add_format({"num_format": column.number_format, **aligned})
         page.set_column(position, position, column.width, cells)
         page.write_string(0, position, column.name, workbook.add_format({**_HEADER, **aligned}))
-    kinds = [column.kind for column in sheet.columns]
-    connection.execute(f"select columns(*)::varchar from {sheet.relation}")
-    for row, texts in enumerate(_fetched(connection), start=1):
-        for position, (kind, text) in enumerate(zip(kinds, texts, strict=True)):
+    connection.execute(f"select columns(*)::varchar from {quoted(sheet.relation)}")
+    for row, texts in enumerate(iter(connection.fetchone, None), start=1):
+        for position, (column, text) in enumerate(zip(sheet.columns, texts, strict=True)):
             if text is not None:
-                _write_cell(page, row, position, _typed(kind, text))
+                value = _typed(column.kind, text)
+                write = page.write_string if value is text else page.write
+                write(row, position, value)
 
 
 class _ExactWorksheet(Worksheet):
@@ -171,37 +175,24 @@ class _Exact(float):
         return repr(self)
 
 
-def _fetched(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[str | None, ...]]:
-    while rows := connection.fetchmany(_ROWS_AT_A_TIME):
-        yield from rows
-
-
-def _write_cell(page: Worksheet, row: int, column: int, value: bool | int | float | date | str) -> None:
-    if isinstance(value, str):
-        page.write_string(row, column, value)
-    elif isinstance(value, bool):
-        page.write_boolean(row, column, value)
-    elif isinstance(value, date):
-        page.write_datetime(row, column, value)
-    else:
-        page.write_number(row, column, value)
-
-
 def _typed(kind: str, text: str) -> bool | int | float | date | str:
-    """The value that DuckDB writes as `text`, or the text where no cell of Excel holds that value."""
-    if kind == "text":
-        return text
-    if kind == "boolean":
-        return text == "true"
-    if kind == "date":
-        return date.fromisoformat(text) if _has_day(text, 10) else text
-    if kind == "timestamp":  # to the millisecond
-        return datetime.fromisoformat(text) if _has_day(text, 23) else text
-    if kind == "double":
-        return text if text.lstrip("-") in ("nan", "inf") else _Exact(text)
-    if len(text) > _DIGITS and Decimal(text) != Decimal(f"{Decimal(text):.{_DIGITS}G}"):
-        return text
-    return int(text) if kind == "whole" else _Exact(text)
+    """The value that DuckDB writes as `text`, or `text` itself where no cell holds that value."""
+    match kind:
+        case "boolean":
+            return text == "true"
+        case "date" if _has_day(text, len("2024-01-31")):
+            return date.fromisoformat(text)
+        case "timestamp" if _has_day(text, len("2024-01-31 23:59:59.999")):
+            return datetime.fromisoformat(text)
+        case "double" if text.lstrip("-") not in ("nan", "inf"):
+            return _Exact(text)
+        case "whole" | "decimal" if len(text) <= _DIGITS or Decimal(text) == _rounded(text):
+            return int(text) if kind == "whole" else _Exact(text)
+    return text
+
+
+def _rounded(text: str) -> Decimal:
+    return Decimal(f"{Decimal(text):.{_DIGITS}G}")
 
 
 def _has_day(text: str, longest: int) -> bool:
@@ -209,31 +200,23 @@ def _has_day(text: str, longest: int) -> bool:
     return text[4] == "-" and _FIRST_DAY <= text[:10] <= _LAST_DAY and len(text) <= longest
 
 
-def _kind(name: str, kind: DuckDBPyType) -> tuple[str, str]:
+def _kind(name: str, type_: DuckDBPyType) -> tuple[str, str]:
     """What the cells of a column are, and the number format that shows all of it."""
-    if kind.id in _WHOLE:
+    if _WHOLE.fullmatch(type_.id):
         return "whole", "0" if name.lower().endswith(_NAMING) else "#,##0"
-    if kind.id == "decimal":
-        scale = dict(kind.children)["scale"]
+    if type_.id == "decimal":
+        scale = dict(type_.children)["scale"]
         decimals = "." + "0" * min(scale, 2) + "#" * (scale - 2) if scale else ""
         return "decimal", "#,##0" + decimals
-    if kind.id in ("float", "double"):
-        return "double", "General"
-    if kind.id == "boolean":
-        return "boolean", "General"
-    if kind.id == "date":
-        return "date", "yyyy-mm-dd"
-    if kind.id in _TIMESTAMPS:
-        return "timestamp", "yyyy-mm-dd hh:mm:ss.000"
-    return "text", "@"
+    return _CELLS.get(type_.id, ("text", "@"))
 
 
-def _check_size(table: str, rows: int, columns: int, lengths: dict[str, int | None]) -> None:
+def _refuse_too_large(table: str, rows: int, lengths: dict[str, int | None]) -> None:
     found = []
     if rows >= SHEET_ROWS:
         found.append(f"{rows:,} rows, and a sheet of Excel holds {SHEET_ROWS - 1:,} below its header")
-    if columns > SHEET_COLUMNS:
-        found.append(f"{columns:,} columns, and a sheet of Excel holds {SHEET_COLUMNS:,}")
+    if len(lengths) > SHEET_COLUMNS:
+        found.append(f"{len(lengths):,} columns, and a sheet of Excel holds {SHEET_COLUMNS:,}")
     found += [
         f"a text of {length:,} characters in {column}, and a cell of Excel holds {CELL_TEXT:,}"
         for column, length in lengths.items()

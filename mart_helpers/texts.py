@@ -1,6 +1,6 @@
 """Wording and quoting that several rooms share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,13 +12,21 @@ def did_you_mean(word: str, known: Iterable[str], spell: Callable[[str], str] = 
 
 
 def quoted(name: str) -> str:
-    """`name` as SQL takes it, whatever it holds: a mart is attached under the name of its file."""
+    """`name` as an SQL identifier, whatever characters it holds."""
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str | Path) -> str:
+    """`text` as an SQL string, for the statements that take no parameters, such as `attach`."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
 def one_line(text: str, limit: int = 200) -> str:
-    """`text` as a message may quote it: on one line, printable, its middle left out where it is long."""
-    plain = "".join(character if character.isprintable() else " " for character in text)
+    """`text` on one line, fit for a terminal; of a long text the middle is left out.
+
+    Line ends, control characters and invisible ones are written as escapes, such as `\\n`.
+    """
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return plain if len(plain) <= limit else f"{plain[: limit - 60]} … {plain[-57:]}"
 
 
@@ -33,11 +41,12 @@ def size_text(path: Path) -> str:
     return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
-def aligned(rows: list[tuple], indent: str = "  ") -> str:
-    """`rows` of texts as lines with their columns below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
+    """`rows` of texts as lines with their columns below each other, each text as `one_line` has it."""
+    shown = [[one_line(text, limit=10_000) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     lines = (
         indent + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-        for row in rows
+        for row in shown
     )
     return "\n".join(line.rstrip() for line in lines)

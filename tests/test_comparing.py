@@ -49,11 +49,11 @@ def money(found: Comparison) -> tuple:
 
 
 def months(found: Comparison) -> list[tuple]:
-    return [(f"{row.month_start:%Y-%m}", float(row.change)) for row in found.months.itertuples()]
+    return [(f"{row.month_start:%Y-%m}", float(row.change)) for row in found.months.itertuples(index=False)]
 
 
 def values(found: Comparison) -> list[tuple]:
-    return [tuple(row) for row in found.values.itertuples()]
+    return [tuple(row) for row in found.values.itertuples(index=False)]
 
 
 def test_a_mart_does_not_differ_from_itself(changed):
