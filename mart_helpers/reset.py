@@ -33,21 +33,19 @@ def generated(database: Path, data_dir: Path) -> list[Path]:
         )
     mart = [
         each
-        for each in _entries(database.parent)
+        for each in (database.parent.iterdir() if database.parent.is_dir() else ())
         if each.name.startswith(database.name)
         and _BESIDE.fullmatch(each.name.removeprefix(database.name))
     ]
     exports = [data_dir / kind.folder / MANIFEST for kind in FORMATS.values()]
     quality, runs = data_dir / "quality", data_dir / "runs"
-    rows = _ours(quality / VIOLATIONS, violations_in(quality)) if not quality.is_symlink() else []
-    if rows == [quality / VIOLATIONS]:
-        rows, reports = [], {*REPORTS, VIOLATIONS}
-    else:
-        reports = {*REPORTS}
+    bad_rows = [] if quality.is_symlink() else _ours(quality / VIOLATIONS, violations_in(quality))
+    has_only_ours = bad_rows == [quality / VIOLATIONS]
     written = [
         *[_ours(each.parent, named_in(each) | {MANIFEST}) for each in exports],
         _ours(data_dir / "pages", page_names()),
-        [*rows, *_ours(quality, reports)],
+        [] if has_only_ours else bad_rows,
+        _ours(quality, {*REPORTS, VIOLATIONS} if has_only_ours else {*REPORTS}),
         _ours(runs, {each.name for each in run_folders(runs)}),
     ]
     return [*sorted(mart), *chain.from_iterable(written)]
@@ -69,13 +67,8 @@ def remove(path: Path) -> None:
         ) from error
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder; nothing where that is none, or a link to one."""
-    return sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
-
-
 def _ours(folder: Path, names: set[str]) -> list[Path]:
-    """What of `names` is in the folder; the folder itself where that is all it holds."""
-    entries = _entries(folder)
+    """What of `names` is in the folder, if that is no link; the folder itself where it holds no more."""
+    entries = sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
     ours = [each for each in entries if each.name in names or _UNFINISHED.fullmatch(each.name)]
     return [folder] if ours and len(ours) == len(entries) else ours

@@ -6,42 +6,60 @@ The mart remembers no lines, so they are found again: a source is read once for 
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
 
-from mart_helpers.contract import Table, cast_sql, declared_tables, id_sql, read_contract
+from mart_helpers.contract import (
+    Table,
+    cast_sql,
+    declared_tables,
+    id_sql,
+    read_contract,
+    star_columns,
+    star_references,
+    surrogate_key,
+)
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
 from mart_helpers.parameters import shown
 from mart_helpers.records import REJECTED_AT, Located
-from mart_helpers.session import current_database, has_table, open_published
+from mart_helpers.session import open_published
 from mart_helpers.sources import SEED_ROWS, CsvFile, Source, find_sources, read_rows
-from mart_helpers.texts import aligned, did_you_mean
+from mart_helpers.texts import aligned, did_you_mean, one_line, quoted
 
 _MOST = 20  # of each kind are shown; the others are counted
 
-_LONGEST_TEXT = 10_000
-
 _LONGEST_KEY_TO_MEND = 60
 
-_EMPTY = "(empty)"
 
-Row = dict[str, str | None]
+Inputs = dict[str, tuple[int, str]]  # the files that the latest build read: their bytes and SHA-256
 
 
 class _Wanted(NamedTuple):
-    """The key looked for, among those of a declared table."""
+    """The key that is looked for in a declared table, and what the latest build read for that."""
 
+    connection: duckdb.DuckDBPyConnection
+    database: Path
     table: Table
     key: str
+    build: int
+    inputs: Inputs
+    inputs_dir: Path
 
     @property
     def words(self) -> str:
-        return f'{self.table.key} "{_plain(self.key)}"'
+        return f'{self.table.key} "{_shown(self.key)}"'
+
+    @property
+    def mart(self) -> str:
+        return f"{shown(self.database)}, build {self.build}"
+
+    @property
+    def is_from_seed(self) -> bool:
+        return [*self.inputs] == [SEED_ROWS]
 
     def matches_sql(self, text: str) -> str:
         """SQL for whether the text expression `text` is the key `$key`, read as its declared type."""
@@ -51,44 +69,17 @@ class _Wanted(NamedTuple):
         return f"({text} = $key or {cast_sql(text, kind)} = {cast_sql('$key::varchar', kind)})"
 
 
-class _Input(NamedTuple):
-    """An input file as the latest build read it."""
-
-    file: str
-    bytes: int
-    sha256: str
-
-
-class _Build(NamedTuple):
-    """The latest build, and what it read for the table."""
-
-    number: int
-    inputs: tuple[_Input, ...]
-
-    @property
-    def is_from_seed(self) -> bool:
-        return [each.file for each in self.inputs] == [SEED_ROWS]
-
-
-class _Found(NamedTuple):
-    """Texts to show, of `total` that there are."""
-
-    texts: Sequence[str]
-    total: int
-
-
 def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
     """Where the row of `table_name` with the natural key `key` comes from, as plain text.
 
-    Four parts: the row in the mart with the dimension rows it points to; its lines in the sources that
+    Four parts: the row in the mart with the dimension rows it refers to; its lines in the sources that
     are in `inputs_dir` now; its entries in `quarantine`; and whether those files are still as the latest
     build read them. Of each at most 20 are shown, the others are counted. Raises UsageError for a table
     that is not declared and an empty key, StateError where the key is nowhere or there is no mart.
     """
     with open_published(database) as connection:
         try:
-            wanted = _wanted(connection, database, table_name, key)
-            return _traced(connection, database, wanted, inputs_dir)
+            return _traced(_wanted(connection, database, table_name, key, inputs_dir))
         except duckdb.Error as error:
             raise StateError(
                 f"{shown(database)}: cannot be traced in; `python -m mart build` makes it anew. "
@@ -105,11 +96,10 @@ def origins(
     those of seed rows, are left out.
     """
     table = read_contract(connection, table_name)
-    build = _latest_build(connection, table)
-    read = {each.file: each for each in build.inputs}
+    _, inputs = _latest_build(connection, table)
     found: dict[str, tuple[str, int]] = {}
-    for source in _sources(inputs_dir, table, build)[0]:
-        if source.name in read and _is_same(inputs_dir / source.name, read[source.name]):
+    for source in _sources(inputs_dir, table, inputs)[0]:
+        if source.name in inputs and _is_same(inputs_dir / source.name, *inputs[source.name]):
             found = _first_places(source, table, keys) | found
     return found
 
@@ -123,14 +113,16 @@ def _first_places(source: Source, table: Table, keys: list[str]) -> dict[str, tu
         found = read_rows(
             source,
             lambda rows: session.execute(
-                sql.format(key=id_sql(table.key), rows=rows), {"keys": keys}
+                sql.format(key=id_sql(quoted(table.key)), rows=rows), {"keys": keys}
             ).fetchall(),
         )
         places, _ = source.locate([ordinal for _, ordinal in found], _rejected_at(session))
     return {key: (source.name, place.line) for (key, _), place in zip(found, places, strict=True)}
 
 
-def _wanted(connection: duckdb.DuckDBPyConnection, database: Path, table_name: str, key: str) -> _Wanted:
+def _wanted(
+    connection: duckdb.DuckDBPyConnection, database: Path, table_name: str, key: str, inputs_dir: Path
+) -> _Wanted:
     declared = declared_tables(connection)
     if not declared:
         raise StateError(
@@ -138,78 +130,34 @@ def _wanted(connection: duckdb.DuckDBPyConnection, database: Path, table_name: s
             "Give --database the mart."
         )
     if table_name not in declared:
-        is_ours = has_table(connection, current_database(connection), table_name)
+        is_ours = table_name in star_columns(connection)
         raise UsageError(
             f'TABLE: found "{table_name}", which is no declared input'
             f"{' but made by 01_build.' if is_ours else f'.{did_you_mean(table_name, declared)}'} "
             f"Expected one of {', '.join(declared)}."
         )
     table = read_contract(connection, table_name)
-    key = key.strip()
-    if not key:
+    if not key.strip():
         raise UsageError(f'KEY: found "", expected a {table.key} of {table_name}.')
-    return _Wanted(table, key)
+    return _Wanted(
+        connection, database, table, key.strip(), *_latest_build(connection, table), inputs_dir
+    )
 
 
-def _traced(
-    connection: duckdb.DuckDBPyConnection, database: Path, wanted: _Wanted, inputs_dir: Path
-) -> str:
-    build = _latest_build(connection, wanted.table)
-    mart = f"{shown(database)}, build {build.number}"
-    sources, trouble = _sources(inputs_dir, wanted.table, build)
-    rows = _in_mart(connection, wanted)
-    lines, unread = _in_inputs(sources, wanted, inputs_dir)
-    trouble = trouble or unread
-    entries = _in_quarantine(connection, wanted, sources)
-    if not rows.total + lines.total + entries.total:
-        _refuse_unknown_key(connection, wanted, mart, _names_of(build, sources, inputs_dir), trouble)
-    parts = [
-        f"{wanted.table.name}, {wanted.words}",
-        _part(f"mart: {mart}", rows, "no row has this key"),
-        _inputs_part(build, lines, trouble),
-        _part("quarantine", entries, "nothing was set aside"),
-        *_states_part(build, sources, inputs_dir),
-    ]
-    return "\n\n".join(parts)
-
-
-def _part(title: str, found: _Found, otherwise: str) -> str:
-    texts = list(found.texts) or [f"  {otherwise}"]
-    if found.total > len(found.texts):
-        texts.append(f"  and {found.total - len(found.texts):,} more")
-    return "\n".join([title, *texts])
-
-
-def _inputs_part(build: _Build, lines: _Found, trouble: str) -> str:
-    if build.is_from_seed:
-        return f"inputs\n  none: build {build.number} took this table from the seed rows of 01_build"
-    if trouble and not lines.total:
-        return f"inputs\n  {trouble}"
-    found = _part("inputs", lines, "no row has this key")
-    return f"{found}\n  {trouble}" if trouble else found
-
-
-def _states_part(build: _Build, sources: list[Source], inputs_dir: Path) -> list[str]:
-    """What became of the files since the build; seed rows have none."""
-    if build.is_from_seed:
-        return []
-    states = [f"  {state}" for state in _file_states(build, sources, inputs_dir)]
-    return ["\n".join([f"since build {build.number}", *states])]
-
-
-def _latest_build(connection: duckdb.DuckDBPyConnection, table: Table) -> _Build:
+def _latest_build(connection: duckdb.DuckDBPyConnection, table: Table) -> tuple[int, Inputs]:
+    """The number of the latest build, and what it read for the table."""
     (number,) = connection.execute("select coalesce(max(build_id), 0) from build_inputs").fetchone()
-    inputs = connection.execute(
+    found = connection.execute(
         "select file, bytes, sha256 from build_inputs "
         "where build_id = ? and table_name = ? order by file",
         [number, table.name],
     )
-    return _Build(number, tuple(_Input(*row) for row in inputs.fetchall()))
+    return number, {file: (size, sha256) for file, size, sha256 in found.fetchall()}
 
 
-def _sources(inputs_dir: Path, table: Table, build: _Build) -> tuple[list[Source], str]:
+def _sources(inputs_dir: Path, table: Table, inputs: Inputs) -> tuple[list[Source], str]:
     """The sources there are now, or why they cannot be taken; none where the build used seed rows."""
-    if build.is_from_seed:
+    if [*inputs] == [SEED_ROWS]:
         return [], ""
     try:
         return find_sources(inputs_dir, table), ""
@@ -217,66 +165,82 @@ def _sources(inputs_dir: Path, table: Table, build: _Build) -> tuple[list[Source
         return [], str(error)
 
 
-def _in_mart(connection: duckdb.DuckDBPyConnection, wanted: _Wanted) -> _Found:
-    """The rows of the mart with the key, each with the dimension rows that it points to."""
-    name, key = wanted.table.name, wanted.table.key
-    if key not in _columns(connection, name):
-        return _Found([], 0)
-    where = wanted.matches_sql(f'"{key}"::varchar')
-    rows = _rows(connection, name, where, {"key": wanted.key})
-    count = f'select count(*) from main."{name}" where {where}'
+def _traced(wanted: _Wanted) -> str:
+    sources, trouble = _sources(wanted.inputs_dir, wanted.table, wanted.inputs)
+    rows, total_rows = _in_mart(wanted)
+    lines, total_lines, unread = _in_inputs(wanted, sources)
+    entries, total_entries = _in_quarantine(wanted, sources)
+    if not total_rows + total_lines + total_entries:
+        raise _unknown_key(wanted, sources, trouble or unread)
+    parts = [
+        f"{wanted.table.name}, {wanted.words}",
+        _part(f"mart: {wanted.mart}", rows, total_rows, "no row has this key"),
+    ]
+    if wanted.is_from_seed:
+        whence = f"none: build {wanted.build} took this table from the seed rows of 01_build"
+        parts.append(f"inputs\n  {whence}")
+    else:
+        trouble = trouble or unread
+        found = _part("inputs", lines, total_lines, trouble or "no row has this key")
+        parts.append(f"{found}\n  {trouble}" if trouble and total_lines else found)
+    parts.append(_part("quarantine", entries, total_entries, "nothing was set aside"))
+    if not wanted.is_from_seed:
+        states = [f"  {state}" for state in _file_states(wanted, sources)]
+        parts.append("\n".join([f"since build {wanted.build}", *states]))
+    return "\n\n".join(parts)
+
+
+def _part(title: str, texts: list[str], total: int, otherwise: str) -> str:
+    more = [f"  and {total - len(texts):,} more"] if total > len(texts) else []
+    return "\n".join([title, *(texts or [f"  {otherwise}"]), *more])
+
+
+def _in_mart(wanted: _Wanted) -> tuple[list[str], int]:
+    """The first rows of the mart with the key, each with the dimension rows it refers to; how many."""
+    connection, name, key = wanted.connection, wanted.table.name, wanted.table.key
+    if key not in star_columns(connection).get(name, ()):
+        return [], 0
+    where = wanted.matches_sql(f"{quoted(key)}::varchar")
+    count = f"select count(*) from main.{quoted(name)} where {where}"
     (total,) = connection.execute(count, {"key": wanted.key}).fetchone()
-    return _Found([_with_dimensions(connection, name, row) for row in rows], total)
-
-
-def _with_dimensions(connection: duckdb.DuckDBPyConnection, table: str, row: Row) -> str:
-    """A row's values, and below them those of each `dim_<thing>` that a `<thing>_key` points to."""
-    texts = [_listed(row.items(), "  ")]
-    for column, value in row.items():
-        dimension = f"dim_{column.removesuffix('_key')}"
-        if not column.endswith("_key") or dimension == table:
-            continue
-        if column in _columns(connection, dimension):
-            where = f'"{column}"::varchar = $value'
-            for member in _rows(connection, dimension, where, {"value": value}):
-                del member[column]
-                texts.append(f"  {dimension}, {column} {value}\n{_listed(member.items(), '    ')}")
-    return "\n".join(texts)
-
-
-def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
-    """Names of the columns of a table of the star; none where there is no such table."""
-    rows = connection.execute(
-        "select column_name from duckdb_columns() where database_name = current_database() "
-        "and schema_name = 'main' and table_name = ? order by column_index",
-        [table],
-    )
-    return [name for (name,) in rows.fetchall()]
+    references = star_references(connection)[name]
+    texts = []
+    for row in _rows(connection, name, where, wanted.key):
+        lines = [_listed(row.items(), "  ")]
+        for column, dimension in references.items():
+            own = surrogate_key(dimension)
+            for member in _rows(connection, dimension, f"{quoted(own)}::varchar = $key", row[column]):
+                del member[own]
+                lines += [f"  {dimension}, {column} {row[column]}", _listed(member.items(), "    ")]
+        texts.append("\n".join(lines))
+    return texts, total
 
 
 def _rows(
-    connection: duckdb.DuckDBPyConnection, table: str, where: str, values: dict[str, str | None]
-) -> list[Row]:
-    names = _columns(connection, table)
-    texts = ", ".join(f'"{name}"::varchar' for name in names)
-    sql = f'select {texts} from main."{table}" where {where} order by all limit {_MOST}'
-    return [dict(zip(names, row, strict=True)) for row in connection.execute(sql, values).fetchall()]
+    connection: duckdb.DuckDBPyConnection, table: str, where: str, key: str | None
+) -> list[dict[str, str | None]]:
+    sql = (
+        f"select columns(*)::varchar from main.{quoted(table)} where {where} order by all limit {_MOST}"
+    )
+    found = connection.execute(sql, {"key": key})
+    names = [name for name, *_ in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
-def _in_inputs(sources: list[Source], wanted: _Wanted, inputs_dir: Path) -> tuple[_Found, str]:
-    """The records with the key in all sources, and what kept a source from being read, if anything."""
+def _in_inputs(wanted: _Wanted, sources: list[Source]) -> tuple[list[str], int, str]:
+    """The first records with the key in all sources, how many there are, and what kept one unread."""
     texts: list[str] = []
     total, trouble = 0, ""
     for source in sources:
+        file = shown(wanted.inputs_dir / source.name)
         try:
             places, count = _places(source, wanted)
         except (InputError, duckdb.Error) as error:
-            trouble = f"{shown(inputs_dir / source.name)} cannot be read: {_plain(str(error))}"
+            trouble = f"{file} cannot be read: {_shown(str(error))}"
             continue
         total += count
-        file = shown(inputs_dir / source.name)
-        texts += [f"  {_place(file, place.line)}\n    {_plain(place.raw)}" for place in places]
-    return _Found(texts[:_MOST], total), trouble
+        texts += [f"  {_place(file, place.line)}\n    {_shown(place.raw)}" for place in places]
+    return texts[:_MOST], total, trouble
 
 
 def _places(source: Source, wanted: _Wanted) -> tuple[list[Located], int]:
@@ -284,12 +248,21 @@ def _places(source: Source, wanted: _Wanted) -> tuple[list[Located], int]:
 
     Records that the reader refuses count too: their fields are told apart as well as may be.
     """
-    with duckdb.connect() as session:
+    key_text, matches = id_sql(quoted(wanted.table.key)), wanted.matches_sql("key_text")
+
+    def read(rows: str) -> list[tuple]:
+        # of a key that millions of rows repeat only the first are kept
+        sql = f"""
+            with keys as (
+                select row_number() over () - 1 as ordinal, {key_text} as key_text from ({rows})
+            )
+            select count(*), min(ordinal, {_MOST}) from keys where {matches}
+        """
         # all is fetched, though it is one row: until a read has ended, DuckDB shows no rejects of it
-        ((total, ordinals),) = read_rows(
-            source,
-            lambda rows: session.execute(_ordinals_sql(rows, wanted), {"key": wanted.key}).fetchall(),
-        )
+        return session.execute(sql, {"key": wanted.key}).fetchall()
+
+    with duckdb.connect() as session:
+        ((total, ordinals),) = read_rows(source, read)
         rejected_at = _rejected_at(session)
     if not total and not rejected_at:
         return [], 0
@@ -297,17 +270,6 @@ def _places(source: Source, wanted: _Wanted) -> tuple[list[Located], int]:
     named = {place.number: place for place in refused if _has_key(place.raw, wanted, source)}
     places = sorted([*rows, *named.values()], key=lambda place: place.number)
     return places[:_MOST], total + len(named)
-
-
-def _ordinals_sql(rows_sql: str, wanted: _Wanted) -> str:
-    # of a key that millions of rows repeat only the first are kept
-    return f"""
-        with keys as (
-            select row_number() over () - 1 as ordinal, {id_sql(wanted.table.key)} as key_text
-            from ({rows_sql})
-        )
-        select count(*), min(ordinal, {_MOST}) from keys where {wanted.matches_sql("key_text")}
-    """
 
 
 def _rejected_at(session: duckdb.DuckDBPyConnection) -> list[int]:
@@ -319,12 +281,10 @@ def _rejected_at(session: duckdb.DuckDBPyConnection) -> list[int]:
     return [offset for (offset,) in rows.fetchall()]
 
 
-def _in_quarantine(
-    connection: duckdb.DuckDBPyConnection, wanted: _Wanted, sources: list[Source]
-) -> _Found:
-    """The entries of records with the key, in the order of the files, which is that of the table."""
+def _in_quarantine(wanted: _Wanted, sources: list[Source]) -> tuple[list[str], int]:
+    """The first entries of records with the key, in the order of the files, and how many there are."""
     source_of = {source.name: source for source in sources}
-    entries = connection.execute(
+    entries = wanted.connection.execute(
         """
         select column_name is not distinct from $column and value = $key, file, line, column_name,
             value, reason, raw_row
@@ -346,7 +306,7 @@ def _in_quarantine(
             if total <= _MOST:
                 named = zip(("column", "value", "reason", "row"), (*values, raw), strict=True)
                 texts.append(f"  {_place(file, line)}\n{_listed(named, '    ')}")
-    return _Found(texts, total)
+    return texts, total
 
 
 def _has_key(raw: str, wanted: _Wanted, source: Source | None, *, quotes_count: bool = True) -> bool:
@@ -357,7 +317,7 @@ def _has_key(raw: str, wanted: _Wanted, source: Source | None, *, quotes_count: 
     """
     name = wanted.table.key
     if raw.startswith("{'"):  # a seed row
-        return bool(re.search(rf"'{name}': '?{re.escape(wanted.key)}'?[,}}]", raw))
+        return bool(re.search(rf"'{re.escape(name)}': '?{re.escape(wanted.key)}'?[,}}]", raw))
     delimiter = source.delimiter if isinstance(source, CsvFile) else ","
     try:
         reader = csv.reader(io.StringIO(raw, newline=""), delimiter=delimiter, skipinitialspace=True)
@@ -371,87 +331,76 @@ def _has_key(raw: str, wanted: _Wanted, source: Source | None, *, quotes_count: 
     return wanted.key.replace('"', "") in [text.replace('"', "") for text in texts]
 
 
-def _file_states(build: _Build, sources: list[Source], inputs_dir: Path) -> Iterable[str]:
+def _file_states(wanted: _Wanted, sources: list[Source]) -> Iterable[str]:
     """A sentence for each file that the latest build read, and for each that was not there yet."""
-    for each in build.inputs:
-        yield _file_state(inputs_dir / each.file, each, build.number)
-    known = {each.file for each in build.inputs}
+    build = f"build {wanted.build}"
+    for name, before in wanted.inputs.items():
+        path = wanted.inputs_dir / name
+        try:
+            state = (
+                f"is as {build} read it."
+                if _is_same(path, *before)
+                else f"is not the file of {build}: it has changed since, or another --inputs-dir was "
+                "meant."
+            )
+        except FileNotFoundError:
+            advice = "rebuild, or give --inputs-dir the folder that it was built from"
+            state = f"is gone since {build}: {advice}."
+        except OSError as error:
+            state = f"cannot be read ({error.strerror}), and may have changed."
+        yield f"{shown(path)} {state}"
     for source in sources:
-        if source.name not in known:
-            path = inputs_dir / source.name
-            yield f"{shown(path)} was not part of build {build.number}."
+        if source.name not in wanted.inputs:
+            yield f"{shown(wanted.inputs_dir / source.name)} was not part of {build}."
 
 
-def _file_state(path: Path, before: _Input, build: int) -> str:
-    if not path.is_file():
-        advice = "rebuild, or give --inputs-dir the folder that it was built from"
-        return f"{shown(path)} is gone since build {build}: {advice}."
-    try:
-        is_same = _is_same(path, before)
-    except OSError as error:
-        return f"{shown(path)} cannot be read ({error.strerror}), and may have changed."
-    if is_same:
-        return f"{shown(path)} is as build {build} read it."
-    return (
-        f"{shown(path)} is not the file of build {build}: it has changed since, or another "
-        "--inputs-dir was meant."
-    )
+def _is_same(path: Path, size: int, sha256: str) -> bool:
+    return path.stat().st_size == size and sha256_of(path) == sha256
 
 
-def _is_same(path: Path, before: _Input) -> bool:
-    return path.stat().st_size == before.bytes and sha256_of(path) == before.sha256
-
-
-def _names_of(build: _Build, sources: list[Source], inputs_dir: Path) -> str:
-    if build.is_from_seed:
-        return "the seed rows of 01_build"
-    names = [shown(inputs_dir / source.name) for source in islice(sources, 3)]
-    more = [f"{len(sources) - 3:,} more"] if len(sources) > 3 else []
-    return ", ".join(names + more) or shown(inputs_dir)
-
-
-def _refuse_unknown_key(
-    connection: duckdb.DuckDBPyConnection, wanted: _Wanted, mart: str, inputs: str, trouble: str
-) -> None:
-    near = _near_keys(connection, wanted)
+def _unknown_key(wanted: _Wanted, sources: list[Source], trouble: str) -> StateError:
+    files = [shown(wanted.inputs_dir / source.name) for source in sources]
+    if wanted.is_from_seed:
+        files = ["the seed rows of 01_build"]
+    elif len(files) > 3:
+        files[3:] = [f"{len(files) - 3:,} more"]
+    near = _near_keys(wanted)
     advice = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise StateError(
-        f"{wanted.table.name}: {wanted.words} is neither in the mart ({mart}), nor in {inputs}, nor in "
-        f"quarantine.{advice} Give a {wanted.table.key} as the source writes it."
+    return StateError(
+        f"{wanted.table.name}: {wanted.words} is neither in the mart ({wanted.mart}), nor in "
+        f"{', '.join(files) or shown(wanted.inputs_dir)}, nor in quarantine.{advice} "
+        f"Give a {wanted.table.key} as the source writes it."
         f"{f' The inputs could not be searched: {trouble}' if trouble else ''}"
     )
 
 
-def _near_keys(connection: duckdb.DuckDBPyConnection, wanted: _Wanted) -> list[str]:
+def _near_keys(wanted: _Wanted) -> list[str]:
     """At most three keys of the mart that differ by a slip of typing, or end as the wanted one does."""
     name, key = wanted.table.name, wanted.table.key
-    if key not in _columns(connection, name) or len(wanted.key) > _LONGEST_KEY_TO_MEND:
+    columns = star_columns(wanted.connection).get(name, ())
+    if key not in columns or len(wanted.key) > _LONGEST_KEY_TO_MEND:
         return []
-    rows = connection.execute(
+    most_slips = min(2, max(1, len(wanted.key) // 3))
+    rows = wanted.connection.execute(
         f"""
         with keys as (
             select
-                "{key}"::varchar as key_text,
-                damerau_levenshtein(lower(left("{key}"::varchar, $longest)), lower($key)) as slips
-            from main."{name}"
+                {quoted(key)}::varchar as key_text,
+                damerau_levenshtein(lower(left(key_text, {2 * len(wanted.key)})), lower($key)) as slips
+            from main.{quoted(name)}
         )
         select key_text from keys
-        where slips <= $most_slips or ends_with(lower(key_text), lower($key))
+        where slips <= {most_slips} or ends_with(lower(key_text), lower($key))
         order by slips, key_text
         limit 3
         """,
-        {
-            "key": wanted.key,
-            "longest": 2 * _LONGEST_KEY_TO_MEND,
-            "most_slips": min(2, max(1, len(wanted.key) // 3)),
-        },
+        {"key": wanted.key},
     )
-    return [_plain(text) for (text,) in rows.fetchall()]
+    return [_shown(text) for (text,) in rows.fetchall()]
 
 
 def _listed(pairs: Iterable[tuple[str, str | None]], indent: str) -> str:
-    rows = [(name, _EMPTY if value is None else _plain(value)) for name, value in pairs]
-    return aligned(rows, indent)
+    return aligned([(name, "(empty)" if value is None else value) for name, value in pairs], indent)
 
 
 def _place(file: str, line: int) -> str:
@@ -459,7 +408,5 @@ def _place(file: str, line: int) -> str:
     return f"{file}, {kind} {line}"
 
 
-def _plain(text: str) -> str:
-    """`text` on one line, with escapes for what a terminal would obey and not show."""
-    cut = text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+def _shown(text: str) -> str:
+    return one_line(text, limit=10_000)
