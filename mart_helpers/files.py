@@ -50,9 +50,12 @@ def whole_files(
             yield parts
             for part in parts:
                 sync(part)
-            with _sole_writer(targets[-1].parent):
+            folders = sorted({target.parent for target in targets})
+            with ExitStack() as locks:
+                for folder in folders:
+                    locks.enter_context(_sole_writer(folder))
                 _replace(parts, targets, sorted({*outdated()} - {*targets}))
-            for folder in {target.parent for target in targets}:
+            for folder in folders:
                 with suppress(OSError):  # all is in place, though perhaps not yet on the disk
                     sync(folder)
     except OSError as error:
@@ -138,13 +141,13 @@ def _part_path(target: Path) -> Path:
 def _part(target: Path) -> Iterator[Path]:
     """A new, empty file beside `target`, locked for as long as it is there."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _sole_writer(target.parent):
-        _remove_abandoned(target)
     part = _part_path(target)
-    descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-    try:
+    with _sole_writer(target.parent):  # so that nobody takes it for abandoned before it is locked
+        _remove_abandoned(target)
+        descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         with suppress(OSError):  # some network drives know no locks: nothing is swept there
             lock_descriptor(descriptor)
+    try:
         if os.name == "nt":  # a file that is locked or open can there neither be written nor renamed
             os.close(descriptor)
         yield part

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -91,18 +93,20 @@ def test_a_folder_in_the_place_of_a_file_stops_all(old, tmp_path):
 
 
 def test_of_two_that_write_the_same_files_at_once_one_wins_with_all_of_them(tmp_path):
-    script = (
-        "import sys; from pathlib import Path; from mart_helpers.files import whole_files\n"
-        "targets = [Path(sys.argv[1], f'{n}.csv') for n in range(8)]\n"
-        "for _ in range(60):\n"
-        "    with whole_files(targets) as parts:\n"
-        "        for part in parts: part.write_text(sys.argv[2])\n"
-    )
-    command = [sys.executable, "-c", script, tmp_path]
-    writers = [subprocess.Popen([*command, name], cwd=CHECKOUT) for name in ("one", "other")]
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
-    assert len({path.read_text() for path in tmp_path.iterdir()}) == 1
-    assert len(names(tmp_path)) == 8
+    targets = [tmp_path / f"{number}.csv" for number in range(10)]
+    both_written = Barrier(2)
+
+    def write_all(text: str) -> None:
+        with whole_files(targets) as parts:
+            for part in parts:
+                part.write_text(text)
+            both_written.wait(timeout=60)
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(60):
+            assert [*pool.map(write_all, ("one", "other"))] == [None, None]
+            assert len({target.read_text() for target in targets}) == 1
+    assert len(names(tmp_path)) == 10
 
 
 def half_written(target: Path) -> subprocess.Popen:
