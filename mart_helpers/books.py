@@ -171,9 +171,13 @@ lines as (
     from latest
     where defaulted_columns <> ''
     union all
-    select file, 'column ' || ignored_columns || ' is not known, and ignored'
-    from latest
-    where ignored_columns <> ''
+    select
+        file,
+        'column ' || array_to_string(columns[:8], ', ')
+        || if(len(columns) > 8, ' and ' || len(columns) - 8 || ' more', '')
+        || ' is not known, and ignored'
+    from (select file, string_split(nullif(ignored_columns, ''), ', ') as columns from latest)
+    where columns is not null
 )
 select min(file) || if(count(*) > 1, ' and ' || count(*) - 1 || ' more', '') || ': ' || line
 from lines

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource, augment_usage_errors
 
-from mart_helpers.errors import MartError, UsageError
+from mart_helpers.errors import MartError, StateError, UsageError
 from mart_helpers.parameters import (
     PATHS,
     Parameter,
@@ -28,6 +28,7 @@ from mart_helpers.parameters import (
     resolve,
     shown,
 )
+from mart_helpers.texts import visible
 
 if TYPE_CHECKING:
     from mart_helpers.run import Progress
@@ -66,12 +67,25 @@ def main(argv: list[str] | None = None, program: str = "mart") -> int:
         # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, no folder for temporary files, and the like
+        where = f"{shown(error.filename)}: " if error.filename else ""
+        return _refused(f"{where}{error.strerror or error}.", 1)
 
 
 def _refused(message: str, status: int) -> int:
     with suppress(OSError):
-        click.echo(f"mart: {message}", err=True)
+        print(f"mart: {visible(message)}", file=sys.stderr)
     return status
+
+
+def _say(text: str) -> None:
+    """Print a result. Raises StateError where it cannot be written."""
+    try:
+        print(visible(text), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StateError(f"The results cannot be printed: {error.strerror}.") from error
 
 
 class Command(click.Command):
@@ -280,7 +294,7 @@ def _results(
 def _print_aligned(rows: list[tuple[str, ...]]) -> None:
     from mart_helpers.texts import aligned
 
-    click.echo(aligned(rows, indent=""))
+    _say(aligned(rows, indent=""))
 
 
 @contextmanager
@@ -296,7 +310,8 @@ def _reported(notebook: str, verbose: bool = False) -> Iterator[Callable[["Progr
     def say(text: str, end: str = "\n") -> None:
         if live:
             text = f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}"
-        click.echo(text + end, nl=False, err=True, color=True)
+        with suppress(OSError):  # what is done counts, not who is told
+            print(text, end=end, file=sys.stderr, flush=True)
 
     def leave_cell() -> None:
         if verbose and at:
@@ -350,7 +365,7 @@ def inspect(database: str, **_: object) -> None:
     """Show the tables and columns of the mart."""
     from mart_helpers.inspect import describe_mart
 
-    click.echo(describe_mart(resolve(database)))
+    _say(describe_mart(resolve(database)))
 
 
 @mart.command(cls=Command, notebooks=ALL[:1], only=("inputs_dir",))
@@ -363,7 +378,7 @@ def trace(table: str, key: str, inputs_dir: str, database: str, **_: object) -> 
     """
     from mart_helpers.trace import trace
 
-    click.echo(trace(resolve(database), table, key, resolve(inputs_dir)))
+    _say(trace(resolve(database), table, key, resolve(inputs_dir)))
 
 
 @mart.command(cls=Command)
@@ -373,7 +388,7 @@ def diff(before: str, database: str, **_: object) -> None:
     from mart_helpers.diff import described
     from mart_helpers.mart import earlier_mart
 
-    click.echo(described(earlier_mart(resolve(database), before), resolve(database)))
+    _say(described(earlier_mart(resolve(database), before), resolve(database)))
 
 
 @mart.command(cls=Command)
@@ -385,7 +400,7 @@ def rollback(build: int | None, database: str, **_: object) -> None:
     path = resolve(database).resolve()
     build = rollback(path, build)
     kept = ", ".join(map(str, kept_builds(path)))
-    click.echo(f"{shown(path)} is build {build} again. Kept beside it: build {kept or 'none'}.")
+    _say(f"{shown(path)} is build {build} again. Kept beside it: build {kept or 'none'}.")
 
 
 @mart.command(cls=Command)
@@ -398,16 +413,16 @@ def reset(dry_run: bool, database: str, data_dir: str) -> None:
 
     found = generated(resolve(database), resolve(data_dir))
     if not found:
-        click.echo("nothing to remove")
+        _say("nothing to remove")
     elif dry_run:
         for path in found:
-            click.echo(f"would remove {shown(path)} ({size_text(path)})")
+            _say(f"would remove {shown(path)} ({size_text(path)})")
     else:
         with held(resolve(database)) as lock:
             for path in found:
                 size = size_text(path)
                 remove(path)
-                click.echo(f"removed {shown(path)} ({size})")
+                _say(f"removed {shown(path)} ({size})")
             remove(Path(lock.lock_file))
 
 
@@ -419,7 +434,7 @@ def portfolio(out: str, inputs_dir: str, **_: object) -> None:
 
     with _reported("portfolio"):
         paths = make_portfolio(resolve(inputs_dir), Path(out))
-    click.echo("\n".join(f"wrote {_typed(path)}" for path in paths))
+    _say("\n".join(f"wrote {_typed(path)}" for path in paths))
 
 
 @mart.command(cls=Command)
@@ -457,10 +472,10 @@ def break_(kind: str, out: str, inputs_dir: str, data_dir: str, **_: object) -> 
     places = f"--database {_typed(lab / 'mart.duckdb')} --data-dir {_typed(lab)}"
     inputs = f"--inputs-dir {_typed(Path(out))}"
     for path in paths:
-        click.echo(f"wrote {_typed(path)}")
-    click.echo("\nTo find out what is wrong with them:")
-    click.echo(f"  python -m mart build {inputs} {places}")
-    click.echo(f"  python -m mart quality {inputs} --as-of-date {as_of} {places}")
+        _say(f"wrote {_typed(path)}")
+    _say("\nTo find out what is wrong with them:")
+    _say(f"  mart build {inputs} {places}")
+    _say(f"  mart quality {inputs} --as-of-date {as_of} {places}")
 
 
 @mart.command("help")

@@ -5,6 +5,7 @@ keep the file they opened, and a build that fails leaves it as it was. `<databas
 one build, or rollback, that is at work.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -144,6 +145,9 @@ def rollback(database: Path, build: int | None = None) -> int:
         return take_back(database, build)
 
 
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
 def held(database: Path) -> FileLock:
     """The lock of the mart, held until it is released, or to the end of a `with`.
 
@@ -160,6 +164,11 @@ def held(database: Path) -> FileLock:
             "for it, or end it: shut down the kernel, or run its notebook to the end."
         ) from error
     except (OSError, NotImplementedError) as error:
+        if isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS:
+            raise StateError(
+                f"{shown(path)}: the file system knows no locks, so two builds at once could not be "
+                "kept apart. Put the mart on a local disk, and name it with database."
+            ) from error
         raise StateError(
             f"{shown(path)} cannot be written: {error}. Make the folder writable, or name another "
             "one with database."

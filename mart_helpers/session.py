@@ -42,7 +42,7 @@ _KINDS = (
 )
 
 _DAMAGED = (
-    "The mart is damaged. Take back the one before it with `python -m mart rollback`; or move it away "
+    "The mart is damaged. Take back the one before it with `mart rollback`; or move it away "
     "and run 01_build."
 )
 
@@ -308,9 +308,7 @@ def open_published(database: Path, writable: Sequence[Path] = ()) -> duckdb.Duck
     the folder `<database>.tmp`. Raises StateError where there is no mart to read.
     """
     if not database.exists():
-        raise StateError(
-            f"There is no mart at {shown(database)} yet. Run 01_build, or `python -m mart build`."
-        )
+        raise StateError(f"There is no mart at {shown(database)} yet. Run 01_build, or `mart build`.")
     try:
         connection = connect(database, read_only=True)
         is_one = _holds_mart(connection)

@@ -30,6 +30,14 @@ def one_line(text: str, limit: int = 200) -> str:
     return plain if len(plain) <= limit else f"{plain[: limit - 60]} … {plain[-57:]}"
 
 
+def visible(text: str) -> str:
+    """`text` as a terminal may show it: control characters, which it would obey, are spelt out."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1]
+        for character in text
+    )
+
+
 def size_text(path: Path) -> str:
     """Size of a file, or of all files in a folder, such as `1.2 MB` (1 MB = 1,000,000 bytes)."""
     files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]

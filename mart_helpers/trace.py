@@ -82,7 +82,7 @@ def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
             return _traced(_wanted(connection, database, table_name, key, inputs_dir))
         except duckdb.Error as error:
             raise StateError(
-                f"{shown(database)}: cannot be traced in; `python -m mart build` makes it anew. "
+                f"{shown(database)}: cannot be traced in; `mart build` makes it anew. "
                 f"DuckDB says: {error}"
             ) from error
 

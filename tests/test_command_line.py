@@ -430,8 +430,7 @@ def test_inspect_explains_a_mart_that_it_cannot_read(home, mart, tmp_path):
     done = mart("inspect")
     assert done.returncode == 1
     assert done.stderr == (
-        "mart: There is no mart at data/mini_data_mart.duckdb yet. "
-        "Run 01_build, or `python -m mart build`.\n"
+        "mart: There is no mart at data/mini_data_mart.duckdb yet. Run 01_build, or `mart build`.\n"
     )
     foreign, text, damaged = (tmp_path / name for name in ("f.duckdb", "t.txt", "d.duckdb"))
     with duckdb.connect(foreign) as connection:

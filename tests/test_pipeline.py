@@ -2,8 +2,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 from conftest import mart_command, query
+
+from mart_helpers.books import account_of
 
 STAR = ("dim_customer", "dim_product", "dim_date", "fact_sales")
 
@@ -207,3 +210,21 @@ def test_a_quality_run_names_the_checks_that_did_not_pass(home):
     assert stopped.returncode == 1
     assert "X1" in stopped.stderr
     assert "fact_sales.csv  2002" in stopped.stderr
+
+
+def test_of_many_unknown_columns_eight_are_named_and_the_others_counted():
+    names = ", ".join(f"extra_{number}" for number in range(400))
+    with duckdb.connect() as connection:
+        connection.execute("""
+            create table build_log as
+            select 1 as build_id, 5 as rows_read, 5 as rows_loaded, 0 as rows_quarantined
+        """)
+        connection.execute(
+            "create table build_inputs as select 1 as build_id, 'a.csv' as file, "
+            "$names as ignored_columns, '' as defaulted_columns",
+            {"names": names},
+        )
+        assert account_of(connection)[1:] == [
+            "a.csv: column extra_0, extra_1, extra_2, extra_3, extra_4, extra_5, extra_6, extra_7 "
+            "and 392 more is not known, and ignored"
+        ]

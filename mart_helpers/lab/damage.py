@@ -92,9 +92,7 @@ def find_kind(name: str) -> Kind:
         if kind.name == name:
             return kind
     near = did_you_mean(name, [kind.name for kind in KINDS])
-    raise UsageError(
-        f'break: unknown kind "{name}".{near} `python -m mart break --help` lists the {len(KINDS)}.'
-    )
+    raise UsageError(f'break: unknown kind "{name}".{near} `mart break --help` lists the {len(KINDS)}.')
 
 
 def _refuse_taken(out: Path) -> None:
@@ -133,7 +131,7 @@ def _rows(inputs_dir: Path, table: str) -> list[Row]:
 def _not_good(found: str) -> InputError:
     return InputError(
         f"{found}. Name a folder of good, plain CSV files with --inputs-dir, such as one made by "
-        "`python -m mart generate --sales 2000 --out my_extracts`."
+        "`mart generate --sales 2000 --out my_extracts`."
     )
 
 
