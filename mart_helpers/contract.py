@@ -60,6 +60,11 @@ class Table(NamedTuple):
         """Names in the declared order."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def required_names(self) -> set[str]:
+        """Names of the columns that an extract must have: those without a default."""
+        return {column.name for column in self.columns if column.default is None}
+
 
 def declared_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """Names of the declared inputs, in the order of their declaration."""
@@ -139,24 +144,6 @@ def declared_keys(connection: duckdb.DuckDBPyConnection, database: str | None = 
         [database, SCHEMA],
     )
     return dict(rows.fetchall())
-
-
-def referring_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Names of the declared inputs that refer to others, in the order of their declaration."""
-    rows = connection.execute(
-        """
-        select table_name
-        from duckdb_constraints()
-        where
-            database_name = current_database()
-            and schema_name = ?
-            and constraint_type = 'FOREIGN KEY'
-        group by table_name
-        order by min(table_oid)
-        """,
-        [SCHEMA],
-    )
-    return [name for (name,) in rows.fetchall()]
 
 
 def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:

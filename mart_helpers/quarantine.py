@@ -2,123 +2,159 @@
 
 from bisect import bisect
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 import duckdb
 
 from mart_helpers.contract import Reference, Table, ascends_sql
 from mart_helpers.errors import StateError
-from mart_helpers.records import Located
+from mart_helpers.records import FileCount, Located
 from mart_helpers.session import has_table
-from mart_helpers.sources import Source
-from mart_helpers.staging import problems_sql, suspects_sql
-from mart_helpers.texts import one_line
+from mart_helpers.sources import REJECTED_AT, CsvFile, Source, record_numbers
+from mart_helpers.staging import SUSPECT, problems_sql, staging_of, suspects_sql
+from mart_helpers.texts import literal, one_line, quoted
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-class Reject(NamedTuple):
-    """A fault for which the reader refused a record: a byte offset in the record, and why."""
-
-    offset: int
-    reason: str
+_BATCH = 2_000  # records of at most 10,000 characters
 
 
 class Reading(NamedTuple):
-    """What came of reading one source: `rows` in staging from the row id `first_row` on, and faults."""
+    """What came of reading one source: `rows` in staging from the row id `first_row` on.
+
+    `rejected` are the numbers of the records that the reader refused, ascending.
+    """
 
     source: Source
+    count: FileCount
     first_row: int
     rows: int
-    rejects: Sequence[Reject]
+    rejected: Sequence[int]
+
+    def here(self, row_ids: Sequence[int]) -> Sequence[int]:
+        """Those of the ascending `row_ids` that are of this reading."""
+        return row_ids[bisect(row_ids, self.first_row - 1) : bisect(row_ids, self.first_row + self.rows - 1)]
+
+    def places(self, row_ids: Sequence[int]) -> Iterator[Located]:
+        """Where these rows, ascending and of this reading, stand in the source."""
+        ordinals = (row_id - self.first_row for row_id in row_ids)
+        return self.source.places(record_numbers(ordinals, self.rejected))
 
 
-class Quarantined(NamedTuple):
-    """How many records of a source went to quarantine; `rejected` of them never were in staging."""
-
-    rows: int
-    rejected: int
+def begin(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the temporary tables anew in which the faults of one table are gathered."""
+    connection.execute(_GATHERED)
 
 
-def mark_reopened(
-    connection: duckdb.DuckDBPyConnection, table: Table, reading: Reading, records: Sequence[int]
-) -> None:
-    """Mark the rows of those `records` as suspects: their quotes are dropped in `staging.<table>`.
+def note_rejected(connection: duckdb.DuckDBPyConnection, source: Source) -> list[int]:
+    """Note the records that the read just done has refused; their numbers, ascending."""
+    if not isinstance(source, CsvFile):
+        return []
+    connection.execute(_REASONS)
+    offsets = connection.execute("select distinct offset_in_file from reasons order by all").fetchall()
+    numbers: list[int] = []
+    if offsets:
+        places = source.rejected(offset for (offset,) in offsets)
+        while batch := list(islice(places, _BATCH)):
+            numbers += (place.number for place in batch)
+            connection.execute(
+                _NOTE_REJECTED,
+                {
+                    "file": source.name,
+                    "offsets": [place.offset for place in batch],
+                    "lines": [place.line for place in batch],
+                    "raws": [place.raw for place in batch],
+                },
+            )
+    return numbers
 
-    Records are known by their numbers, from 1, among all that the source holds.
+
+def mark_reopened(connection: duckdb.DuckDBPyConnection, table: Table, reading: Reading) -> None:
+    """Mark the rows as suspects that were read without the quotes that open again within a field."""
+    read = {*reading.count.reopened} - {*reading.rejected}
+    if read:
+        row_ids = [reading.first_row + number - 1 - bisect(reading.rejected, number) for number in read]
+        connection.execute(suspects_sql(table), {"row_ids": row_ids, "fault": _REOPENED})
+
+
+def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
+    """Fill the temporary table `problems` with what is wrong in the staging table; the number of bad rows.
+
+    Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier good
+    row, which is its `first_row_id`.
     """
-    if not records:
-        return
-    _, unread = reading.source.locate([], [reject.offset for reject in reading.rejects])
-    refused = sorted({record.number for record in unread})
-    read = {*records} - {*refused}
-    row_ids = [reading.first_row + number - 1 - bisect(refused, number) for number in read]
-    connection.execute(suspects_sql(table), {"row_ids": row_ids, "fault": _REOPENED})
-
-
-def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """Make the temporary table `problems` of the bad rows of `staging.<table>`, known by their row ids.
-
-    Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier
-    good row, which is its `first_row_id`.
-    """
-    _refuse_not_loaded(connection, table)
-    connection.execute(_NO_PROBLEMS)
-    searches = list(_searches(table))
-    conditions = [f"select {n} where {condition}" for n, (condition, _) in enumerate(searches)]
-    # the last one takes one thread the longest, so it begins first
-    found = connection.execute(" union all ".join(reversed(conditions))).fetchall()
-    for n in sorted(n for (n,) in found):
-        connection.execute(searches[n][1])
+    rows = staging_of(table.name)
+    if _is_true(connection, f"select exists (from {rows} where {SUSPECT} is not null)"):
+        connection.execute(f"insert into problems by name {problems_sql(table)}")
+    for reference in table.references:
+        if not has_table(connection, "staging", reference.table):
+            raise StateError(f"Load {reference.table} before {table.name}, which refers to it.")
+        connection.execute(_orphans_sql(table, reference))
+    connection.execute(_ONLY_THE_ROW)
+    if not _is_true(connection, ascends_sql(rows, quoted(table.key))):
+        connection.execute(_repeats_sql(table))
+    return connection.execute("select count(distinct row_id) from problems").fetchone()[0]
 
 
 def quarantine_bad_rows(
-    connection: duckdb.DuckDBPyConnection, table: Table, readings: list[Reading]
-) -> list[Quarantined]:
-    """Move the rows with `problems` and the rejected records to `quarantine`; count them.
+    connection: duckdb.DuckDBPyConnection, table: Table, readings: Sequence[Reading]
+) -> list[int]:
+    """Move the rows with problems, and the rejected records, to `quarantine`; how many of each reading.
 
-    What the bad rows hold, as far as it could be read, stays in `staging.<table>_quarantined`. The
-    answer has an entry for each reading.
+    What the bad rows hold, as far as it could be read, stays in `staging.<table>_quarantined`.
     """
-    bad_rows = _row_ids(connection, "row_id")
-    are_bad = "rowid in (select row_id from problems)" if bad_rows else "false"
+    rows, are_bad = staging_of(table.name), "rowid in (select row_id from problems)"
     connection.execute(
-        f"create or replace table staging.{table.name}_quarantined as "
-        f"select * exclude (suspect) from staging.{table.name} where {are_bad}"
+        f"create or replace table {staging_of(f'{table.name}_quarantined')} as "
+        f"select * exclude ({SUSPECT}) from {rows} where {are_bad}"
     )
-    if not bad_rows and not any(reading.rejects for reading in readings):
-        return [Quarantined(0, 0) for _ in readings]
-    import pandas as pd
+    bad_rows = _row_ids(connection, "select row_id from problems")
+    wanted = _row_ids(connection, "select unnest([row_id, first_row_id]) as row_id from problems")
+    for reading in readings:
+        _note_places(connection, reading, reading.here(wanted))
+    if bad_rows or any(reading.rejected for reading in readings):
+        connection.execute(_INSERT, {"table_name": table.name})
+        connection.execute(f"delete from {rows} where {are_bad}")
+    return [len(reading.here(bad_rows)) + len(reading.rejected) for reading in readings]
 
-    wanted = sorted({*bad_rows, *_row_ids(connection, "first_row_id")})
-    found = [_places(reading, wanted) for reading in readings]
-    places = pd.concat([rows for rows, _ in found], ignore_index=True)
-    rejected = pd.concat([records for _, records in found], ignore_index=True)
-    _insert(connection, table, places, rejected)
-    connection.execute(f"delete from staging.{table.name} where {are_bad}")
-    return [
-        Quarantined(int(rows["row_id"].isin(bad_rows).sum()) + len(records), len(records))
-        for rows, records in found
-    ]
+
+def commonest_problems(
+    connection: duckdb.DuckDBPyConnection, readings: Sequence[Reading]
+) -> tuple[list[tuple[int, str, int, str]], int]:
+    """As `commonest_reasons`, of what is wrong with a table of which nothing is in quarantine yet."""
+    found = connection.execute(_COMMONEST_PROBLEMS).fetchall()
+    kinds = []
+    for rows, row_id, first_row_id, file, line, reason, _ in found:
+        if row_id is not None:
+            file, line = _place(readings, row_id)
+        if first_row_id is not None:
+            reason += f" of line {_place(readings, first_row_id)[1]}"
+        kinds.append((rows, file, line, one_line(reason)))
+    return kinds, (found[0][-1] if found else 0) - len(found)
+
+
+def _place(readings: Sequence[Reading], row_id: int) -> tuple[str, int]:
+    """File and line of a row."""
+    (reading,) = (each for each in readings if each.here([row_id]))
+    (place,) = reading.places([row_id])
+    return reading.source.name, place.line
 
 
 def commonest_reasons(
-    connection: duckdb.DuckDBPyConnection, table_name: str | None = None, file: str | None = None
+    connection: duckdb.DuckDBPyConnection,
 ) -> tuple[list[tuple[int, str, int, str]], int]:
-    """Up to five kinds of reasons in `quarantine`, of one file or of all, and how many more there are.
+    """Up to five kinds of reasons in `quarantine`, and how many more there are.
 
-    Those of most rows come first. Of each: how many rows, the file, and the first of their lines with
-    its reason, on one line.
+    Those of most rows come first. Of each: how many rows, the file, and the first of their lines with its
+    reason, on one line.
     """
-    found = connection.execute(_COMMONEST_REASONS, {"table_name": table_name, "file": file}).fetchall()
+    found = connection.execute(_COMMONEST_REASONS).fetchall()
     kinds = found[0][-1] if found else 0
     return [(*place, one_line(reason)) for *place, reason, _ in found], kinds - len(found)
 
 
 _REOPENED = "quotes close and open again within a field"
 
-_NO_PROBLEMS = """
+_GATHERED = """
 create or replace temp table problems (
     row_id bigint,
     position integer,
@@ -126,22 +162,40 @@ create or replace temp table problems (
     value varchar,
     reason varchar,
     first_row_id bigint
-)
+);
+create or replace temp table rejected (file varchar, line bigint, reason varchar, raw_row varchar);
+create or replace temp table places (row_id bigint, file varchar, line bigint, raw_row varchar);
 """
 
-_COMMONEST_REASONS = """
+_REASONS = f"""
+create or replace temp table reasons as
 select
-    count(distinct line) as rows,
-    file,
-    min(line) as first_line,
-    arg_min(reason, line) as first_reason,
-    count(*) over () as kinds,
-from quarantine
-where table_name = coalesce($table_name, table_name) and file = coalesce($file, file)
-group by file, column_name, regexp_replace(reason, '(?s)".*"| of line [0-9]+.*$', '', 'g')
-order by rows desc, file, first_line
-limit 5
+    {REJECTED_AT} as offset_in_file,
+    case error_type
+        when 'TOO MANY COLUMNS' then 'the row has more fields than the header'
+        when 'UNQUOTED VALUE' then 'text stands outside the quotes of its field'
+        when 'INVALID ENCODING' then 'the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)'
+        when 'LINE SIZE OVER MAXIMUM' then 'the row is longer than 2 MB'
+        else error_message
+    end as reason
+from reject_errors
+order by line_byte_position, column_idx
 """
+
+_NOTE_REJECTED = """
+insert into rejected
+select $file, any_value(places.line), first(reasons.reason), any_value(places.raw_row)
+from (
+    select
+        unnest($offsets) as offset_in_file,
+        unnest($lines) as line,
+        unnest($raws) as raw_row
+) as places
+inner join reasons on places.offset_in_file = reasons.offset_in_file
+group by places.offset_in_file
+"""
+
+_NOTE_PLACES = "insert into places select unnest($row_ids), $file, unnest($lines), unnest($raws)"
 
 # Of a row with the wrong number of fields, nobody knows which value belongs where.
 _ONLY_THE_ROW = """
@@ -149,131 +203,40 @@ delete from problems
 where position >= 0 and row_id in (select row_id from problems where position = -1)
 """
 
+_KIND = """regexp_replace(reason, '(?s)".*"| of line [0-9]+.*$', '', 'g')"""
 
-def _searches(table: Table) -> Iterator[tuple[str, str]]:
-    """In turn, SQL for a condition without which there is nothing to find, and for what finds it.
+_COMMONEST_REASONS = f"""
+select
+    count(distinct line) as rows,
+    file,
+    min(line) as first_line,
+    arg_min(reason, line) as first_reason,
+    count(*) over () as kinds
+from quarantine
+group by file, column_name, {_KIND}
+order by rows desc, file, first_line
+limit 5
+"""
 
-    The conditions are asked all at once, which takes less than one after the other.
-    """
-    any_suspect = f"exists (from staging.{table.name} where suspect is not null)"
-    yield any_suspect, f"insert into problems by name {problems_sql(table)}"
-    for reference in table.references:
-        orphans = f"exists (from {_orphans_sql(table, reference)})"
-        yield orphans, _orphan_problems_sql(table, reference)
-    yield any_suspect, _ONLY_THE_ROW
-    yield f"not ({ascends_sql(f'staging.{table.name}', table.key)})", _repeats_sql(table)
-
-
-def _refuse_not_loaded(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    for reference in table.references:
-        if not has_table(connection, "staging", reference.table):
-            raise StateError(f"Load {reference.table} before {table.name}, which refers to it.")
-
-
-def _orphans_sql(table: Table, reference: Reference) -> str:
-    return f"""
-        staging.{table.name} as child
-        anti join staging.{reference.table} as parent
-            on child.{reference.column} = parent.{reference.table_column}
-        where child.{reference.column} is not null
-    """
-
-
-def _orphan_problems_sql(table: Table, reference: Reference) -> str:
-    name = reference.column
-    return f"""
-        insert into problems
-        select
-            child.rowid,
-            {table.column_names.index(name)},
-            '{name}',
-            child.{name},
-            '{name} "' || child.{name} || '" is not in {reference.table}',
-            null
-        from {_orphans_sql(table, reference)}
-    """
-
-
-def _repeats_sql(table: Table) -> str:
-    """SQL for the rows that repeat a key. All of them are among the late ones.
-
-    A key that stands higher up is not above the highest one up there. In a file that is sorted but
-    for some rows few are late, which is seen without grouping all.
-    """
-    key = table.key
-    return f"""
-        insert into problems
-        with running as (
-            select
-                {key},
-                max({key}) over (rows between unbounded preceding and current row) as highest
-            from staging.{table.name}
-        ),
-        preceded as (
-            select {key}, lag(highest) over () as highest_before from running
-        ),
-        late as (
-            select {key} from preceded where {key} <= highest_before
-        ),
-        good as (
-            select staged.rowid as row_id, staged.{key}
-            from staging.{table.name} as staged
-            semi join late on staged.{key} = late.{key}
-            anti join problems on staged.rowid = problems.row_id
-        ),
-        repeated as (
-            select {key}, min(row_id) as first_row_id from good group by {key} having count(*) > 1
-        )
-        select
-            good.row_id,
-            {table.column_names.index(key)},
-            '{key}',
-            good.{key},
-            '{key} "' || good.{key} || '" repeats that',
-            repeated.first_row_id
-        from good
-        inner join repeated on good.{key} = repeated.{key}
-        where good.row_id <> repeated.first_row_id
-    """
-
-
-def _row_ids(connection: duckdb.DuckDBPyConnection, column: str) -> list[int]:
-    rows = connection.execute(f"select distinct {column} from problems where {column} is not null")
-    return [row_id for (row_id,) in rows.fetchall()]
-
-
-def _places(reading: Reading, wanted: list[int]) -> "tuple[pd.DataFrame, pd.DataFrame]":
-    """Where those of the `wanted` rows stand that are of this reading, and the rejected records."""
-    here = [row for row in wanted if 0 <= row - reading.first_row < reading.rows]
-    placed, unread = reading.source.locate(
-        [row - reading.first_row for row in here], [reject.offset for reject in reading.rejects]
-    )
-    rows = _frame(reading, placed).assign(row_id=here).astype({"row_id": "int64"})
-    records = _frame(reading, unread).assign(reason=[reject.reason for reject in reading.rejects])
-    return rows, records.drop_duplicates("line")
-
-
-def _frame(reading: Reading, places: list[Located]) -> "pd.DataFrame":
-    import pandas as pd
-
-    # Without its type, an empty list would turn the lines of all files into floating point numbers.
-    lines = pd.Series([place.line for place in places], dtype="int64")
-    raws = [place.raw for place in places]
-    return pd.DataFrame({"file": reading.source.name, "line": lines, "raw_row": raws})
-
-
-def _insert(
-    connection: duckdb.DuckDBPyConnection,
-    table: Table,
-    places: "pd.DataFrame",
-    rejected: "pd.DataFrame",
-) -> None:
-    connection.register("places", places)
-    connection.register("rejected", rejected)
-    connection.execute(_INSERT, {"table_name": table.name})
-    connection.unregister("places")
-    connection.unregister("rejected")
-
+_COMMONEST_PROBLEMS = f"""
+with faults as (
+    select row_id, first_row_id, null as file, null as line, column_name, reason from problems
+    union all
+    select null, null, file, line, null, reason from rejected
+)
+select
+    count(*) as rows,
+    min(row_id) as example,
+    arg_min(first_row_id, row_id) as first_row_id,
+    min(file) as first_file,
+    arg_min(line, (file, line)) as first_line,
+    coalesce(arg_min(reason, row_id), arg_min(reason, (file, line))) as first_reason,
+    count(*) over () as kinds
+from faults
+group by row_id is null, column_name, {_KIND}
+order by rows desc, example, first_file, first_line
+limit 5
+"""
 
 _INSERT = """
 insert into quarantine by name
@@ -287,7 +250,7 @@ with entries as (
         problems.reason
             || coalesce(' of line ' || first.line, '')
             || case when first.file <> bad.file then ' in ' || first.file else '' end as reason,
-        bad.raw_row,
+        bad.raw_row
     from problems
     inner join places as bad on problems.row_id = bad.row_id
     left join places as first on problems.first_row_id = first.row_id
@@ -301,7 +264,93 @@ select
     column_name,
     value,
     reason,
-    raw_row,
+    raw_row
 from entries
 order by file, line, position
 """
+
+
+def _is_true(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
+    return connection.execute(sql).fetchall() == [(True,)]
+
+
+def _row_ids(connection: duckdb.DuckDBPyConnection, sql: str) -> list[int]:
+    rows = connection.execute(f"select distinct row_id from ({sql}) where row_id is not null order by row_id")
+    return [row_id for (row_id,) in rows.fetchall()]
+
+
+def _note_places(
+    connection: duckdb.DuckDBPyConnection, reading: Reading, row_ids: Sequence[int]
+) -> None:
+    places = zip(row_ids, reading.places(row_ids), strict=True) if row_ids else iter(())
+    while batch := list(islice(places, _BATCH)):
+        connection.execute(
+            _NOTE_PLACES,
+            {
+                "row_ids": [row_id for row_id, _ in batch],
+                "file": reading.source.name,
+                "lines": [place.line for _, place in batch],
+                "raws": [place.raw for _, place in batch],
+            },
+        )
+
+
+def _orphans_sql(table: Table, reference: Reference) -> str:
+    name, key = quoted(reference.column), quoted(reference.table_column)
+    reason = f"""{literal(f'{reference.column} "')} || child.{name} || {literal(f'" is not in {reference.table}')}"""
+    return f"""
+        insert into problems
+        select
+            child.rowid,
+            {table.column_names.index(reference.column)},
+            {literal(reference.column)},
+            child.{name},
+            {reason},
+            null
+        from {staging_of(table.name)} as child
+        anti join {staging_of(reference.table)} as parent on child.{name} = parent.{key}
+        where child.{name} is not null
+    """
+
+
+def _repeats_sql(table: Table) -> str:
+    """SQL for the rows that repeat a key. All of them are among the late ones.
+
+    A key that stands higher up is not above the highest one up there. In a file that is sorted but for some
+    rows few are late, which is seen without grouping all.
+    """
+    key = quoted(table.key)
+    return f"""
+        insert into problems
+        with running as (
+            select
+                {key} as key,
+                max({key}) over (rows between unbounded preceding and current row) as highest
+            from {staging_of(table.name)}
+        ),
+        preceded as (
+            select key, lag(highest) over () as highest_before from running
+        ),
+        late as (
+            select key from preceded where key <= highest_before
+        ),
+        good as (
+            select staged.rowid as row_id, staged.{key} as key
+            from {staging_of(table.name)} as staged
+            semi join late on staged.{key} = late.key
+            anti join problems on staged.rowid = problems.row_id
+        ),
+        repeated as (
+            select key, min(row_id) as first_row_id from good group by key having count(*) > 1
+        )
+        select
+            good.row_id,
+            {table.column_names.index(table.key)},
+            {literal(table.key)},
+            good.key,
+            {literal(f'{table.key} "')} || good.key || '" repeats that',
+            repeated.first_row_id
+        from good
+        inner join repeated on good.key = repeated.key
+        where good.row_id <> repeated.first_row_id
+    """

@@ -1,58 +1,57 @@
-"""The files behind a declared table: found, and their header understood.
+"""The files behind a declared table: found, recognised, and their header understood.
 
-A source gives its rows as text and in order (`rows_sql`), and looks at itself a second time without the
-reader that loads it: how many rows it holds (`count`), and where some of them stand (`locate`).
+A source gives its rows as text and in order (`rows_sql`), and is looked at a second time without the reader
+that loads it: how many rows it holds (`count`), and where some of them stand (`places`).
 """
 
 import codecs
 import csv
-import gzip
 import io
 import os
 import re
 import stat
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import ceil
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import duckdb
 
-from mart_helpers.blanks import may_hold_blanks
 from mart_helpers.contract import Table
 from mart_helpers.errors import InputError
 from mart_helpers.files import sha256_of
 from mart_helpers.parameters import shown
-from mart_helpers.records import FileCount, Located, count_plain
-from mart_helpers.texts import one_line, quoted
+from mart_helpers.records import FileCount, Located, count_records, opened, records_at
+from mart_helpers.texts import literal, one_line, quoted
 
 T = TypeVar("T")
 
 SEED_ROWS = "seed rows"
 
-_NO_FAULT = "null::varchar as row_fault"
+#: What is wrong with a row as a whole; no column of an extract can have this name, as names are trimmed.
+ROW_FAULT = quoted(" row fault")
 
-_IGNORED = "_ignored_"
+_NO_FAULT = f"null::varchar as {ROW_FAULT}"
+
+_SURPLUS, _IGNORED = " surplus", " ignored "
 
 _NO_FIELD = "\x01no field\x01"
 
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 
-_SMALL_BYTES = 64 << 20
-
-# a line fits into each
-_SMALLEST_BUFFER, _LARGE_BUFFER, _USUAL_BUFFER = 2_000_000, 16_000_000, 32_000_000
-
 _DELIMITERS = (",", ";", "\t", "|")
+
+#: SQL over `reject_errors`: an offset in the record of an error. `line_byte_position` may name the newline
+#: before the record, or even the record before, so it serves only where DuckDB gives nothing else.
+REJECTED_AT = """case error_type when 'LINE SIZE OVER MAXIMUM' then line_byte_position
+    else byte_position - 1 end"""
 
 
 class Source(Protocol):
-    """Where the rows of a table come from.
+    """Where the rows of a table come from; messages call it `name`.
 
-    `name` is how people are told of it. `fields` are its columns in order: the contract's names where
-    they match after trimming and lower-casing, placeholders for those that are `ignored`.
+    `fields` are its columns in order: the contract's names where they match after trimming and lower-casing,
+    placeholders for those that are `ignored`.
     """
 
     name: str
@@ -60,42 +59,29 @@ class Source(Protocol):
     ignored: tuple[str, ...]
 
     @property
-    def may_hold_blanks(self) -> bool:
-        """Whether there may be white space around values."""
-
-    @property
     def rows_sql(self) -> str:
-        """A query for all rows in their order: the `fields`, as text, and `row_fault`.
-
-        That is null, or says why the row as a whole is none.
-        """
+        """A query for all rows in their order: the `fields`, as text, and `ROW_FAULT`, which may be null."""
 
     def count(self) -> FileCount:
         """How many rows there are, counted without the reader that loads them."""
 
-    def locate(
-        self, rows: Sequence[int], rejected_at: Sequence[int]
-    ) -> tuple[list[Located], list[Located]]:
-        """The places of `rows` (ordinals from 0 of the rows read), and of records not read."""
+    def places(self, numbers: Iterable[int]) -> Iterator[Located]:
+        """The rows with these `numbers`, from 1 and ascending."""
 
 
 def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
     """The source of `table` in `inputs_dir`: one file, or the files of one folder by their names.
 
-    Raises InputError where there is none or more than one, where something is no readable file of its
-    kind, or where a header does not fit the contract.
+    Raises InputError if there is none or more than one, if something is no readable file of its kind, or if
+    a header does not fit the contract.
     """
     if not inputs_dir.is_dir():
-        raise InputError(
-            f"{shown(inputs_dir)}: {_not_a_folder(inputs_dir)}. Name the folder of the extracts."
-        )
+        problem = "is a file, not a folder" if inputs_dir.exists() else "there is no such folder"
+        raise InputError(f"{shown(inputs_dir)}: {problem}. Name the folder of the extracts.")
     paths = [inputs_dir / f"{table.name}{ending}" for ending in ("", *_ENDINGS)]
     found = [path for path in paths if os.path.lexists(path)]
     if not found:
-        raise InputError(
-            f"{shown(inputs_dir)} holds no {table.name}.csv (nor .csv.gz, .parquet, or a folder "
-            f"{table.name}). Put the extract there, or name its folder with inputs_dir."
-        )
+        raise _missing_file(inputs_dir, table.name)
     _refuse_two(table.name, found)
     if found[0].name == table.name:
         return [_understood(path, f"{table.name}/{path.name}", table) for path in _drops(found[0])]
@@ -109,33 +95,30 @@ class SeedRows(NamedTuple):
     table: str
     name: str = SEED_ROWS
     ignored: tuple[str, ...] = ()
-    may_hold_blanks: bool = True
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return tuple(self.connection.table(f"seed.{self.table}").columns)
+        return tuple(self.connection.table(f"seed.{quoted(self.table)}").columns)
 
     @property
     def rows_sql(self) -> str:
-        return f"select {_as_text(self.fields, self.fields)}, {_NO_FAULT} from seed.{self.table}"
+        return f"select {_as_text(self.fields, self.fields)}, {_NO_FAULT} from seed.{quoted(self.table)}"
 
     def count(self) -> FileCount:
-        rows = self.connection.cursor().execute(f"select count(*) from seed.{self.table}")
-        return FileCount(0, "", rows.fetchone()[0], None, None)
+        rows = self.connection.cursor().execute(f"select count(*) from seed.{quoted(self.table)}")
+        return FileCount(0, "", rows.fetchone()[0])
 
-    def locate(
-        self, rows: Sequence[int], rejected_at: Sequence[int]
-    ) -> tuple[list[Located], list[Located]]:
-        raws = self.connection.execute(f"select t::varchar from seed.{self.table} as t").fetchall()
-        return [Located(row + 1, row + 1, raws[row][0]) for row in rows], []
+    def places(self, numbers: Iterable[int]) -> Iterator[Located]:
+        rows = self.connection.execute(f"select t::varchar from seed.{quoted(self.table)} as t").fetchall()
+        return (Located(number, number, rows[number - 1][0]) for number in numbers)
 
 
 class CsvFile(NamedTuple):
     """A CSV file, plain or gzipped; `blank_lines` stand before its header.
 
-    DuckDB takes a row with an empty field too many for a whole one. So it reads a field more than the
-    header has, and fills fields that are not there with a text that no file holds: what the last
-    fields hold tells whether the row had as many as the header.
+    DuckDB takes a row with an empty field too many for a whole one. So it reads a field more than the header
+    has, and fills fields that are not there with a text that no file holds: what the last fields hold tells
+    whether the row had as many as the header.
     """
 
     path: Path
@@ -147,56 +130,32 @@ class CsvFile(NamedTuple):
     is_parallel: bool = True
 
     @property
-    def may_hold_blanks(self) -> bool:
-        if self.path.suffix != ".csv":
-            return True
-        return may_hold_blanks(self.path, self.delimiter, closely=not self._is_small)
-
-    @property
-    def _is_small(self) -> bool:
-        """Whether to import numpy takes longer than to do without."""
-        return self.path.suffix == ".csv" and self.path.stat().st_size < _SMALL_BYTES
-
-    @property
     def rows_sql(self) -> str:
-        columns = ", ".join(f"'{field}': 'varchar'" for field in (*self.fields, "_surplus"))
+        columns = ", ".join(f"{literal(field)}: 'varchar'" for field in (*self.fields, _SURPLUS))
         # all that is ignored is looked at too: bytes that are no UTF-8 are an error there as well
-        is_short = " or ".join(f"{field} is null" for field in (*self._placeholders, self.fields[-1]))
+        looked_at = [*(field for field in self.fields if field.startswith(_IGNORED)), self.fields[-1]]
+        is_short = " or ".join(f"{quoted(field)} is null" for field in looked_at)
         return (
-            f"select {', '.join(self.fields)}, "
+            f"select {', '.join(map(quoted, self.fields))}, "
             f"case when {is_short} then 'the row has fewer fields than the header' "
-            "when _surplus is not null then 'the row has more fields than the header' end as row_fault "
-            f"from read_csv({_quoted(self.path)}, columns = {{{columns}}}, auto_detect = false, "
+            f"when {quoted(_SURPLUS)} is not null then 'the row has more fields than the header' "
+            f"end as {ROW_FAULT} "
+            f"from read_csv({_file(self.path)}, columns = {{{columns}}}, auto_detect = false, "
             f"delim = '{self.delimiter}', quote = '\"', escape = '\"', header = true, "
             f"skip = {self.blank_lines}, nullstr = '{_NO_FIELD}', null_padding = true, "
-            f"parallel = {self.is_parallel}, buffer_size = {self._buffer_bytes}, "
-            "store_rejects = true, rejects_limit = 0, "
+            f"parallel = {self.is_parallel}, store_rejects = true, rejects_limit = 0, "
             "hive_partitioning = false)"
         )
 
-    @property
-    def _buffer_bytes(self) -> int:
-        """As DuckDB would have it, or so much that all threads read equally many buffers."""
-        if not self.is_parallel or self.path.suffix != ".csv":
-            return _USUAL_BUFFER
-        size, threads = self.path.stat().st_size, os.cpu_count() or 1
-        rounds = max(ceil(size / (threads * _LARGE_BUFFER)), 1)
-        return max(size // (threads * rounds) + 1, _SMALLEST_BUFFER)
-
-    @property
-    def _placeholders(self) -> list[str]:
-        return [field for field in self.fields if field.startswith(_IGNORED)]
-
     def count(self) -> FileCount:
-        plain = self._is_small and count_plain(self.path, self.delimiter.encode())
-        return plain or _count_records(self.path, self.delimiter)
+        return count_records(self.path, self.name, self.delimiter)
 
-    def locate(
-        self, rows: Sequence[int], rejected_at: Sequence[int]
-    ) -> tuple[list[Located], list[Located]]:
-        from mart_helpers.records import locate
+    def places(self, numbers: Iterable[int]) -> Iterator[Located]:
+        return records_at(self.path, self.name, self.delimiter, numbers=numbers)
 
-        return locate(self.path, self.delimiter.encode(), rows, rejected_at)
+    def rejected(self, offsets: Iterable[int]) -> Iterator[Located]:
+        """The records at these offsets, ascending, of all that DuckDB refused (see `REJECTED_AT`)."""
+        return records_at(self.path, self.name, self.delimiter, offsets=offsets)
 
 
 class ParquetFile(NamedTuple):
@@ -207,7 +166,6 @@ class ParquetFile(NamedTuple):
     columns: tuple[str, ...]
     fields: tuple[str, ...]
     ignored: tuple[str, ...]
-    may_hold_blanks: bool = True
 
     @property
     def rows_sql(self) -> str:
@@ -215,20 +173,52 @@ class ParquetFile(NamedTuple):
         return f"select {texts}, {_NO_FAULT} from {_parquet_rows(self.path)}"
 
     def count(self) -> FileCount:
-        rows = _parquet(f"select num_rows from parquet_file_metadata({_quoted(self.path)})")
-        return FileCount(self.path.stat().st_size, sha256_of(self.path), rows[0][0], None, None)
+        with duckdb.connect() as session:
+            sql = f"select num_rows from parquet_file_metadata({_file(self.path)})"
+            (records,) = session.execute(sql).fetchone()
+        return FileCount(self.path.stat().st_size, sha256_of(self.path), records)
 
-    def locate(
-        self, rows: Sequence[int], rejected_at: Sequence[int]
-    ) -> tuple[list[Located], list[Located]]:
-        raws = _parquet(
-            f"select file_row_number, columns(* exclude file_row_number)::varchar "
-            f"from {_parquet_rows(self.path, 'file_row_number = true')} "
-            "where list_contains($rows, file_row_number) order by file_row_number",
-            {"rows": [int(row) for row in rows]},
-        )
-        texts = {number: ",".join("" if v is None else v for v in values) for number, *values in raws}
-        return [Located(row + 1, row + 1, texts[row]) for row in rows], []
+    def places(self, numbers: Iterable[int]) -> Iterator[Located]:
+        with duckdb.connect() as session:
+            rows = session.execute(
+                "select file_row_number + 1, columns(* exclude file_row_number)::varchar "
+                f"from {_parquet_rows(self.path, 'file_row_number = true')} "
+                "where file_row_number + 1 in (select unnest($numbers)) order by file_row_number",
+                {"numbers": list(numbers)},
+            )
+            for number, *values in iter(rows.fetchone, None):
+                yield Located(number, number, ",".join("" if v is None else v for v in values))
+
+
+def record_numbers(ordinals: Iterable[int], rejected: Sequence[int]) -> Iterator[int]:
+    """The numbers of records, from 1, of rows with these `ordinals`, from 0 and ascending, among those read.
+
+    `rejected` are the numbers of the records that were not read, ascending.
+    """
+    before = 0
+    for ordinal in ordinals:
+        while before < len(rejected) and rejected[before] <= ordinal + 1 + before:
+            before += 1
+        yield ordinal + 1 + before
+
+
+def locate(
+    source: Source, ordinals: Sequence[int], rejected_at: Iterable[int]
+) -> tuple[list[Located], list[Located]]:
+    """The places of rows, known by ordinals from 0 of the rows read, and of all records not read."""
+    refused = list(source.rejected(sorted(rejected_at))) if isinstance(source, CsvFile) else []
+    wanted = sorted(set(ordinals))
+    numbers = record_numbers(wanted, [place.number for place in refused])
+    found = dict(zip(wanted, source.places(numbers), strict=True))
+    return [found[ordinal] for ordinal in ordinals], refused
+
+
+def state_of(source: Source) -> tuple[int, ...] | None:
+    """What differs if the file behind a source is another one, or was written to; None for seed rows."""
+    if isinstance(source, SeedRows):
+        return None
+    found = source.path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def unchanged(sources: Sequence[Source], prints: Mapping[str, tuple[int, str]]) -> list[Source]:
@@ -250,8 +240,8 @@ def unchanged(sources: Sequence[Source], prints: Mapping[str, tuple[int, str]]) 
 def read_rows(source: Source, run: Callable[[str], T]) -> T:
     """What `run` makes of the rows of `source`, as a query.
 
-    It is called a second time, for one thread, where fields hold line ends: DuckDB can then not tell
-    on several threads how many fields a row has.
+    It is called a second time, for one thread, if fields hold line ends: DuckDB cannot tell on several
+    threads how many fields such a row has.
     """
     try:
         return run(source.rows_sql)
@@ -261,20 +251,16 @@ def read_rows(source: Source, run: Callable[[str], T]) -> T:
         return run(source._replace(is_parallel=False).rows_sql)
 
 
-def refuse_open_quote(name: str, line: int | None) -> None:
-    """Refuse the file `name` where a quote opens on `line` that nothing closes; None means no such."""
-    if line is not None:
-        raise InputError(
-            f"{name}: a quote that opens on line {line} is never closed, so the rest of the file cannot "
-            "be told apart. Close it, or make a new extract."
-        )
+def _missing_file(inputs_dir: Path, table: str) -> InputError:
+    """The error for a table without a file; one with nearly the right name is named."""
+    near = [path.name for path in inputs_dir.iterdir() if path.name.lower().partition(".")[0] == table.lower()]
+    message = f"{shown(inputs_dir)} holds no {table}.csv (nor .csv.gz, .parquet, or a folder {table})"
+    if near:
+        return InputError(f"{message}, but {one_line(', '.join(sorted(near)))}. Rename it, if that is the extract.")
+    return InputError(f"{message}. Put the extract there, or name its folder with inputs_dir.")
 
 
-def _not_a_folder(path: Path) -> str:
-    return "is a file, not a folder" if path.exists() else "there is no such folder"
-
-
-def _refuse_two(what: str, found: list[Path]) -> None:
+def _refuse_two(what: str, found: Sequence[Path]) -> None:
     if len(found) > 1:
         raise InputError(
             f"{shown(found[0].parent)} holds two sources for {what}: "
@@ -283,24 +269,23 @@ def _refuse_two(what: str, found: list[Path]) -> None:
 
 
 def _drops(folder: Path) -> list[Path]:
-    """The files of a folder of drops by name; hidden ones and those with a leading `_` are not ours."""
+    """The files of a folder by name, without hidden ones and those that begin with `_`."""
     if not folder.is_dir():
         raise InputError(f"{shown(folder)} is no folder. Give the file its ending, such as .csv.")
     drops = sorted(path for path in folder.iterdir() if path.name[0] not in "._")
-    for path in drops:
-        stem = path.name.removesuffix(_ending(path))
-        if not _ending(path):
-            raise InputError(
-                f"{shown(path)} is neither .csv, .csv.gz nor .parquet. Move it out of the folder."
-            )
-        _refuse_two(stem, [other for other in drops if other.name.removesuffix(_ending(other)) == stem])
     if not drops:
         raise InputError(f"{shown(folder)} is empty. Put the extracts there.")
+    stems: dict[str, Path] = {}
+    for path in drops:
+        ending = next((ending for ending in reversed(_ENDINGS) if path.name.endswith(ending)), "")
+        if not ending:
+            raise InputError(
+                f"{shown(path)} is neither .csv, .csv.gz nor .parquet. Rename it, or move it out of the folder."
+            )
+        stem = path.name.removesuffix(ending)
+        _refuse_two(stem, [stems[stem], path] if stem in stems else [path])
+        stems[stem] = path
     return drops
-
-
-def _ending(path: Path) -> str:
-    return next((ending for ending in reversed(_ENDINGS) if path.name.endswith(ending)), "")
 
 
 def _understood(path: Path, name: str, table: Table) -> Source:
@@ -308,19 +293,16 @@ def _understood(path: Path, name: str, table: Table) -> Source:
     if path.suffix == ".parquet":
         columns = _parquet_columns(path, name)
         return ParquetFile(path, name, columns, *_matched(name, columns, table))
-    head = read_head(path, name)
+    head = _read_head(path, name)
     header = head.lstrip("\r\n")
     blank_lines = head[: len(head) - len(header)].count("\n")
-    delimiter = max(
-        _DELIMITERS, key=lambda mark: len({*map(_folded, _names(header, mark))} & {*table.column_names})
-    )
-    try:
-        fields, ignored = _matched(name, _names(header, delimiter), table)
-    except InputError:
+    names, delimiter = _header(header, table)
+    if not table.required_names <= {*map(_folded, names)}:
+        _refuse_lines_above(name, header, blank_lines, table)
         if '"' in header.partition("\n")[0]:
-            _refuse_open_header(path, name, delimiter)
-        raise
-    return CsvFile(path, name, delimiter, fields, ignored, blank_lines)
+            # a quote that nothing closes makes one field of all that follows
+            count_records(path, name, delimiter)
+    return CsvFile(path, name, delimiter, *_matched(name, names, table), blank_lines)
 
 
 def _refuse_what_is_no_file(path: Path, name: str) -> None:
@@ -337,31 +319,36 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
         raise InputError(f"{name}: is {kind}, where a file should be. Put the extract there.")
 
 
-def _refuse_open_header(path: Path, name: str, delimiter: str) -> None:
-    """A quote of the header that nothing closes makes one field of all that follows: no columns."""
-    count = _count_records(path, delimiter)
-    if not count.records:
-        refuse_open_quote(name, count.open_quote_line)
-
-
-def _count_records(path: Path, delimiter: str) -> FileCount:
-    from mart_helpers.records import count_records
-
-    return count_records(path, delimiter.encode())
+def _header(text: str, table: Table) -> tuple[list[str], str]:
+    """The names in the header with which `text` begins, and the delimiter by which most of them are known."""
+    names = {mark: _names(text, mark) for mark in _DELIMITERS}
+    known = {*table.column_names}
+    delimiter = max(_DELIMITERS, key=lambda mark: len({*map(_folded, names[mark])} & known))
+    return names[delimiter], delimiter
 
 
 def _names(text: str, delimiter: str) -> list[str]:
-    """The names in the header with which `text` begins."""
     first = text[: text.find("\n") + 1] or text
     lines = io.StringIO(text, newline="") if '"' in first else [first]
     try:
-        return next(csv.reader(lines, delimiter=delimiter), [])
+        return next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
     except csv.Error:  # a field beyond the module's limit: shown as what was found
         return [text]
 
 
 def _folded(name: str) -> str:
     return name.strip().lower()
+
+
+def _refuse_lines_above(name: str, header: str, blank_lines: int, table: Table) -> None:
+    """Refuse a file that has other lines above its header, such as a title or `sep=;`."""
+    lines = header.split("\n", _MOST_LINES_ABOVE)
+    for number, line in enumerate(lines[1:-1], blank_lines + 2):
+        if table.required_names <= {*map(_folded, _header(line, table)[0])}:
+            raise InputError(
+                f'{name}: the header stands on line {number}, below others that begin "{one_line(lines[0])}". '
+                "Remove the lines above it."
+            )
 
 
 def _matched(
@@ -375,67 +362,48 @@ def _matched(
             raise InputError(
                 f'{source}: column "{name}" stands twice in the header. Remove or rename one of them.'
             )
-    _refuse_missing(source, names, table)
+    missing = [f'"{name}"' for name in table.column_names if name in table.required_names - {*names}]
+    if missing:
+        raise InputError(
+            f"{source}: missing column {', '.join(missing)} (found: {one_line(', '.join(names))}). "
+            "Add what is missing, or rename it in the file."
+        )
     fields = [name if name in known else f"{_IGNORED}{n}" for n, name in enumerate(names)]
     return tuple(fields), tuple(name for name in names if name not in known)
 
 
-def _refuse_missing(source: str, names: list[str], table: Table) -> None:
-    missing = [
-        f'"{column.name}"'
-        for column in table.columns
-        if column.name not in names and column.default is None
-    ]
-    if missing:
-        raise InputError(
-            f"{source}: missing column {', '.join(missing)} (found: {one_line(', '.join(names))}). "
-            f"Add what is missing, or rename it in the file."
-        )
-
-
 def _parquet_columns(path: Path, name: str) -> tuple[str, ...]:
     try:
-        rows = _parquet(f"describe from {_parquet_rows(path)}")
+        with duckdb.connect() as session:
+            rows = session.execute(f"describe from {_parquet_rows(path)}").fetchall()
     except duckdb.Error as error:
         raise InputError(f"{name}: is no whole Parquet file. Make a new extract.") from error
     return tuple(row[0] for row in rows)
 
 
-def _parquet(sql: str, values: dict[str, object] | None = None) -> list[tuple]:
-    """Rows of a query on a Parquet file, in a session of its own."""
-    with duckdb.connect() as connection:
-        return connection.execute(sql, values).fetchall()
-
-
 def _parquet_rows(path: Path, *options: str) -> str:
     """SQL for the rows of a Parquet file as it stands, whatever its folders are called."""
-    return f"read_parquet({', '.join([_quoted(path), 'hive_partitioning = false', *options])})"
+    return f"read_parquet({', '.join([_file(path), 'hive_partitioning = false', *options])})"
 
 
 def _as_text(columns: Sequence[str], fields: Sequence[str]) -> str:
     pairs = zip(columns, fields, strict=True)
-    return ", ".join(f"{quoted(column)}::varchar as {field}" for column, field in pairs)
+    return ", ".join(f"{quoted(column)}::varchar as {quoted(field)}" for column, field in pairs)
 
 
-def _quoted(path: Path) -> str:
+def _file(path: Path) -> str:
     """The one file at `path` for DuckDB's readers, to which `*`, `?` and `[` make a pattern."""
-    return "'" + re.sub(r"([*?\[])", r"[\1]", str(path)).replace("'", "''") + "'"
+    return literal(re.sub(r"([*?\[])", r"[\1]", str(path)))
 
 
-_HEADER_BYTES = 1 << 20
+_HEAD_BYTES = 1 << 20
 
-_BLOCK_BYTES = 1 << 20
-
-_AROUND_BYTES = 30
+_MOST_LINES_ABOVE = 30
 
 _GZIP = b"\x1f\x8b"
 
-_ASCII = bytes(range(128))
-
-_NOT_IN_WINDOWS_1252 = {0x81, 0x8D, 0x8F, 0x90, 0x9D}
-
-#: How files of other kinds begin, by the way out. What begins with letters only is told from a header
-#: by a byte that no text has. UTF-16 and UTF-32 without a mark show by their NULs, as in RFC 4627.
+#: How files of other kinds begin, by the way out. What begins with letters only is told from a header by a
+#: byte that no text has. UTF-16 and UTF-32 without a mark show by their NULs, as in RFC 4627.
 _KINDS = {
     "Save it as UTF-8": {
         "UTF-32 text": rb"\xff\xfe\0\0|\0\0\xfe\xff|[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]",
@@ -443,110 +411,55 @@ _KINDS = {
     },
     "Unpack it, or save the sheet as CSV (UTF-8)": {
         "a zip archive or an Excel workbook": rb"PK\x03\x04",
-    },
-    "Save the sheet as CSV (UTF-8)": {
         "an old Excel workbook": rb"\xd0\xcf\x11\xe0",
     },
     "Unpack it; gzip is the one packing that is read": {
         "a bzip2 file": rb"BZh[1-9]1AY&SY",
         "an xz file": rb"\xfd7zXZ\0",
         "a Zstandard file": rb"\x28\xb5\x2f\xfd",
-        "an LZ4 file": rb"\x04\x22\x4d\x18",
         "a gzip file": rb"\x1f\x8b",
-        "a 7-Zip archive": rb"7z\xbc\xaf\x27\x1c",
-        "a RAR archive": rb"Rar!\x1a\x07",
         "a tar archive": rb".{257}ustar[\0 ]",
-    },
-    "Name it .parquet, without gzip around it": {
-        "a Parquet file": rb"PAR1[\0-\x1f]",
     },
     "Save its rows as CSV or Parquet": {
         "a SQLite database": rb"SQLite format 3\0",
         "a DuckDB database": rb".{8}DUCK.{2}\0\0",
-        "an Access database": rb"\0\x01\0\0Standard (Jet|ACE) DB",
-        "an ORC file": rb"ORC(?=.*\0)",
-        "an Avro file": rb"Obj\x01",
-        "a Feather or Arrow file": rb"ARROW1\0\0",
-        "an HDF5 file": rb"\x89HDF\r\n",
     },
-    "Ask the source for CSV": {
+    "Name it .parquet, without gzip around it": {"a Parquet file": rb"PAR1[\0-\x1f]"},
+    "Fetch the extract again, as CSV": {
         "a PDF document": rb"%PDF",
-        "an RTF document": rb"\{\\rtf",
-        "a PNG picture": rb"\x89PNG",
-        "a JPEG picture": rb"\xff\xd8\xff",
-        "a GIF picture": rb"GIF8[79]a",
+        "a picture": rb"\x89PNG|\xff\xd8\xff",
         "JSON": rb"(\xef\xbb\xbf)?\s*[{\[]",
-    },
-    "Fetch the extract again": {
         "HTML or XML, often an error page in place of the extract": rb"(\xef\xbb\xbf)?\s*<",
-    },
-    "Run git lfs pull": {
-        "a Git LFS pointer in place of the file": rb"version https://git-lfs",
+        "a Git LFS pointer in place of the file (run git lfs pull)": rb"version https://git-lfs",
     },
 }
 
 
-def read_head(path: Path, name: str) -> str:
-    """The first megabyte of a CSV file, plain or gzipped, as text; its header is sound UTF-8.
-
-    `name` is how people are told of the file. Raises InputError for a file that cannot be read, is
-    empty, is packed otherwise than its name says, or is no text in UTF-8.
-    """
-    try:
-        with path.open("rb") as raw:
-            _refuse_wrong_packing(name, _is_gzip(path), raw.read(_HEADER_BYTES))
-        with _opened(path) as file:
-            head = file.read(_HEADER_BYTES)
-    except PermissionError as error:
-        raise InputError(f"{name}: may not be read. Give yourself the right to read it.") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{name}: cannot be read ({error}). Make a new extract.") from error
-    _refuse_other_kinds(name, head, around="gzip around " if _is_gzip(path) else "")
+def _read_head(path: Path, name: str) -> str:
+    """The first megabyte of a CSV file, plain or gzipped, as text; its header is sound UTF-8."""
+    with opened(path, name) as (stream, _):
+        _refuse_wrong_packing(path, name)
+        head = stream.read(_HEAD_BYTES)
+    _refuse_other_kinds(name, head, around="gzip around " if path.suffix == ".gz" else "")
     header_end = head.find(b"\n", len(head) - len(head.lstrip()))
     _refuse_other_encodings(path, name, head if header_end < 0 else head[:header_end])
     text = head.decode("utf-8-sig", errors="replace")
     if not text.strip():
         raise InputError(f"{name} is empty. It needs a header row and rows below it.")
-    _refuse_lone_returns(name, text.lstrip("\r\n").partition("\n")[0])
+    if "\r" in text.lstrip("\r\n").partition("\n")[0].rstrip("\r"):
+        raise InputError(
+            f"{name}: its lines end with CR alone, or CR stands in the header. Convert its line ends to "
+            "LF, for example with mac2unix."
+        )
     return text
 
 
-def refuse_eight_bit(path: Path, name: str, *, block_bytes: int = _BLOCK_BYTES) -> None:
-    """Refuse a CSV file that has text beyond ASCII, none of which is UTF-8.
-
-    Such a file is in another encoding as a whole; where some of it is UTF-8, single bytes are damaged.
-    It is read once, by blocks. Raises InputError with the first line that shows it.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
-    beyond: set[int] = set()
-    first: tuple[int, int, bytes] | None = None
-    lines = 1
-    with _opened(path) as file:
-        while block := file.read(block_bytes):
-            if not decoder.decode(block).isascii():
-                return
-            high = block.translate(None, delete=_ASCII)
-            if high and first is None:
-                at = block.index(high[0])
-                first = (lines + block.count(b"\n", 0, at), high[0], _around(block, at))
-            beyond.update(high)
-            lines += block.count(b"\n")
-    if first:
-        raise _eight_bit(name, beyond, *first)
-
-
-def _is_gzip(path: Path) -> bool:
-    return path.suffix == ".gz"
-
-
-def _opened(path: Path) -> BinaryIO:
-    return gzip.open(path) if _is_gzip(path) else path.open("rb")
-
-
-def _refuse_wrong_packing(name: str, is_gzip: bool, head: bytes) -> None:
-    if head.startswith(_GZIP) and not is_gzip:
+def _refuse_wrong_packing(path: Path, name: str) -> None:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if path.suffix != ".gz" and head.startswith(_GZIP):
         raise InputError(f"{name}: holds gzip bytes. If that is right, name it .csv.gz.")
-    if is_gzip and not head.startswith(_GZIP) and head:
+    if path.suffix == ".gz" and head and not head.startswith(_GZIP):
         _refuse_other_kinds(name, head)
         raise InputError(f"{name}: holds no gzip bytes. If that is right, name it .csv.")
 
@@ -573,34 +486,47 @@ def _refuse_other_encodings(path: Path, name: str, header: bytes) -> None:
         ) from error
 
 
-def _refuse_lone_returns(name: str, header: str) -> None:
-    if "\r" in header.rstrip("\r"):
+#: Encodings of one byte a character, as Python and iconv call them.
+_EIGHT_BIT = {"cp1252": "WINDOWS-1252", "mac_roman": "MACINTOSH", "cp850": "CP850"}
+
+_AROUND_BYTES = 30
+
+
+def refuse_eight_bit(path: Path, name: str, *, block_bytes: int = _HEAD_BYTES) -> None:
+    """Refuse a CSV file that has text beyond ASCII, none of which is UTF-8.
+
+    Such a file is in another encoding as a whole; if some of it is UTF-8, single bytes are damaged. It is read
+    once, by blocks. Raises InputError with the first line that shows it, and what that would read.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
+    line, first = 1, None
+    with opened(path, name) as (stream, _):
+        while block := stream.read(block_bytes):
+            if not decoder.decode(block).isascii():
+                return
+            if first is None and not block.isascii():
+                at = re.search(rb"[\x80-\xff]", block).start()
+                first = line + block.count(b"\n", 0, at), _around(block, at)
+            line += block.count(b"\n")
+    if first:
+        readings = {iconv: _decoded(first[1], codec) for codec, iconv in _EIGHT_BIT.items()}
+        likely = next(iconv for iconv, text in readings.items() if text)
+        texts = ", ".join(f'"{text}" in {iconv}' for iconv, text in readings.items() if text)
         raise InputError(
-            f"{name}: its lines end with CR alone, or CR stands in the header. Convert its line ends to "
-            "LF, for example with mac2unix."
+            f"{name}: is not UTF-8 but an 8-bit encoding. Line {first[0]} shows it first, and reads {texts}. "
+            f"Save it as UTF-8, for example with iconv -f {likely} -t UTF-8, or with the encoding that reads "
+            "right."
         )
 
 
 def _around(block: bytes, at: int) -> bytes:
     """What stands around a byte of a block, on its line."""
-    before = block[max(at - _AROUND_BYTES, 0) : at].rpartition(b"\n")[2]
-    return before + block[at : at + _AROUND_BYTES].partition(b"\n")[0]
+    before = re.split(rb"[\r\n]", block[max(at - _AROUND_BYTES, 0) : at])[-1]
+    return before + re.split(rb"[\r\n]", block[at : at + _AROUND_BYTES])[0]
 
 
-def _eight_bit(name: str, beyond: set[int], line: int, byte: int, around: bytes) -> InputError:
-    words, encoding = _guessed(beyond)
-    text = one_line(around.decode(encoding, errors="replace"))
-    return InputError(
-        f"{name}: is not UTF-8 but an 8-bit encoding: {words}. Line {line} shows it first, by the byte "
-        f'{byte:#04x} in "{text}" (if that reads wrong, it is yet another encoding). Save it as UTF-8, '
-        f"for example with iconv -f {encoding} -t UTF-8."
-    )
-
-
-def _guessed(beyond: set[int]) -> tuple[str, str]:
-    """An 8-bit encoding that has the bytes `beyond` ASCII, in words and as iconv calls it."""
-    if beyond & _NOT_IN_WINDOWS_1252:
-        return "neither Windows-1252 nor Latin-1, perhaps code page 850", "CP850"
-    if min(beyond) < 0xA0:  # where Latin-1 has control characters
-        return "most likely Windows-1252", "WINDOWS-1252"
-    return "Latin-1 (ISO-8859-1) or Windows-1252", "ISO-8859-1"
+def _decoded(text: bytes, codec: str) -> str | None:
+    try:
+        return one_line(text.decode(codec))
+    except UnicodeDecodeError:
+        return None

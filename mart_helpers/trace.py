@@ -25,9 +25,17 @@ from mart_helpers.contract import (
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
 from mart_helpers.parameters import shown
-from mart_helpers.records import REJECTED_AT, Located
+from mart_helpers.records import Located
 from mart_helpers.session import open_published
-from mart_helpers.sources import SEED_ROWS, CsvFile, Source, find_sources, read_rows
+from mart_helpers.sources import (
+    REJECTED_AT,
+    SEED_ROWS,
+    CsvFile,
+    Source,
+    find_sources,
+    locate,
+    read_rows,
+)
 from mart_helpers.texts import aligned, did_you_mean, one_line, quoted
 
 _MOST = 20  # of each kind are shown; the others are counted
@@ -116,7 +124,7 @@ def _first_places(source: Source, table: Table, keys: list[str]) -> dict[str, tu
                 sql.format(key=id_sql(quoted(table.key)), rows=rows), {"keys": keys}
             ).fetchall(),
         )
-        places, _ = source.locate([ordinal for _, ordinal in found], _rejected_at(session))
+        places, _ = locate(source, [ordinal for _, ordinal in found], _rejected_at(session))
     return {key: (source.name, place.line) for (key, _), place in zip(found, places, strict=True)}
 
 
@@ -266,7 +274,7 @@ def _places(source: Source, wanted: _Wanted) -> tuple[list[Located], int]:
         rejected_at = _rejected_at(session)
     if not total and not rejected_at:
         return [], 0
-    rows, refused = source.locate(ordinals or [], rejected_at)
+    rows, refused = locate(source, ordinals or [], rejected_at)
     named = {place.number: place for place in refused if _has_key(place.raw, wanted, source)}
     places = sorted([*rows, *named.values()], key=lambda place: place.number)
     return places[:_MOST], total + len(named)
