@@ -48,10 +48,6 @@ _TABLES = {
             ("rows_quarantined", "bigint", "rows that were set aside"),
             ("ignored_columns", "varchar", "columns of the file that are not declared"),
             ("defaulted_columns", "varchar", "declared columns that the file lacks"),
-            ("first_day", "date", "first day of the file's rows"),
-            ("last_day", "date", "last day of the file's rows"),
-            ("rows_hash", "varchar", "hash over the rows of the file"),
-            ("taken_over", "boolean", "unchanged, so its rows come from the mart before"),
         ],
     ),
     "quarantine": (

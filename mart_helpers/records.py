@@ -174,9 +174,11 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[_Block]:
     if rest == _BOM:
         rest, offset = b"", len(_BOM)
     while data:
-        # what goes on behind its block is looked at again, so each time twice as much is read
-        data = stream.read(max(_BLOCK_BYTES, len(rest)))
-        whole, newline, tail = data.rpartition(b"\n") if data else (b"", b"\n", b"")
+        # what goes on behind its block is looked at again, so each time more is read
+        data = stream.read(min(max(_BLOCK_BYTES, len(rest)), _LONGEST_BYTES // 8))
+        # DuckDB reads a last line as if it had an end, and may point at that
+        end = b"\n" if rest.endswith(b"\r") else b"\r\n"
+        whole, newline, tail = data.rpartition(b"\n") if data else (b"", end, b"")
         text = b"".join([rest, whole, newline])
         if (nul := text.find(0)) >= 0:
             raise _nul(name, line + text.count(b"\n", 0, nul))
