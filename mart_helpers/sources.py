@@ -10,8 +10,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -219,22 +218,6 @@ def state_of(source: Source) -> tuple[int, ...] | None:
         return None
     found = source.path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def unchanged(sources: Sequence[Source], prints: Mapping[str, tuple[int, str]]) -> list[Source]:
-    """Those of `sources` whose file has the size and the sha256 that `prints` holds for its name."""
-    same_size = [
-        source
-        for source in sources
-        if source.name in prints and source.path.stat().st_size == prints[source.name][0]
-    ]
-    with ThreadPoolExecutor() as pool:
-        hashes = pool.map(sha256_of, [source.path for source in same_size])
-        return [
-            source
-            for source, sha256 in zip(same_size, hashes, strict=True)
-            if sha256 == prints[source.name][1]
-        ]
 
 
 def read_rows(source: Source, run: Callable[[str], T]) -> T:

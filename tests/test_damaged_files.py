@@ -1,10 +1,8 @@
 """Small damaged files, and odd but good ones, with what each gives: the ids of the tests are a table."""
 
-import bz2
 import csv
 import gzip
 import io
-import lzma
 import os
 import sqlite3
 import subprocess
@@ -36,13 +34,6 @@ REOPENED = "quotes close and open again within a field"
 OUTSIDE = "text stands outside the quotes of its field"
 NOT_UTF8 = "the row is not UTF-8 text"
 MIXED = "its line ends are mixed"
-LATIN_1 = "is not UTF-8 but an 8-bit encoding: Latin-1 (ISO-8859-1) or Windows-1252"
-MARKS = {
-    "utf-16-le": b"\xff\xfe",
-    "utf-16-be": b"\xfe\xff",
-    "utf-32-le": b"\xff\xfe\0\0",
-    "utf-32-be": b"\0\0\xfe\xff",
-}
 NO_COLUMN = (
     'missing column "sale_id", "sale_date", "customer_id", "product_id", "quantity", "unit_price"'
 )
@@ -133,47 +124,18 @@ WITH_NOTE = f"{SALES_HEADER},note"
 
 HEADERS = [
     refuses("no header row", f"{sale(1)}\n{sale(2)}\n", f"{NO_COLUMN} (found: s1, 2024-01-01, c1"),
-    refuses("all headers missing but one", "sale_id\nS1\n", "(found: sale_id). Add what is missing"),
-    refuses("a title above the header", f"Sales 2024\n{GOOD}", f"{NO_COLUMN} (found: sales 2024)"),
-    refuses("a comment above the header", f"# Sales 2024\n{GOOD}", "(found: # sales 2024)"),
-    refuses("a sep= line above the header", f"sep=,\n{GOOD}", "(found: sep=, )"),
-    refuses("blanks alone above the header", f"   \n{GOOD}", f"{NO_COLUMN} (found: )"),
+    refuses(
+        "a title above the header",
+        f"Sales 2024\n\n{GOOD}",
+        'the header stands on line 3, below others that begin "Sales 2024". Remove the lines above it',
+    ),
+    refuses("a sep= line above the header", f"sep=;\r\n{GOOD.replace(',', ';')}", "stands on line 2, below"),
     refuses(
         "a repeated column, oddly cased",
         sales(header=f"{SALES_HEADER}, SALE_ID "),
         '"sale_id" stands twice',
     ),
-    refuses(
-        "a name with a blank inside",
-        sales(header=SALES_HEADER.replace("sale_id", "sale id")),
-        '"sale_id" (found: sale id',
-    ),
-    refuses("a quote open in the header", f'"{GOOD}', "a quote that opens on line 1 is never closed"),
-    refuses(
-        "a quote open in a header without rows",
-        SALES_HEADER.replace("product_id", '"product_id'),
-        "a quote that opens on line 1 is never closed",
-    ),
-    refuses(
-        "a quote open in the header, then 3 MB",
-        f'\n"{sales(*[sale(1)] * 100_000)}',
-        "a quote that opens on line 2 is never closed",
-    ),
-    refuses(
-        "a quote open in the header below a name on two lines",
-        f'"a\nb","{GOOD}',
-        "a quote that opens on line 2 is never closed",
-    ),
-    refuses(
-        "a quote open in the header that a row closes",
-        sales(f'"{sale(1)}', header=f'"{SALES_HEADER}'),
-        f"{NO_COLUMN} (found: sale_id,",
-    ),
-    refuses(
-        "a missing column, and a quote open in a row",
-        '"sale_id"\nS1\n"S2\n',
-        "(found: sale_id). Add what is missing",
-    ),
+    refuses("a quote open in the header", f'\n"{GOOD}', "a quote that opens on line 2 is never closed"),
     refuses("a header of 2 MB", sales(header="x" * 2_000_000), f"{NO_COLUMN} (found: xxx"),
     loads("an unknown column twice", sales(f"{sale(1)},a,b", header=f"{SALES_HEADER},x,X"), "S1"),
     loads("a column without a name", sales(f"{sale(1)},a", header=f"{SALES_HEADER},"), "S1"),
@@ -181,7 +143,7 @@ HEADERS = [
         "no discount column", sales(sale(1)[:-2], header=SALES_HEADER.removesuffix(",discount")), "S1"
     ),
     loads(
-        "quoted names", GOOD.replace(SALES_HEADER, '"' + SALES_HEADER.replace(",", '","') + '"'), "S1"
+        "quoted names behind blanks", GOOD.replace(SALES_HEADER, f'"{SALES_HEADER}"'.replace(",", '", "')), "S1"
     ),
     loads("a newline in a quoted name", sales(f"a,{sale(1)}", header=f'"a\nb",{SALES_HEADER}'), "S1"),
     loads("blank lines above the header", f"\n\n{GOOD}", "S1"),
@@ -194,19 +156,13 @@ DELIMITERS = [
             sales(sale(1), header=SALES_HEADER.upper().replace(",", " , ")).replace(",", mark),
             "S1",
         )
-        for words, mark in (("commas", ","), ("semicolons", ";"), ("tabs", "\t"), ("pipes", "|"))
+        for words, mark in (("semicolons", ";"), ("tabs", "\t"), ("pipes", "|"))
     ),
     refuses(
         "header with commas, rows with semicolons",
         sales(sale(1).replace(",", ";")),
         "none of its 1 rows is good",
     ),
-    refuses(
-        "header with semicolons, rows with commas",
-        sales(sale(1), header=SALES_HEADER.replace(",", ";")),
-        "none of its 1 rows is good",
-    ),
-    refuses("blanks as delimiter", GOOD.replace(",", " "), NO_COLUMN),
     refuses("colons as delimiter", GOOD.replace(",", ":"), NO_COLUMN),
     loads("one row with semicolons", sales(sale(1), sale(2).replace(",", ";")), "S1", (3, None, FEWER)),
 ]
@@ -216,9 +172,7 @@ ROWS = [
     loads("a line of blanks is one", sales(sale(1), "  ", sale(2)), "S1 S2", (3, None, FEWER)),
     loads("one field too few", sales(sale(1), sale(2)[:-2]), "S1", (3, None, FEWER)),
     loads("one field too many", sales(sale(1), f"{sale(2)},x"), "S1", (3, None, MORE)),
-    loads("one blank field too many", sales(sale(1), f"{sale(2)}, "), "S1", (3, None, MORE)),
-    loads("one empty field too many", sales(f"{sale(1)},", sale(2)), "S2", (2, None, MORE)),
-    loads("three empty fields too many", sales(f"{sale(1)},,,", sale(2)), "S2", (2, None, MORE)),
+    loads("empty fields too many", sales(f"{sale(1)},", sale(2), f"{sale(3)},,,"), "S2", (2, None, MORE), (4, None, MORE)),
     loads("a quoted empty field too many", sales(f'{sale(1)},""', sale(2)), "S2", (2, None, MORE)),
     loads(
         "a shifted row that an empty field hides",
@@ -235,15 +189,12 @@ ROWS = [
             for name in ("sale_id", "sale_date", "product_id", "quantity", "unit_price")
         ),
     ),
-    loads("a comment", sales(sale(1), "# by hand"), "S1", (3, None, FEWER)),
-    loads("# in an id is text", sales(f"#{sale(1)}"), "#S1"),
     loads(
         "a footer with a total",
         sales(sale(1), "Total,,,,,2.00,"),
         "S1",
         *((3, name, f"{name} is missing") for name in ("sale_date", "product_id", "quantity")),
     ),
-    loads("a footer of the database", sales(sale(1), "(3 rows affected)"), "S1", (3, None, FEWER)),
     loads(
         "a second header in the middle",
         sales(sale(1), SALES_HEADER, sale(2)),
@@ -255,13 +206,10 @@ ROWS = [
 ]
 
 ENCODINGS = [
-    loads("a byte order mark", BOM + GOOD.encode(), "S1"),
     loads("a byte order mark before quotes", BOM + GOOD.replace("sale_id", '"sale_id"').encode(), "S1"),
-    *(
-        refuses(f"{name} {words}", mark + GOOD.encode(name), f"is {name[:6].upper()} text. Save it as")
-        for name, mark in MARKS.items()
-        for words, mark in [("with its mark", mark), ("without its mark", b"")]
-    ),
+    refuses("UTF-16 with its mark", GOOD.encode("utf-16"), "is UTF-16 text. Save it as UTF-8"),
+    refuses("UTF-16 without its mark", GOOD.encode("utf-16-be"), "is UTF-16 text. Save it as UTF-8"),
+    refuses("UTF-32 with its mark", GOOD.encode("utf-32"), "is UTF-32 text. Save it as UTF-8"),
     refuses(
         "UTF-16 that begins with names of which ASCII knows nothing",
         f"\u7f16\u53f7,{GOOD}".encode("utf-16-le"),
@@ -270,7 +218,7 @@ ENCODINGS = [
     refuses(
         "Latin-1 in the header",
         sales(header=f"{SALES_HEADER},größe").encode("latin-1"),
-        f'{LATIN_1}. Line 1 shows it first, by the byte 0xf6 in "',
+        "is not UTF-8 but an 8-bit encoding. Line 1 shows it first",
     ),
     refuses(
         "UTF-8 in the header, and one invalid byte",
@@ -280,36 +228,26 @@ ENCODINGS = [
     refuses(
         "Latin-1 in two rows",
         sales(sale(1), sale("é"), sale("ü")).encode("latin-1"),
-        f'{LATIN_1}. Line 3 shows it first, by the byte 0xe9 in "Sé,2024-01-01,C1,P1',
+        'Line 3 shows it first, and reads "Sé,2024-01-01,C1,P1,1,2.00,0" in WINDOWS-1252, "SÈ,2024',
     ),
     refuses(
-        "Windows-1252 in two rows",
-        sales(sale(1), sale("ü"), sale("€")).encode("cp1252"),
-        "an 8-bit encoding: most likely Windows-1252. Line 3 shows it first, by the byte 0xfc in",
+        "an encoding of old Macs in two rows",
+        sales(sale(1), sale("é"), sale("ü")).encode("mac_roman"),
+        '"Sé,2024-01-01,C1,P1,1,2.00,0" in MACINTOSH',
     ),
     refuses(
-        "code page 850 in two rows",
-        sales(sale(1), sale("é"), sale("ü")).encode("cp850"),
-        "neither Windows-1252 nor Latin-1, perhaps code page 850. Line 3 shows it first, by the byte "
-        '0x82 in "Sé,',
-    ),
-    refuses(
-        "Latin-1 in gzip",
-        gzip.compress(sales(sale(1), sale("é"), sale("ü")).encode("latin-1")),
-        "Save it as UTF-8, for example with iconv -f ISO-8859-1 -t UTF-8",
+        "Latin-1 in an ignored column, below 3 MB of ASCII, in gzip",
+        gzip.compress(
+            sales(
+                *(f"{sale(number)}," for number in range(100_000)),
+                'S,2024-01-01,C1,P1,1,2,0,"é\né"',
+                f"{sale('x')},é",
+                header=WITH_NOTE,
+            ).encode("latin-1")
+        ),
+        "Line 100002 shows it first",
         file="fact_sales.csv.gz",
     ),
-    refuses(
-        "Latin-1 in an ignored column, below 3 MB of ASCII",
-        sales(
-            *(f"{sale(number)}," for number in range(100_000)),
-            'S,2024-01-01,C1,P1,1,2,0,"é\né"',
-            f"{sale('x')},é",
-            header=WITH_NOTE,
-        ).encode("latin-1"),
-        "Line 100002 shows it first",
-    ),
-    loads("Latin-1 in a row", sales(sale(1), sale("é")).encode("latin-1"), "S1", (3, None, NOT_UTF8)),
     loads(
         "Latin-1 in two fields and two lines of one row",
         sales(f"{sale(1)},", f'{sale("é")},"é\né"', header=WITH_NOTE).encode("latin-1"),
@@ -324,30 +262,15 @@ ENCODINGS = [
         (4, None, NOT_UTF8),
     ),
     loads(
-        "Latin-1 in two rows behind a byte order mark",
-        BOM + sales(sale(1), sale("é"), sale("ü")).encode("latin-1"),
-        "S1",
-        (3, None, NOT_UTF8),
-        (4, None, NOT_UTF8),
-    ),
-    loads(
-        "one invalid byte in a date",
-        sales(sale(1), "S2,2024-01-\udc80,C1,P1,1,2,0"),
-        "S1",
-        (3, None, NOT_UTF8),
-    ),
-    loads(
         "one invalid byte in a column that is ignored",
         sales(f"ok,{sale(1)},ok", f"\udcff,{sale(2)},ok", header=f"first,{SALES_HEADER},last"),
         "S1",
         (3, None, NOT_UTF8),
     ),
-    refuses("a NUL in a row", sales(sale(1), sale("\0")), "line 3 holds a NUL byte"),
     refuses("NULs behind the last row", GOOD + "\0" * 512, "line 3 holds a NUL byte"),
 ]
 
 LINE_ENDS = [
-    loads("CRLF", sales(sale(1), sale(2), end="\r\n"), "S1 S2"),
     loads("CRLF, with blank lines above the header", "\r\n\r\n" + sales(sale(1), end="\r\n"), "S1"),
     loads(
         "CR in quotes is text",
@@ -388,24 +311,8 @@ QUOTES = [
         "S1 S4",
         (3, None, OUTSIDE),
     ),
-    loads(
-        "a stray quote within a field is text",
-        sales('5" pipe' + sale(1)[2:], sale(2)).replace(" pipe", ""),
-        '5" S2',
-    ),
+    loads("a stray quote within a field is text", sales(f'5"{sale(1)}', sale(2)), '5"S1 S2'),
     loads("a stray quote behind quotes", sales(sale(1), f'"S"2",{GOOD_SALE}'), "S1", (3, None, OUTSIDE)),
-    loads(
-        "quotes escaped by backslashes",
-        sales(sale(1), f'"S\\"2\\"",{GOOD_SALE}'),
-        "S1",
-        (3, None, OUTSIDE),
-    ),
-    loads(
-        "quotes that open again",
-        sales(sale(1), f'"S" "2",{GOOD_SALE}', sale(3)),
-        "S1 S3",
-        (3, None, REOPENED),
-    ),
     Case(
         "quotes that open again among other damage, in the second file",
         {
@@ -433,7 +340,6 @@ QUOTES = [
         ),
     ),
     loads("doubled quotes", sales(f'"S""1""",{GOOD_SALE}'), 'S"1"'),
-    loads("single quotes are text", sales(f"'S1',{GOOD_SALE}"), "'S1'"),
 ]
 
 SIZES = [
@@ -449,14 +355,9 @@ SIZES = [
         "the row that begins on line 3 is longer than 8 MB",
     ),
     refuses(
-        "32 MB in quotes",
-        sales(sale(1), '"' + f"{'x' * 99}\n" * 320_000 + f'",{GOOD_SALE}'),
-        "the row that begins on line 3 is longer than 8 MB",
-    ),
-    refuses(
         "an open quote, then 45 MB",
         sales(sale(1), f'"{sale(2)}', *[sale(3)] * 1_600_000),
-        "a quote that opens on line 3 is never closed",
+        "the row that begins on line 3 is longer than 8 MB: a quote in it is never closed",
     ),
     loads(
         "a number of 400 digits",
@@ -466,46 +367,12 @@ SIZES = [
     ),
 ]
 
-OTHER_KINDS = {
-    "Unpack it": {
-        "a bzip2 file": bz2.compress(GOOD.encode()),
-        "an xz file": lzma.compress(GOOD.encode()),
-        "a Zstandard file": b"\x28\xb5\x2f\xfd\x24\x06",
-        "an LZ4 file": b"\x04\x22\x4d\x18\x64\x40",
-        "a 7-Zip archive": b"7z\xbc\xaf\x27\x1c\0\x04",
-        "a RAR archive": b"Rar!\x1a\x07\x01\0",
-        "a tar archive": tarball("w"),
-    },
-    "Save its rows as CSV or Parquet": {
-        "an Access database": b"\0\1\0\0Standard ACE DB\0",
-        "an ORC file": b"ORC\x0a\x0b\0",
-        "an Avro file": b"Obj\x01\x04\x16avro.schema",
-        "a Feather or Arrow file": b"ARROW1\0\0\xff\xff\xff\xff",
-        "an HDF5 file": b"\x89HDF\r\n\x1a\n\0",
-    },
-    "Ask the source for CSV": {
-        "a PNG picture": b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR",
-        "a JPEG picture": b"\xff\xd8\xff\xe0\0\x10JFIF",
-        "a GIF picture": b"GIF89a\x01\0\x01\0",
-        "an RTF document": b"{\\rtf1\\ansi Sales}",
-    },
-}
-
 KINDS = [
-    refuses("a truncated gzip file", MANY_PACKED[:2000], "cannot be read", file="fact_sales.csv.gz"),
-    refuses(
-        "a gzip file with a damaged byte",
-        MANY_PACKED[:10] + b"\xff" + MANY_PACKED[11:],
-        "cannot be read",
-        file="fact_sales.csv.gz",
-    ),
-    refuses(
-        "a gzip file without its checksum", MANY_PACKED[:-8], "cannot be read", file="fact_sales.csv.gz"
-    ),
+    refuses("a truncated gzip file", MANY_PACKED[:2000], "gzip file is damaged", file="fact_sales.csv.gz"),
     refuses(
         "a gzip file with another checksum",
         MANY_PACKED[:-8] + b"12345678",
-        "cannot be read",
+        "gzip file is damaged",
         file="fact_sales.csv.gz",
     ),
     refuses(
@@ -520,30 +387,10 @@ KINDS = [
         file="fact_sales.csv.gz",
     ),
     refuses("plain bytes named .parquet", GOOD, "is no whole Parquet file", file="fact_sales.parquet"),
-    Case(
-        "gzip in two members",
-        {"fact_sales.csv.gz": gzip.compress(GOOD.encode()) + gzip.compress(sale(2).encode())},
-        ("S1", "S2"),
-    ),
     refuses("a workbook", workbook(), "is a zip archive or an Excel workbook"),
-    refuses(
-        "an old workbook", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "is an old Excel workbook"
-    ),
     refuses("Parquet named .csv", b"PAR1\x15\x04", "is a Parquet file. Name it .parquet"),
     refuses("an error page", "\n<!DOCTYPE html>\n<html>503</html>\n", "is HTML or XML"),
     refuses("JSON", '[{"sale_id": "S1"}]\n', "is JSON"),
-    refuses("JSON lines", '{"sale_id": "S1"}\n', "is JSON"),
-    refuses("a PDF document", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "is a PDF document"),
-    refuses(
-        "a Git LFS pointer",
-        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-        "is a Git LFS pointer",
-    ),
-    *(
-        refuses(f"{what}, named .csv", data, f"is {what}. {way_out}")
-        for way_out, kinds in OTHER_KINDS.items()
-        for what, data in kinds.items()
-    ),
     places(
         "a SQLite database", "is a SQLite database. Save its rows as CSV", sales__csv=sqlite_database
     ),
@@ -551,16 +398,11 @@ KINDS = [
         "a DuckDB database", "is a DuckDB database. Save its rows as CSV", sales__csv=duckdb_database
     ),
     refuses("a zip archive named .csv.gz", workbook(), "is a zip archive", file="fact_sales.csv.gz"),
-    *(
-        refuses(
-            f"{what} in gzip", gzip.compress(data), f"is gzip around {what}.", file="fact_sales.csv.gz"
-        )
-        for what, data in {
-            "a tar archive": tarball("w"),
-            "a zip archive or an Excel workbook": workbook(),
-            "a gzip file": gzip.compress(GOOD.encode()),
-            "UTF-16 text": GOOD.encode("utf-16"),
-        }.items()
+    refuses(
+        "a tar archive in gzip",
+        gzip.compress(tarball("w")),
+        "is gzip around a tar archive.",
+        file="fact_sales.csv.gz",
     ),
     *(
         loads(
@@ -568,9 +410,8 @@ KINDS = [
             sales(f"x,{sale(1)}", header=f"{name},{SALES_HEADER}"),
             "S1",
         )
-        for name in ("ORC", "par1", "BZh9", "ARROW1", "12345678DUCKS", "PK", "GIF8")
+        for name in ("par1", "BZh9", "12345678DUCKS")
     ),
-    refuses("an empty file", b"", "is empty"),
     refuses("a byte order mark alone", BOM, "is empty"),
     refuses("white space alone", "  \n\n\t\r\n ", "is empty"),
     refuses("an empty gzip file", b"", "is empty", file="fact_sales.csv.gz"),
@@ -595,18 +436,12 @@ PLACES = [
         sales__csv=GOOD,
         sales___1__csv=GOOD,
     ),
-    places(
-        "CSV and Parquet",
-        "two sources for fact_sales: fact_sales.csv and fact_sales.parquet",
-        sales__csv=GOOD,
-        sales__parquet=b"",
-    ),
     places("an empty folder", "fact_sales is empty", sales=Path.mkdir),
     places(
-        "a stray file in the folder",
-        "fact_sales/notes.txt is neither .csv",
+        "an ending in capitals in the folder",
+        "fact_sales/A.CSV is neither .csv, .csv.gz nor .parquet. Rename it",
         sales___1__csv=GOOD,
-        sales___notes__txt="x",
+        sales___A__CSV="x",
     ),
     places(
         "a folder in the folder",
@@ -628,12 +463,6 @@ PLACES = [
         sales___1__csv__gz=gzip.compress(GOOD.encode()),
     ),
     places(
-        "an empty file in the folder",
-        "fact_sales/2.csv is empty",
-        sales___1__csv=GOOD,
-        sales___2__csv="",
-    ),
-    places(
         "a month without rows",
         "fact_sales/2.csv: has a header and no rows",
         sales___1__csv=GOOD,
@@ -646,6 +475,11 @@ PLACES = [
         sales___2__csv="id\n1\n",
     ),
     places("no file at all", "inputs holds no fact_sales.csv (nor .csv.gz"),
+    Case(
+        "nearly the right name",
+        {"Fact_Sales.CSV": GOOD.encode(), "fact_sales.txt": GOOD.encode()},
+        refused="or a folder fact_sales), but Fact_Sales.CSV, fact_sales.txt. Rename it",
+    ),
     Case(
         "bad rows in the third file of a folder",
         {
@@ -778,9 +612,9 @@ def assert_fit_to_show(message: str) -> None:
 
 
 WAYS_OUT = {
-    "Add", "Ask", "Close", "Convert", "Fetch", "Give", "If", "Leave", "Make", "Mend", "Move",
+    "Add", "Ask", "Close", "Convert", "Copy", "Fetch", "Give", "If", "Leave", "Make", "Mend", "Move",
     "Name", "Put", "It",
-    "Remove", "Run", "Save", "Unpack",
+    "Remove", "Rename", "Run", "Save", "Unpack",
 }  # fmt: skip
 
 
@@ -801,18 +635,18 @@ def test_a_refusal_for_long_bad_values_still_fits_one_screen(candidate: Session,
     assert_fit_to_show(str(refusal.value))
 
 
-@pytest.mark.parametrize("block_bytes", [1, 2, 3, 1 << 20])
+@pytest.mark.parametrize("block_bytes", [1, 1 << 20])
 def test_a_character_that_straddles_two_blocks_is_known_as_utf_8(tmp_path: Path, block_bytes: int):
     path = tmp_path / "fact_sales.csv"
     path.write_bytes(as_bytes(sales(sale("\udce9"), sale("\udcfc"), sale("€"))))
     refuse_eight_bit(path, path.name, block_bytes=block_bytes)
 
 
-@pytest.mark.parametrize("block_bytes", [1, 2, 3, 1 << 20])
+@pytest.mark.parametrize("block_bytes", [1, 1 << 20])
 def test_the_line_of_the_first_odd_byte_is_the_same_in_small_blocks(tmp_path: Path, block_bytes: int):
     path = tmp_path / "fact_sales.csv"
     path.write_bytes(sales(sale(1), "", sale("é"), sale("ü")).encode("latin-1"))
-    with pytest.raises(InputError, match=r"Line 4 shows it first, by the byte 0xe9 in \"S?é"):
+    with pytest.raises(InputError, match=r'Line 4 shows it first, and reads "S?é'):
         refuse_eight_bit(path, path.name, block_bytes=block_bytes)
 
 

