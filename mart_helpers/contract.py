@@ -161,9 +161,12 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
     keys = [names for kind, names, *_ in constraints if kind == "PRIMARY KEY"]
     if len(keys) != 1 or len(keys[0]) != 1:
         raise StateError(f"{SCHEMA}.{table} needs a primary key of one column.")
+    columns = _columns(connection, table)
+    if any(column.name == "rowid" for column in columns):
+        raise StateError(f"{SCHEMA}.{table}: DuckDB keeps the name rowid for itself. Give another.")
     return Table(
         name=table,
-        columns=_columns(connection, table),
+        columns=columns,
         key=keys[0][0],
         references=tuple(
             Reference(names[0], other, other_names[0])

@@ -22,7 +22,6 @@ from mart_helpers.quarantine import (
 from mart_helpers.records import FileCount
 from mart_helpers.session import Session, current_database, has_table, in_words
 from mart_helpers.sources import (
-    CsvFile,
     SeedRows,
     Source,
     find_sources,
@@ -55,8 +54,8 @@ class Outcome(NamedTuple):
 class Loader:
     """Loads declared tables, from the extracts in `inputs_dir` or from seed rows.
 
-    A table is refused if none of its rows is good, or if more than the share `max_rejected_share` (0 to 1) of
-    them is bad; fewer than 20 bad rows are too many only if they are more than half of it.
+    A table is refused if none of its rows is good, or if more than the share `max_rejected_share` (0 to
+    1) of them is bad; fewer than 20 bad rows are too many only if they are more than half of it.
     """
 
     def __init__(self, session: Session, inputs_dir: str | Path, max_rejected_share: float) -> None:
@@ -71,9 +70,10 @@ class Loader:
     def load(self, table_name: str, *, from_seed: bool) -> None:
         """Fill `staging.<table_name>` from `seed.<table_name>`, or from its file or folder of files.
 
-        Adds the bad rows to `quarantine` and a row for each file to `build_inputs`; doing it again replaces
-        them. Raises InputError for a file that cannot be taken, StateError for a table that is not declared,
-        or whose table of the star is made already, QueryError where memory or disk do not suffice.
+        Adds the bad rows to `quarantine` and a row for each file to `build_inputs`; doing it again
+        replaces them. Raises InputError for a file that cannot be taken, StateError for a table that is
+        not declared, or whose table of the star is made already, QueryError where memory or disk do not
+        suffice.
         """
         with in_words():
             self._load(table_name, from_seed)
@@ -142,7 +142,9 @@ class Loader:
 
     def _fill(self, table: Table, source: Source) -> duckdb.Error | None:
         def fill(rows_sql: str) -> None:
-            self._connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
+            self._connection.execute(
+                "drop table if exists reject_errors; drop table if exists reject_scans"
+            )
             fill_staging(self._connection, table, rows_sql, source.fields)
 
         try:
@@ -166,7 +168,9 @@ class Loader:
         for reading in readings:
             if not reading.count.records:
                 raise InputError(f"{reading.source.name}: has a header and no rows. Make a new extract.")
-        what = readings[0].source.name if len(readings) == 1 else f"{table.name}, {len(readings):,} files"
+        what = (
+            readings[0].source.name if len(readings) == 1 else f"{table.name}, {len(readings):,} files"
+        )
         bad = bad_rows + sum(len(reading.rejected) for reading in readings)
         read = sum(reading.count.records for reading in readings)
         if bad == read:
@@ -222,8 +226,9 @@ def _refuse_miscount(reading: Reading) -> None:
     seen = reading.rows + len(reading.rejected)
     if seen != reading.count.records:
         raise InputError(
-            f"{reading.source.name}: the file holds {reading.count.records:,} rows, but {seen:,} were read. Its "
-            "quotes or line ends are damaged, or it changed while it was read: make a new extract."
+            f"{reading.source.name}: the file holds {reading.count.records:,} rows, but {seen:,} were "
+            "read. Its quotes or line ends are damaged, or it changed while it was read: make a new "
+            "extract."
         )
 
 

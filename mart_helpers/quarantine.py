@@ -32,7 +32,9 @@ class Reading(NamedTuple):
 
     def here(self, row_ids: Sequence[int]) -> Sequence[int]:
         """Those of the ascending `row_ids` that are of this reading."""
-        return row_ids[bisect(row_ids, self.first_row - 1) : bisect(row_ids, self.first_row + self.rows - 1)]
+        return row_ids[
+            bisect(row_ids, self.first_row - 1) : bisect(row_ids, self.first_row + self.rows - 1)
+        ]
 
     def places(self, row_ids: Sequence[int]) -> Iterator[Located]:
         """Where these rows, ascending and of this reading, stand in the source."""
@@ -77,10 +79,10 @@ def mark_reopened(connection: duckdb.DuckDBPyConnection, table: Table, reading: 
 
 
 def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
-    """Fill the temporary table `problems` with what is wrong in the staging table; the number of bad rows.
+    """Fill the temporary table `problems` with what is wrong in staging; the number of bad rows.
 
-    Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier good
-    row, which is its `first_row_id`.
+    Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier
+    good row, which is its `first_row_id`.
     """
     rows = staging_of(table.name)
     if _is_true(connection, f"select exists (from {rows} where {SUSPECT} is not null)"):
@@ -144,8 +146,8 @@ def commonest_reasons(
 ) -> tuple[list[tuple[int, str, int, str]], int]:
     """Up to five kinds of reasons in `quarantine`, and how many more there are.
 
-    Those of most rows come first. Of each: how many rows, the file, and the first of their lines with its
-    reason, on one line.
+    Those of most rows come first. Of each: how many rows, the file, and the first of their lines with
+    its reason, on one line.
     """
     found = connection.execute(_COMMONEST_REASONS).fetchall()
     kinds = found[0][-1] if found else 0
@@ -275,7 +277,9 @@ def _is_true(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
 
 
 def _row_ids(connection: duckdb.DuckDBPyConnection, sql: str) -> list[int]:
-    rows = connection.execute(f"select distinct row_id from ({sql}) where row_id is not null order by row_id")
+    rows = connection.execute(
+        f"select distinct row_id from ({sql}) where row_id is not null order by row_id"
+    )
     return [row_id for (row_id,) in rows.fetchall()]
 
 
@@ -297,7 +301,7 @@ def _note_places(
 
 def _orphans_sql(table: Table, reference: Reference) -> str:
     name, key = quoted(reference.column), quoted(reference.table_column)
-    reason = f"""{literal(f'{reference.column} "')} || child.{name} || {literal(f'" is not in {reference.table}')}"""
+    begin, end = literal(f'{reference.column} "'), literal(f'" is not in {reference.table}')
     return f"""
         insert into problems
         select
@@ -305,7 +309,7 @@ def _orphans_sql(table: Table, reference: Reference) -> str:
             {table.column_names.index(reference.column)},
             {literal(reference.column)},
             child.{name},
-            {reason},
+            {begin} || child.{name} || {end},
             null
         from {staging_of(table.name)} as child
         anti join {staging_of(reference.table)} as parent on child.{name} = parent.{key}
@@ -316,8 +320,8 @@ def _orphans_sql(table: Table, reference: Reference) -> str:
 def _repeats_sql(table: Table) -> str:
     """SQL for the rows that repeat a key. All of them are among the late ones.
 
-    A key that stands higher up is not above the highest one up there. In a file that is sorted but for some
-    rows few are late, which is seen without grouping all.
+    A key that stands higher up is not above the highest one up there. In a file that is sorted but for
+    some rows few are late, which is seen without grouping all.
     """
     key = quoted(table.key)
     return f"""

@@ -1,8 +1,8 @@
 """The records of a CSV file, counted and found again without DuckDB's reader: a second witness.
 
-Where no quote stands, each line that is not blank is a record; elsewhere the csv module says where a record
-ends. No value is parsed. A file is read from start to end in blocks of whole records, so memory does not
-grow with it. Offsets are in the decompressed stream.
+Where no quote stands, each line that is not blank is a record; elsewhere the csv module says where a
+record ends. No value is parsed. A file is read from start to end in blocks of whole records, so memory
+does not grow with it. Offsets are in the decompressed stream.
 """
 
 import csv
@@ -35,8 +35,8 @@ _END = ["."]  # the csv module reads it behind the last line of a block
 class FileCount(NamedTuple):
     """What a file holds: the size and hash of it on disk, and its data records.
 
-    `reopened` are the numbers, from 1, of records in which a quoted field closes and, behind blanks, opens
-    again: DuckDB loads `"S5" "x"` as `S5 x`.
+    `reopened` are the numbers, from 1, of records in which a quoted field closes and, behind blanks,
+    opens again: DuckDB loads `"S5" "x"` as `S5 x`.
     """
 
     bytes: int
@@ -48,8 +48,8 @@ class FileCount(NamedTuple):
 class Located(NamedTuple):
     """A record: its `number` among the data records, the physical `line` it starts on, its text.
 
-    Both count from 1. `raw` is without the line end, cut to 10,000 characters, and shows bytes that are no
-    UTF-8 as `\\xff`. `offset` is the first one by which it was found.
+    Both count from 1. `raw` is without the line end, cut to 10,000 characters, and shows bytes that are
+    no UTF-8 as `\\xff`. `offset` is the first one by which it was found.
     """
 
     number: int
@@ -61,8 +61,8 @@ class Located(NamedTuple):
 def count_records(path: Path, name: str, delimiter: str) -> FileCount:
     """What the CSV file at `path`, plain or gzipped, holds; messages call it `name`.
 
-    Raises InputError, with the line, for a quote that nothing closes, a NUL byte and a record of more than
-    8 MB; also for a file that cannot be read, or a damaged gzip stream.
+    Raises InputError, with the line, for a quote that nothing closes, a NUL byte and a record of more
+    than 8 MB; also for a file that cannot be read, or a damaged gzip stream.
     """
     reopened: list[int] = []
     records = 1
@@ -78,8 +78,8 @@ def records_at(
 ) -> Iterator[Located]:
     """The records with these `numbers` or at these `offsets`, both ascending; each once, in file order.
 
-    Any byte of a record finds it, so do its line end and the blank lines before it. Raises InputError if the
-    file has no such record: then it changed meanwhile.
+    Any byte of a record finds it, so do its line end and the blank lines before it. Raises InputError
+    if the file has no such record: then it changed meanwhile.
     """
     wanted, places = _Ascending(numbers), _Ascending(offsets)
     with opened(path, name) as (stream, _):
@@ -87,7 +87,9 @@ def records_at(
             behind = block.number + block.count
             if wanted.next >= behind and places.next >= block.offset + len(block.text):
                 continue
-            found: dict[int, int | None] = {number - block.number: None for number in wanted.below(behind)}
+            found: dict[int, int | None] = {
+                number - block.number: None for number in wanted.below(behind)
+            }
             ends = block.record_ends()
             for offset in places.below(ends[-1] if ends else 0):
                 found.setdefault(bisect_right(ends, offset), offset)
@@ -229,20 +231,20 @@ def _reopened(block: _Block, delimiter: str) -> list[int]:
 
 def _open_quote(name: str, line: int) -> InputError:
     return InputError(
-        f"{name}: a quote that opens on line {line} is never closed, so the rest of the file cannot be told "
-        "apart. Close it, or make a new extract."
+        f"{name}: a quote that opens on line {line} is never closed, so the rest of the file cannot be "
+        "told apart. Close it, or make a new extract."
     )
 
 
 def _nul(name: str, line: int) -> InputError:
     return InputError(
-        f"{name}: line {line} holds a NUL byte, which no text has. The file is damaged, or UTF-16: make a "
-        "new extract, as UTF-8."
+        f"{name}: line {line} holds a NUL byte, which no text has. The file is damaged, or UTF-16: "
+        "make a new extract, as UTF-8."
     )
 
 
 def _long(name: str, line: int) -> InputError:
     return InputError(
-        f"{name}: the row that begins on line {line} is longer than 8 MB: a quote in it is never closed, or its "
-        "line ends are damaged. Mend that, or make a new extract."
+        f"{name}: the row that begins on line {line} is longer than 8 MB: a quote in it is never "
+        "closed, or its line ends are damaged. Mend that, or make a new extract."
     )

@@ -1,7 +1,7 @@
 """The files behind a declared table: found, recognised, and their header understood.
 
-A source gives its rows as text and in order (`rows_sql`), and is looked at a second time without the reader
-that loads it: how many rows it holds (`count`), and where some of them stand (`places`).
+A source gives its rows as text and in order (`rows_sql`), and is looked at a second time without the
+reader that loads it: how many rows it holds (`count`), and where some of them stand (`places`).
 """
 
 import codecs
@@ -40,8 +40,9 @@ _ENDINGS = (".csv", ".csv.gz", ".parquet")
 
 _DELIMITERS = (",", ";", "\t", "|")
 
-#: SQL over `reject_errors`: an offset in the record of an error. `line_byte_position` may name the newline
-#: before the record, or even the record before, so it serves only where DuckDB gives nothing else.
+#: SQL over `reject_errors`: an offset in the record of an error. `line_byte_position` may name the
+#: newline before the record, or even the record before, so it serves only where DuckDB gives nothing
+#: else.
 REJECTED_AT = """case error_type when 'LINE SIZE OVER MAXIMUM' then line_byte_position
     else byte_position - 1 end"""
 
@@ -49,8 +50,8 @@ REJECTED_AT = """case error_type when 'LINE SIZE OVER MAXIMUM' then line_byte_po
 class Source(Protocol):
     """Where the rows of a table come from; messages call it `name`.
 
-    `fields` are its columns in order: the contract's names where they match after trimming and lower-casing,
-    placeholders for those that are `ignored`.
+    `fields` are its columns in order: the contract's names where they match after trimming and
+    lower-casing, placeholders for those that are `ignored`.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Source(Protocol):
 
     @property
     def rows_sql(self) -> str:
-        """A query for all rows in their order: the `fields`, as text, and `ROW_FAULT`, which may be null."""
+        """A query for all rows in their order: the `fields`, as text, and `ROW_FAULT` or null."""
 
     def count(self) -> FileCount:
         """How many rows there are, counted without the reader that loads them."""
@@ -71,8 +72,8 @@ class Source(Protocol):
 def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
     """The source of `table` in `inputs_dir`: one file, or the files of one folder by their names.
 
-    Raises InputError if there is none or more than one, if something is no readable file of its kind, or if
-    a header does not fit the contract.
+    Raises InputError if there is none or more than one, if something is no readable file of its kind,
+    or if a header does not fit the contract.
     """
     if not inputs_dir.is_dir():
         problem = "is a file, not a folder" if inputs_dir.exists() else "there is no such folder"
@@ -108,16 +109,18 @@ class SeedRows(NamedTuple):
         return FileCount(0, "", rows.fetchone()[0])
 
     def places(self, numbers: Iterable[int]) -> Iterator[Located]:
-        rows = self.connection.execute(f"select t::varchar from seed.{quoted(self.table)} as t").fetchall()
+        rows = self.connection.execute(
+            f"select t::varchar from seed.{quoted(self.table)} as t"
+        ).fetchall()
         return (Located(number, number, rows[number - 1][0]) for number in numbers)
 
 
 class CsvFile(NamedTuple):
     """A CSV file, plain or gzipped; `blank_lines` stand before its header.
 
-    DuckDB takes a row with an empty field too many for a whole one. So it reads a field more than the header
-    has, and fills fields that are not there with a text that no file holds: what the last fields hold tells
-    whether the row had as many as the header.
+    DuckDB takes a row with an empty field too many for a whole one. So it reads a field more than the
+    header has, and fills fields that are not there with a text that no file holds: what the last fields
+    hold tells whether the row had as many as the header.
     """
 
     path: Path
@@ -190,7 +193,7 @@ class ParquetFile(NamedTuple):
 
 
 def record_numbers(ordinals: Iterable[int], rejected: Sequence[int]) -> Iterator[int]:
-    """The numbers of records, from 1, of rows with these `ordinals`, from 0 and ascending, among those read.
+    """The numbers of records, from 1, of rows whose `ordinals` among those read, from 0, ascend.
 
     `rejected` are the numbers of the records that were not read, ascending.
     """
@@ -236,10 +239,16 @@ def read_rows(source: Source, run: Callable[[str], T]) -> T:
 
 def _missing_file(inputs_dir: Path, table: str) -> InputError:
     """The error for a table without a file; one with nearly the right name is named."""
-    near = [path.name for path in inputs_dir.iterdir() if path.name.lower().partition(".")[0] == table.lower()]
+    near = [
+        path.name
+        for path in inputs_dir.iterdir()
+        if path.name.lower().partition(".")[0] == table.lower()
+    ]
     message = f"{shown(inputs_dir)} holds no {table}.csv (nor .csv.gz, .parquet, or a folder {table})"
     if near:
-        return InputError(f"{message}, but {one_line(', '.join(sorted(near)))}. Rename it, if that is the extract.")
+        return InputError(
+            f"{message}, but {one_line(', '.join(sorted(near)))}. Rename it, if that is the extract."
+        )
     return InputError(f"{message}. Put the extract there, or name its folder with inputs_dir.")
 
 
@@ -263,7 +272,8 @@ def _drops(folder: Path) -> list[Path]:
         ending = next((ending for ending in reversed(_ENDINGS) if path.name.endswith(ending)), "")
         if not ending:
             raise InputError(
-                f"{shown(path)} is neither .csv, .csv.gz nor .parquet. Rename it, or move it out of the folder."
+                f"{shown(path)} is neither .csv, .csv.gz nor .parquet. Rename it, or move it out of "
+                "the folder."
             )
         stem = path.name.removesuffix(ending)
         _refuse_two(stem, [stems[stem], path] if stem in stems else [path])
@@ -303,7 +313,7 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
 
 
 def _header(text: str, table: Table) -> tuple[list[str], str]:
-    """The names in the header with which `text` begins, and the delimiter by which most of them are known."""
+    """The names in the first line of `text`, and the delimiter by which most of them are known."""
     names = {mark: _names(text, mark) for mark in _DELIMITERS}
     known = {*table.column_names}
     delimiter = max(_DELIMITERS, key=lambda mark: len({*map(_folded, names[mark])} & known))
@@ -329,8 +339,8 @@ def _refuse_lines_above(name: str, header: str, blank_lines: int, table: Table) 
     for number, line in enumerate(lines[1:-1], blank_lines + 2):
         if table.required_names <= {*map(_folded, _header(line, table)[0])}:
             raise InputError(
-                f'{name}: the header stands on line {number}, below others that begin "{one_line(lines[0])}". '
-                "Remove the lines above it."
+                f"{name}: the header stands on line {number}, below others that begin "
+                f'"{one_line(lines[0])}". Remove the lines above it.'
             )
 
 
@@ -385,8 +395,8 @@ _MOST_LINES_ABOVE = 30
 
 _GZIP = b"\x1f\x8b"
 
-#: How files of other kinds begin, by the way out. What begins with letters only is told from a header by a
-#: byte that no text has. UTF-16 and UTF-32 without a mark show by their NULs, as in RFC 4627.
+#: How files of other kinds begin, by the way out. What begins with letters only is told from a header
+#: by a byte that no text has. UTF-16 and UTF-32 without a mark show by their NULs, as in RFC 4627.
 _KINDS = {
     "Save it as UTF-8": {
         "UTF-32 text": rb"\xff\xfe\0\0|\0\0\xfe\xff|[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]",
@@ -478,8 +488,9 @@ _AROUND_BYTES = 30
 def refuse_eight_bit(path: Path, name: str, *, block_bytes: int = _HEAD_BYTES) -> None:
     """Refuse a CSV file that has text beyond ASCII, none of which is UTF-8.
 
-    Such a file is in another encoding as a whole; if some of it is UTF-8, single bytes are damaged. It is read
-    once, by blocks. Raises InputError with the first line that shows it, and what that would read.
+    Such a file is in another encoding as a whole; if some of it is UTF-8, single bytes are damaged. It
+    is read once, by blocks. Raises InputError with the first line that shows it, and what that would
+    read.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
     line, first = 1, None
@@ -496,9 +507,9 @@ def refuse_eight_bit(path: Path, name: str, *, block_bytes: int = _HEAD_BYTES) -
         likely = next(iconv for iconv, text in readings.items() if text)
         texts = ", ".join(f'"{text}" in {iconv}' for iconv, text in readings.items() if text)
         raise InputError(
-            f"{name}: is not UTF-8 but an 8-bit encoding. Line {first[0]} shows it first, and reads {texts}. "
-            f"Save it as UTF-8, for example with iconv -f {likely} -t UTF-8, or with the encoding that reads "
-            "right."
+            f"{name}: is not UTF-8 but an 8-bit encoding. Line {first[0]} shows it first, and reads "
+            f"{texts}. Save it as UTF-8, for example with iconv -f {likely} -t UTF-8, or with the encoding that "
+            "reads right."
         )
 
 

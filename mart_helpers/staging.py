@@ -1,9 +1,10 @@
 """Filling `staging.<table>` from rows of text in one pass: typed values, and the texts of odd rows.
 
-A staging table has the declared columns in their declared order, in the order of the file, and until its bad
-rows are taken out a last column `SUSPECT`: null for a row on which nothing is conspicuous, else the texts of
-its columns, and what is wrong with the row as a whole, as a JSON list. What exactly is wrong is asked of
-those rows alone, afterwards (`problems_sql`). Names that begin with a blank cannot be those of a column.
+A staging table has the declared columns in their declared order, in the order of the file, and until
+its bad rows are taken out a last column `SUSPECT`: null for a row on which nothing is conspicuous, else
+the texts of its columns, and what is wrong with the row as a whole, as a JSON list. What exactly is
+wrong is asked of those rows alone, afterwards (`problems_sql`). Names that begin with a blank cannot be
+those of a column.
 """
 
 from collections.abc import Iterable
@@ -27,7 +28,9 @@ def staging_of(table_name: str) -> str:
 def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """Make the staging table anew, without rows and without constraints."""
     columns = ", ".join(f"{quoted(column.name)} {column.type}" for column in table.columns)
-    connection.execute(f"create or replace table {staging_of(table.name)} ({columns}, {SUSPECT} varchar)")
+    connection.execute(
+        f"create or replace table {staging_of(table.name)} ({columns}, {SUSPECT} varchar)"
+    )
 
 
 def fill_staging(
@@ -163,7 +166,9 @@ def _faults(table: Table) -> list[tuple[str, str]]:
             missing = _problem_of(position, column, literal(f"{column.name} is missing"))
             faults.append((f"coalesce({text}, '') = ''", missing))
         if column.type != "VARCHAR":
-            wrong = _problem_of(position, column, _quoting(column, f" is not {form_of(column.type).words}"))
+            wrong = _problem_of(
+                position, column, _quoting(column, f" is not {form_of(column.type).words}")
+            )
             faults.append((f"{quoted(column.name)} is null and {text} <> ''", wrong))
     for rule in table.rules:
         position = table.column_names.index(rule.columns[0])

@@ -129,7 +129,9 @@ HEADERS = [
         f"Sales 2024\n\n{GOOD}",
         'the header stands on line 3, below others that begin "Sales 2024". Remove the lines above it',
     ),
-    refuses("a sep= line above the header", f"sep=;\r\n{GOOD.replace(',', ';')}", "stands on line 2, below"),
+    refuses(
+        "a sep= line above the header", f"sep=;\r\n{GOOD.replace(',', ';')}", "stands on line 2, below"
+    ),
     refuses(
         "a repeated column, oddly cased",
         sales(header=f"{SALES_HEADER}, SALE_ID "),
@@ -143,7 +145,9 @@ HEADERS = [
         "no discount column", sales(sale(1)[:-2], header=SALES_HEADER.removesuffix(",discount")), "S1"
     ),
     loads(
-        "quoted names behind blanks", GOOD.replace(SALES_HEADER, f'"{SALES_HEADER}"'.replace(",", '", "')), "S1"
+        "quoted names behind blanks",
+        GOOD.replace(SALES_HEADER, f'"{SALES_HEADER}"'.replace(",", '", "')),
+        "S1",
     ),
     loads("a newline in a quoted name", sales(f"a,{sale(1)}", header=f'"a\nb",{SALES_HEADER}'), "S1"),
     loads("blank lines above the header", f"\n\n{GOOD}", "S1"),
@@ -172,7 +176,13 @@ ROWS = [
     loads("a line of blanks is one", sales(sale(1), "  ", sale(2)), "S1 S2", (3, None, FEWER)),
     loads("one field too few", sales(sale(1), sale(2)[:-2]), "S1", (3, None, FEWER)),
     loads("one field too many", sales(sale(1), f"{sale(2)},x"), "S1", (3, None, MORE)),
-    loads("empty fields too many", sales(f"{sale(1)},", sale(2), f"{sale(3)},,,"), "S2", (2, None, MORE), (4, None, MORE)),
+    loads(
+        "empty fields too many",
+        sales(f"{sale(1)},", sale(2), f"{sale(3)},,,"),
+        "S2",
+        (2, None, MORE),
+        (4, None, MORE),
+    ),
     loads("a quoted empty field too many", sales(f'{sale(1)},""', sale(2)), "S2", (2, None, MORE)),
     loads(
         "a shifted row that an empty field hides",
@@ -368,7 +378,9 @@ SIZES = [
 ]
 
 KINDS = [
-    refuses("a truncated gzip file", MANY_PACKED[:2000], "gzip file is damaged", file="fact_sales.csv.gz"),
+    refuses(
+        "a truncated gzip file", MANY_PACKED[:2000], "gzip file is damaged", file="fact_sales.csv.gz"
+    ),
     refuses(
         "a gzip file with another checksum",
         MANY_PACKED[:-8] + b"12345678",

@@ -1,4 +1,4 @@
-"""The second witness: records counted and found without DuckDB, and DuckDB's own view of the same files."""
+"""The second witness: records counted and found without DuckDB, and what DuckDB sees."""
 
 import csv
 import gzip
@@ -55,7 +55,10 @@ def all_records(path: Path) -> list[Located]:
         "plain, CRLF, no newline at the end": ("1,2\r\n3,4", ["1,2", "3,4"]),
         "blank lines": ("\n1,2\n\n\r\n3,4\n\n\r", ["1,2", "3,4"]),
         "blanks are a record": ("1,2\n  \n", ["1,2", "  "]),
-        "delimiter, newline and blank line in quotes": ('"1,\n\r\n2",3\n4,5\n', ['"1,\n\r\n2",3', "4,5"]),
+        "delimiter, newline and blank line in quotes": (
+            '"1,\n\r\n2",3\n4,5\n',
+            ['"1,\n\r\n2",3', "4,5"],
+        ),
         "escaped and empty quotes": ('"a""b\n""",2\n""""\n"",1\n', ['"a""b\n""",2', '""""', '"",1']),
         "quotes in an unquoted field": ('5" pipe,2\n3"",a"b\n', ['5" pipe,2', '3"",a"b']),
         "a blank before quotes": ('1, "2\n3"\n', ['1, "2\n3"']),
@@ -92,12 +95,14 @@ def test_quotes_open_behind_the_files_own_delimiter(written):
     ],
 )
 def test_a_quote_that_nothing_closes_is_refused_with_its_line(in_blocks, written, data, line):
-    with pytest.raises(InputError, match=rf"sales.csv: a quote that opens on line {line} is never closed"):
+    with pytest.raises(
+        InputError, match=rf"sales.csv: a quote that opens on line {line} is never closed"
+    ):
         count(written(data))
 
 
 def test_a_nul_byte_is_refused_with_its_line(in_blocks, written):
-    with pytest.raises(InputError, match="sales.csv: line 4 holds a NUL byte"):
+    with pytest.raises(InputError, match=r"sales\.csv: line 4 holds a NUL byte"):
         count(written(b'a,b\n"1\n2",3\n4,\0\n'))
 
 
@@ -155,7 +160,7 @@ def test_rows_are_counted_off_without_the_rejected_records(in_blocks, written):
 
 @pytest.mark.parametrize("wanted", [{"numbers": [3]}, {"offsets": [99]}], ids=str)
 def test_a_record_that_is_no_longer_there_is_an_error(written, wanted):
-    with pytest.raises(InputError, match="sales.csv: changed while it was read"):
+    with pytest.raises(InputError, match=r"sales\.csv: changed while it was read"):
         at(written(b"a,b\n1,2\n3,4\n"), **wanted)
 
 

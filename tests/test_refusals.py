@@ -24,7 +24,9 @@ from test_damaged_files import (
 )
 
 REFUSED = [
-    refuses("an open quote", sales(sale(1), f'"{sale(2)}'), "a quote that opens on line 3 is never closed"),
+    refuses(
+        "an open quote", sales(sale(1), f'"{sale(2)}'), "a quote that opens on line 3 is never closed"
+    ),
     refuses("long bad values", long_bad_values(), "6 of its 7 rows are bad, more than"),
 ]
 
@@ -86,9 +88,7 @@ def test_a_refused_build_says_why_and_leaves_the_published_mart_byte_for_byte(
     assert contents(published) == before
 
 
-def test_a_good_build_after_the_refused_ones_is_published(
-    kernel: Kernel, published: Path, inputs: Path
-):
+def test_a_good_build_after_the_refused_ones_is_published(kernel: Kernel, published: Path, inputs: Path):
     before = contents(published)
     put(inputs, {"fact_sales.csv": GOOD.encode()})
     assert not build(kernel, inputs, published).failed
