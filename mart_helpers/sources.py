@@ -508,8 +508,8 @@ def refuse_eight_bit(path: Path, name: str, *, block_bytes: int = _HEAD_BYTES) -
         texts = ", ".join(f'"{text}" in {iconv}' for iconv, text in readings.items() if text)
         raise InputError(
             f"{name}: is not UTF-8 but an 8-bit encoding. Line {first[0]} shows it first, and reads "
-            f"{texts}. Save it as UTF-8, for example with iconv -f {likely} -t UTF-8, or with the encoding that "
-            "reads right."
+            f"{texts}. Save it as UTF-8, for example with iconv -f {likely} -t UTF-8, or with the "
+            "encoding that reads right."
         )
 
 
