@@ -1,0 +1,260 @@
+"""The dashboard: one page that is filtered in the browser and asks the network for nothing.
+
+It draws cubes and knows nothing else of the mart. A cube is a table with a row per month and choice of
+filters. It has the columns
+
+- `month`, its first day, and perhaps `previous_month`, in which the same people were there before
+- `choice`, a list: a member of each filter, in their order, null for all members
+- any texts: members that are only ranked, such as products
+- any numbers: its figures, amounts if they have decimals, else counts
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import date, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from platformdirs import user_cache_path
+
+from mart_helpers.books import build_facts
+from mart_helpers.checks import verdict
+from mart_helpers.errors import StateError
+from mart_helpers.files import whole_file
+from mart_helpers.parameters import resolve, shown
+from mart_helpers.session import Session
+from mart_helpers.texts import quoted
+
+LARGEST_PAGE = 2_000_000  # bytes
+AMOUNT = 10_000  # amounts are whole ten-thousandths, so that the browser adds them up exactly
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_RANKED_PER_BAR = 6  # a filter leaves few of a ranking, so the page holds more than it shows
+_VEGA_LITE = "6.4"
+
+
+class Cube(NamedTuple):
+    """The rows of a cube in whole numbers, the multiple of each figure in them, and what it ranks.
+
+    `month` counts from the first one shown. `previous` is 0 for none, 1 for one before those shown, else
+    its number plus 2. A member that is missing stands for all.
+    """
+
+    rows: pd.DataFrame
+    scales: dict[str, int]
+    ranked: list[str]
+
+
+def write_dashboard(
+    mart: Session,
+    cubes: Sequence[str],
+    filters: Sequence[str],
+    cards: Mapping[str, tuple[str, str]],
+    days: Sequence[date],
+    data_dir: str,
+    *,
+    title: str = "Sales",
+    months: int = 60,
+    bars: int = 9,
+    currency: str = "",
+) -> str:
+    """Write `<data_dir>/pages/dashboard.html`, whole or not at all; its path, as people are shown it.
+
+    `cubes` are tables of the session, as described above; the first has the figure of the first card.
+    `cards` give the name of a figure its formula, a column of a cube or a quotient of two (in per cent),
+    and its definition. `days` are the first and the last with data. The page shows the latest `months`,
+    and up to `bars` members of a filter, as many as fit in 2 MB; the others share a bar. What the cubes
+    have nothing for is left out. The same mart gives the same bytes. Raises StateError if the folder
+    cannot be written.
+    """
+    bounds = f"select min({_number('month')}), max({_number('month')}) from {quoted(cubes[0])}"
+    first, last = mart.connection.execute(bounds).fetchone()
+    start = 0 if last is None else max(first, last - months + 1)
+    read = [_read(mart, cube, filters, start) for cube in cubes if last is not None]
+    drawn = _drawn(read, filters, cards)
+    page = {
+        "title": title,
+        "currency": currency,
+        "start": start,
+        "months": (last or 0) - start + 1,
+    } | drawn
+    words = {
+        **_build(mart, resolve(data_dir) / "quality" / "quality_report.json"),
+        "days": [_words(day) for day in days] if read else [],
+        "is_unfinished": bool(read) and (days[1] + timedelta(1)).day != 1,
+        "definitions": {card["name"]: cards[card["name"]][1] for card in drawn["cards"]},
+    }
+    target = resolve(data_dir) / "pages" / "dashboard.html"
+    with whole_file(target) as part:
+        part.write_text(_fitted(page, read, filters, words, bars), encoding="utf-8", newline="\n")
+    return shown(target)
+
+
+def _number(month: str) -> str:
+    """SQL for a month as a number, counted from the year 0."""
+    return f"(12 * year({month}) + month({month}) - 1)"
+
+
+def _read(mart: Session, cube: str, filters: Sequence[str], start: int) -> Cube:
+    described = mart.connection.execute(f"describe {quoted(cube)}").fetchall()
+    kinds = {column: kind for column, kind, *_ in described}
+    ranked = [column for column, kind in kinds.items() if kind == "VARCHAR" and column not in filters]
+    others = {"month", "previous_month", "choice", *ranked}
+    scales = {
+        column: AMOUNT if kind.startswith(("DECIMAL", "DOUBLE", "FLOAT")) else 1
+        for column, kind in kinds.items()
+        if column not in others
+    }
+    previous = f"greatest({_number('previous_month')} - {start}, -1) + 2"
+    columns = {
+        "month": f"{_number('month')} - {start}",
+        "previous": f"if(previous_month is null, 0, {previous})" if "previous_month" in kinds else "0",
+        **{name: f"choice[{place}]" for place, name in enumerate(filters, start=1)},
+        **{column: quoted(column) for column in ranked},
+    }
+    sums = [
+        f"coalesce(round(sum({quoted(name)}) * {scale}), 0)::bigint" for name, scale in scales.items()
+    ]
+    rows = mart.connection.execute(
+        f"select {', '.join([*columns.values(), *sums])} from {quoted(cube)} "
+        f"where {_number('month')} >= {start} group by all"
+    ).df()
+    return Cube(rows.set_axis([*columns, *scales], axis="columns"), scales, ranked)
+
+
+def _drawn(
+    cubes: Sequence[Cube], filters: Sequence[str], cards: Mapping[str, tuple[str, str]]
+) -> dict[str, object]:
+    """The cards, all members of filters and rankings, those with the most first, and who comes again."""
+    rows_with = {column: cube.rows for cube in reversed(cubes) for column in cube.scales}
+    scales = {column: scale for cube in cubes for column, scale in cube.scales.items()}
+    found = []
+    for name, (formula, _) in cards.items():
+        of, _, per = formula.partition(" / ")
+        if of in rows_with and (base := per or of) in rows_with and rows_with[base][base].any():
+            found.append({"name": name, "of": of, "per": per, "isAmount": scales[of] == AMOUNT})
+    if not found:
+        return {"cards": [], "filters": {}, "ranked": {}, "people": ""}
+    headline = found[0]["of"]
+    members = {name: _members(rows_with[headline], name, filters, headline) for name in filters}
+    return {
+        "cards": found,
+        "filters": {name: listed for name, listed in members.items() if len(listed) > 1},
+        "ranked": {
+            name: _members(cube.rows, name, filters, headline)
+            for cube in cubes
+            for name in cube.ranked
+            if headline in cube.scales
+        },
+        "people": next((next(iter(cube.scales)) for cube in cubes if cube.rows["previous"].any()), ""),
+    }
+
+
+def _members(rows: pd.DataFrame, name: str, filters: Sequence[str], figure: str) -> list[str]:
+    others = [each for each in filters if each != name]
+    sums = rows[rows[others].isna().all(axis=1)].groupby(name, as_index=False)[figure].sum()
+    return sums.sort_values([figure, name], ascending=[False, True])[name].tolist()
+
+
+def _fitted(page: dict, cubes: Sequence[Cube], filters: Sequence[str], words: dict, bars: int) -> str:
+    """The page with as many of the `bars` as fit; the cubes are folded, the mart is not read again."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    template = environment.get_template("dashboard.html.j2")
+    if not page["cards"]:
+        return template.render(page=page, **words)
+    vega = _vega()
+    for most in range(bars, 0, -1):
+        kept = {name: listed[:most] for name, listed in page["filters"].items()}
+        ranked = {name: listed[: _RANKED_PER_BAR * most] for name, listed in page["ranked"].items()}
+        packed = [_packed(cube, kept | ranked, filters, page["months"]) for cube in cubes]
+        drawn = page | {"filters": kept, "ranked": ranked, "cubes": packed, "charts": vega["charts"]}
+        text = template.render(page=drawn, engine=vega["engine"], **words)
+        if len(text.encode()) <= LARGEST_PAGE:
+            break
+    return text
+
+
+def _packed(cube: Cube, kept: Mapping[str, list[str]], filters: Sequence[str], months: int) -> dict:
+    """The cube as columns of numbers: steps from the place of one row to that of the next, and figures.
+
+    The digits of a place are the choice, the ranked member, the month and the previous one. Rows of
+    members that are not `kept` are left out: the page knows the rows of all members together.
+    """
+    sizes = {name: len(kept.get(name, [])) for name in cube.ranked}
+    sizes |= {"month": months, "previous": months + 2 if cube.rows["previous"].any() else 1}
+    place, is_kept = pd.Series(0, cube.rows.index), pd.Series(True, cube.rows.index)
+    for name in (*filters, *sizes):
+        digit, size = cube.rows[name], sizes.get(name, 0)
+        if name in filters or name in cube.ranked:
+            listed = kept.get(name, [])
+            codes = pd.Series(pd.Categorical(digit, listed).codes, digit.index, "int64")
+            digit, size = codes.where(digit.notna(), len(listed)), len(listed) + (name in filters)
+            is_kept &= digit >= 0
+        place = place * size + digit
+    places = place[is_kept].sort_values(kind="stable")
+    steps = places.diff().fillna(places).astype("int64").tolist()
+    figures = {name: cube.rows.loc[places.index, name].tolist() for name in cube.scales}
+    return {"sizes": list(sizes.items()), "steps": steps, "figures": figures, "scales": cube.scales}
+
+
+def _build(mart: Session, report: Path) -> dict[str, str]:
+    """What the page says of the build, and how far the quality report vouches for it."""
+    build = build_facts(mart.connection)
+    said = f"Build {build['build_id']} of {_words(date.fromisoformat(build['built_at'][:10]))}"
+    quality = {}
+    with suppress(OSError, ValueError):
+        quality = json.loads(report.read_text(encoding="utf-8"))
+    if any(quality.get(name) != build[name] for name in ("build_id", "built_at")):
+        return {"build": said, "status": "warn", "verdict": "There is no quality report of this build."}
+    status = "warn" if quality["rows_quarantined"] and quality["status"] == "pass" else quality["status"]
+    return {"build": said, "status": status, "verdict": verdict(quality)}
+
+
+def _words(day: date) -> str:
+    return f"{day.day} {day:%B %Y}"
+
+
+def _vega() -> dict[str, object]:
+    """Vega as a script, and the charts compiled for it: made once per installation, in some seconds."""
+    charts = _TEMPLATES / "dashboard.charts.json"
+    made_by = version("vl-convert-python").encode() + Path(__file__).read_bytes() + charts.read_bytes()
+    name = f"vega-{hashlib.sha256(made_by).hexdigest()[:16]}.json"
+    places = [
+        Path(sys.prefix, "share", "mini-data-mart", name),
+        user_cache_path("mini-data-mart") / name,
+    ]
+    for place in places:
+        with suppress(OSError, ValueError):
+            return json.loads(place.read_text(encoding="utf-8"))
+    made = _compiled(json.loads(charts.read_text(encoding="utf-8")))
+    for place in places:
+        with suppress(StateError), whole_file(place) as part:
+            part.write_text(json.dumps(made), encoding="utf-8")
+            break
+    return made
+
+
+def _compiled(charts: dict[str, dict]) -> dict[str, object]:
+    import vl_convert
+
+    # where vl-convert carries Vega without Vega-Lite: it is in the package, nothing is fetched
+    vega = f"https://cdn.jsdelivr.net/npm/vega@{vl_convert.get_vega_version()}/+esm"
+    script = f"import {{parse, View}} from '{vega}'; window.vega = {{parse, View}};"
+    engine = vl_convert.javascript_bundle(script, vl_version=_VEGA_LITE)
+    shared = charts.pop("all")
+    return {
+        "engine": engine.replace("</script", "<\\/script"),
+        "charts": {
+            name: vl_convert.vegalite_to_vega(shared | chart, vl_version=_VEGA_LITE)
+            for name, chart in charts.items()
+        },
+    }
