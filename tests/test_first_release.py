@@ -1,0 +1,57 @@
+"""A mart of the first release, with the one kept beside it, is built over and read.
+
+`marts/first_release.tar.xz` has build 2 of the sample as published, and build 1 as kept, both written by
+the first release with DuckDB 2.0.0.
+"""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+from conftest import CHECKOUT, mart_command, query
+
+from mart_helpers.mart import kept_builds, previous_path
+
+LOG = """
+select build_id, stage, duckdb_version, rows_read, rows_loaded, rows_quarantined, revenue_loaded, seconds
+from build_log
+order by build_id
+"""
+INPUTS = "select build_id, file, sha256, rows_loaded from build_inputs order by all"
+
+
+@pytest.fixture
+def database(home: Path) -> Path:
+    (home / "data").mkdir()
+    with tarfile.open(CHECKOUT / "tests" / "marts" / "first_release.tar.xz") as archive:
+        archive.extractall(home / "data", filter="data")
+    return (home / "data" / "mart.duckdb").rename(home / "data" / "mini_data_mart.duckdb")
+
+
+def test_it_is_built_over_with_its_history_and_taken_back(home: Path, database: Path):
+    kept = database.with_name("mart.duckdb.previous-1").rename(previous_path(database, 1))
+    log, inputs, first = query(database, LOG), query(database, INPUTS), database.read_bytes()
+    built = mart_command("build", cwd=home)
+    assert built.returncode == 0, built.stderr
+    *before, this = query(database, LOG)
+    assert before == log
+    assert [row[0] for row in log] == [1, 2]
+    assert this[:2] == (3, 3)
+    assert query(database, INPUTS)[: len(inputs)] == inputs
+    assert kept_builds(database) == [2, 1]
+    assert previous_path(database, 2).read_bytes() == first
+    for command in (["explore"], ["quality"], ["diff"], ["rollback"], ["quality"]):
+        done = mart_command(*command, cwd=home)
+        assert done.returncode == 0, (command, done.stderr)
+    assert database.read_bytes() == first
+    assert kept.exists()
+
+
+def test_its_builds_count_when_a_later_one_is_measured(home: Path, database: Path):
+    for _ in range(3):
+        assert mart_command("build", cwd=home).returncode == 0
+    sales = home / "inputs" / "fact_sales.csv"
+    sales.write_text("".join(sales.read_text().splitlines(keepends=True)[:900]))
+    refused = mart_command("build", cwd=home)
+    assert refused.returncode == 1
+    assert "build_is_near_earlier_builds (error): 2 bad" in refused.stderr
