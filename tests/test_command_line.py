@@ -184,7 +184,7 @@ def test_the_help_of_a_command_shows_its_notebooks_parameters(home, mart):
     assert mart("help", "build") == done
     explore = on_one_line(mart("explore", "--help").stdout)
     assert '--start-date YYYY-MM-DD first day, 100 % ISO [default: ""]' in explore
-    assert "--top-n INTEGER [default: 10]" in explore
+    assert "--top-n INT [default: 10]" in explore
     trace = on_one_line(mart("trace", "--help").stdout)
     assert "TABLE KEY" in trace
     assert "--inputs-dir PATH folder with the CSV extracts [default: inputs]" in trace

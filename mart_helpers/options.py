@@ -1,0 +1,96 @@
+"""Options of the command line, made from the parameters cells of notebooks."""
+
+import os
+from itertools import chain
+
+import click
+from click.core import ParameterSource, augment_usage_errors
+
+from mart_helpers.errors import UsageError
+from mart_helpers.parameters import PATHS, Parameter, checked, notebook_parameters, notebook_path
+
+COMMON = (
+    Parameter("database", str, "data/mini_data_mart.duckdb", "the mart, one DuckDB file"),
+    Parameter("data_dir", str, "data", "folder of exports, reports and executed notebooks"),
+)
+
+
+class Command(click.Command):
+    """A command with options that are parameters of notebooks, typed and checked as their cells say.
+
+    It takes all parameters of the `notebooks`, or those named in `only`, and the common ones.
+    """
+
+    def __init__(
+        self, *args, notebooks: tuple[str, ...] = (), only: tuple[str, ...] = (), **settings
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.notebooks, self.only = notebooks, only
+
+    def declared(self, notebook: str) -> list[Parameter]:
+        """The parameters of the notebook that are options of this command."""
+        known = notebook_parameters(notebook_path(notebook))
+        return [each for each in known if not self.only or each.name in self.only]
+
+    def parameters(self) -> list[Parameter]:
+        """Those of all notebooks; where several have one of a name, the first describes it."""
+        union: dict[str, Parameter] = {}
+        for each in chain(*map(self.declared, self.notebooks), COMMON):
+            union.setdefault(each.name, each)
+        return list(union.values())
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*map(_as_option, self.parameters()), *super().get_params(ctx)]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Leave the values of all options, checked, in `ctx.params`, and in `ctx.obj` those given."""
+        with augment_usage_errors(ctx):
+            rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:  # as in completion, which sees unfinished commands
+            parameters = self.parameters()
+            ctx.params |= checked(parameters, {p.name: ctx.params[p.name] for p in parameters}, _spelt)
+            ctx.obj = {
+                name: _absolute(name, value)
+                for name, value in ctx.params.items()
+                if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            }
+            ctx.params |= ctx.obj
+        return rest
+
+
+class Choice(click.Choice):
+    """Choices to show and to complete; what is none of them is refused by `checked`."""
+
+    def convert(self, value: object, *_: object) -> object:
+        return value
+
+
+def _as_option(parameter: Parameter) -> click.Option:
+    """The option for a parameter; its value stays text, which `checked` reads as the notebooks do."""
+    word, kind, metavar = _spelt(parameter.name), click.STRING, parameter.type.__name__.upper()
+    if parameter.choices:
+        kind, metavar = Choice([str(each) for each in parameter.choices]), None
+    elif parameter.type is bool:
+        word, kind, metavar = f"{word}/--no-{word[2:]}", None, None
+    elif parameter.type is str:
+        kind = click.Path() if _is_path(parameter.name) else kind
+        metavar = "YYYY-MM-DD" if parameter.name.endswith("_date") else None
+    default = {"default": parameter.default, "show_default": True}
+    return click.Option([word], type=kind, metavar=metavar, help=parameter.help, **default)
+
+
+def _spelt(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(PATHS) or name == "out"
+
+
+def _absolute(name: str, value: object) -> object:
+    """A path as seen from the caller's folder; other values as they are."""
+    if not _is_path(name):
+        return value
+    if not value:
+        raise UsageError(f'{_spelt(name)}: found "", expected the path of a file or folder.')
+    return os.path.abspath(os.path.expanduser(value))
