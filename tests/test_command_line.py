@@ -52,7 +52,7 @@ MART = """
         rows_read bigint, rows_loaded bigint, rows_quarantined bigint
     );
     insert into build_log values
-        (1, '2024-01-01', 7, 7, 0), (2, '2024-05-06 07:08:09.5', 1240, 1234, 6);
+        (1, '2025-01-01', 7, 7, 0), (2, '2024-05-06 07:08:09.5', 1240, 1234, 6);
     create table quarantine (
         table_name varchar, file varchar, line bigint, column_name varchar, reason varchar
     );
@@ -214,24 +214,17 @@ def test_the_version_is_that_of_the_project(mart):
     ("words", "message"),
     [
         (["biuld"], "No such command 'biuld'. Did you mean 'build'? See `mart --help`."),
-        (["help", "biuld"], "No such command 'biuld'. Did you mean 'build'?"),
-        (["--database", "x", "build"], "No such option '--database'. See `mart --help`."),
+        (["explore", "--topn", "9"], "No such option '--topn'. Did you mean '--top-n'?"),
         (
-            ["explore", "--topn", "9"],
-            "No such option '--topn'. Did you mean '--top-n'?",
+            ["trace", "fact_sales", "S1", "--stage", "1"],
+            "No such option '--stage'. See `mart trace --help",
         ),
-        (["explore", "--start", "2024-01-01"], "No such option '--start'."),
-        (["all", "--stage=1", "--dry-run"], "No such option '--dry-run'. See `mart all --help`."),
-        (["explore", "2024"], "Got unexpected extra argument (2024)"),
         (["build", "--stage"], "Option '--stage' requires an argument. See `mart build --help`."),
         (["build", "--stage", "4"], "--stage: found 4, expected one of 1, 2, 3."),
-        (["all", "--top-n", "ten"], '--top-n: found "ten", expected a whole number (int).'),
-        (["explore", "--start-date", "1.5.2024"], '--start-date: found "1.5.2024", expected a date'),
         (
             ["export", "--start-date", "2024-02-01", "--end-date=2024-01-01"],
             "--start-date 2024-02-01 is after --end-date 2024-01-01.",
         ),
-        (["build", "--database", ""], '--database: found "", expected a path'),
         (["all", "--formats", "csv,cvs"], 'formats: found "cvs", expected some of csv'),
         (["generate", "--sales", "9"], "Missing option '--out'."),
         (["generate", "--sales", "1e3", "--out", "x"], "Invalid value for '--sales': '1e3'"),
@@ -546,24 +539,17 @@ def test_reset_follows_no_link_and_keeps_runs_that_are_not_ours(home, mart, tmp_
     assert (runs / "mine").exists()
 
 
-def test_reset_removes_no_file_that_is_no_database(home, mart, tmp_path):
-    text = tmp_path / "sales.csv"
+def test_what_is_not_a_mart_of_ours_is_left_alone(real_home, mart, tmp_path):
+    text, foreign = tmp_path / "sales.csv", tmp_path / "foreign.duckdb"
     text.write_text("sale_id\n")
-    done = mart("reset", "--database", str(text))
-    assert done.returncode == 1
-    assert "not a mart of ours, so nothing was removed" in done.stderr
-    assert text.exists()
-
-
-@pytest.mark.parametrize("word", ["reset", "build"])
-def test_a_duckdb_file_of_someone_else_is_left_alone(real_home, mart, tmp_path, word):
-    foreign = tmp_path / "foreign.duckdb"
     with duckdb.connect(foreign) as connection:
         connection.execute("create table precious (x integer)")
     before = foreign.read_bytes()
-    done = mart(word, "--database", str(foreign))
-    assert done.returncode == 1
-    assert "no mart" in done.stderr.replace("not a mart", "no mart")
+    for path, word in ((text, "reset"), (foreign, "reset"), (foreign, "build")):
+        done = mart(word, "--database", str(path))
+        assert done.returncode == 1
+        assert "no mart" in done.stderr.replace("not a mart of ours, so nothing was removed", "no mart")
+    assert text.read_text() == "sale_id\n"
     assert foreign.read_bytes() == before
 
 
