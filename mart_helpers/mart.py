@@ -25,7 +25,6 @@ from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from mart_helpers.books import build_time, close_books, open_books
 from mart_helpers.errors import StateError, UsageError
 from mart_helpers.files import sync, whole_file
-from mart_helpers.frames import show_frames
 from mart_helpers.parameters import check_cell, resolve, shown
 from mart_helpers.session import (
     BUILD_LOG,
@@ -41,6 +40,7 @@ from mart_helpers.session import (
     open_published,
     unreadable,
 )
+from mart_helpers.tables import show_frames
 from mart_helpers.texts import quoted
 
 if TYPE_CHECKING:

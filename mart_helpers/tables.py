@@ -1,0 +1,108 @@
+"""How a notebook shows a pandas frame: no row numbers, nothing where a value is missing."""
+
+import re
+from datetime import datetime, time
+from itertools import repeat
+from math import isinf
+from numbers import Integral, Real
+
+import pandas as pd
+from IPython.core.interactiveshell import InteractiveShell
+
+# Endings of the names of whole numbers that are no amounts, and have no thousands separators.
+_LABELS = ("_key", "_id", "year", "line", "stage")
+
+_PERCENTAGE = "_pct"
+
+_MOST_ROWS = 60
+
+_LONGEST_TEXT = 100
+
+_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
+
+
+def show_frames(shell: InteractiveShell) -> None:
+    """Have the notebook show pandas frames by `as_html` and `as_text`."""
+    formatters = shell.display_formatter.formatters
+    formatters["text/html"].for_type(pd.DataFrame, as_html)
+    formatters["text/plain"].for_type(
+        pd.DataFrame, lambda frame, printer, _: printer.text(as_text(frame))
+    )
+
+
+def as_html(frame: pd.DataFrame) -> str:
+    """The frame as a table: separators in thousands, decimals where a column has any, two at most.
+
+    Row numbers are left out. Named rows are shown with their names, and each number with the decimals
+    that it needs: a row may be money and the next one a count; percentages share theirs all the same.
+    Of more than 60 rows the first 60 are there, and how many there are. Texts end at 100 characters.
+    """
+    with pd.option_context("display.max_colwidth", None):
+        table = as_texts(frame).to_html(border=0, index=_has_names(frame), index_names=False)
+    return without_mathematics(table) + _rest(frame, "\n<p>{}</p>")
+
+
+def as_text(frame: pd.DataFrame) -> str:
+    """The same for where there is text only."""
+    if frame.empty:
+        return f"no rows of {', '.join(map(str, frame.columns))}"
+    with pd.option_context("display.max_colwidth", None):
+        table = as_texts(frame).to_string(index=_has_names(frame), index_names=False)
+    return table + _rest(frame, "\n{}")
+
+
+def as_texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """The first 60 rows, each value as it is shown."""
+    rows = frame.head(_MOST_ROWS)
+    return rows.apply(_texts, has_names=_has_names(frame)).astype(object) if frame.size else rows
+
+
+def without_mathematics(html: str) -> str:
+    """The HTML, in which JupyterLab takes no `$5 off $20` for a formula: none goes across elements."""
+    return re.sub(r"[$\\]", r"<span>\g<0></span>", html)
+
+
+def _has_names(frame: pd.DataFrame) -> bool:
+    return not isinstance(frame.index, pd.RangeIndex)
+
+
+def _rest(frame: pd.DataFrame, template: str) -> str:
+    is_cut = len(frame) > _MOST_ROWS
+    return template.format(f"the first {_MOST_ROWS} of {len(frame):,} rows") if is_cut else ""
+
+
+def _texts(column: pd.Series, has_names: bool) -> pd.Series:
+    name = str(column.name)
+    values = column.astype(object).where(column.notna(), None).tolist()
+    shares_decimals = name.endswith(_PERCENTAGE) or not has_names
+    names = repeat(name) if shares_decimals else map(str, column.index)
+    decimals = [_decimals(value, each) for value, each in zip(values, names, strict=False)]
+    if shares_decimals and all(isinstance(value, float) for value in values if value is not None):
+        decimals = [max(decimals)] * len(values)
+    is_label = name.endswith(_LABELS)
+    texts = [_text(*each, is_label) for each in zip(values, decimals, strict=True)]
+    return pd.Series(texts, column.index, object)
+
+
+def _text(value: object, decimals: int, is_label: bool) -> str:
+    """A value of any type on one line; a day without its midnight."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime) and value.time() == time(0):
+        return f"{value:%Y-%m-%d}"
+    if isinstance(value, float):
+        return f"{value:z,.{decimals}f}"
+    if isinstance(value, Integral) and not isinstance(value, bool) and not is_label:
+        return f"{value:,}"
+    text = str(value).translate(_ESCAPES)
+    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
+
+
+def _decimals(value: object, name: str) -> int:
+    """As few as show what the first two say: amounts have none or two, a percentage may have one."""
+    if not isinstance(value, Real) or isinf(value):
+        return 0
+    shown = round(value, 2)
+    if shown == round(value):
+        return 0
+    return 1 if name.endswith(_PERCENTAGE) and shown == round(value, 1) else 2
