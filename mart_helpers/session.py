@@ -1,4 +1,4 @@
-"""One DuckDB session that JupySQL's `%%sql` cells and Python cells share.
+"""One DuckDB session that JupySQL's `%%sql` cells and Python cells share, and what it says of errors.
 
 JupySQL asks a connection for a new cursor at every statement, which in DuckDB is a new session, and
 runs a `select` twice to make a frame of it. Handed a `Session` instead of the connection, it keeps to
@@ -6,7 +6,7 @@ one session and runs each statement once.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from mart_helpers.errors import QueryError, StateError
-from mart_helpers.frames import Rows
 from mart_helpers.parameters import shown
 from mart_helpers.texts import quoted
 
@@ -24,22 +23,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from filelock import BaseFileLock
 
-# Python has these without pandas or another package
-_PLAIN_TYPE = re.compile(
-    r"(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL.*|DOUBLE|BOOLEAN|VARCHAR|DATE|TIMESTAMP"
-)
-
-_FEW_ROWS = 1000
+BUILD_LOG = "build_log"  # a mart has this table, with the history of its builds
 
 _ANSWERS_WITHOUT_ROWS = (["Success"], ["Count"])
 
-_KINDS = (
-    "Catalog Error: ",
-    "Parser Error: ",
-    "Binder Error: ",
-    "Invalid Input Error: ",
-    "Permission Error: ",
-)
+_KIND = re.compile(r"^(Catalog|Parser|Binder|Invalid Input|Permission) Error: ")
 
 _DAMAGED = (
     "The mart is damaged. Take back the one before it with `mart rollback`; or move it away "
@@ -101,15 +89,16 @@ class Session:
         Where nothing is shown, those that only select are passed over. Raises QueryError with DuckDB's
         own words, also when a `$name` is not defined.
         """
-        return self._execute(sql, shows, self._frame)
-
-    def rows(self, sql: str) -> "Rows | pd.DataFrame | None":
-        """What `execute` gives, in the form that is sooner there: pandas for many rows or odd types."""
-        return self._execute(sql, True, self._rows)
+        answer = None
+        with in_words(reads_only=self.candidate is None):
+            for statement in self.connection.extract_statements(sql):
+                if shows or statement.type != duckdb.StatementType.SELECT:
+                    answer = self._frame() if self._run(statement) else None
+        return answer
 
     def cursor(self) -> "Cursor":
         """A cursor on this same session."""
-        return Cursor(self.execute)
+        return Cursor(self)
 
     def df(self) -> "pd.DataFrame":
         """Unused; JupySQL takes an object with `df` and `pl` for a native DuckDB connection."""
@@ -146,14 +135,6 @@ class Session:
                 self.connection.execute("checkpoint")
             self.lock.release()
 
-    def _execute(self, sql: str, shows: bool, fetch: Callable[[], Any]) -> Any:
-        answer = None
-        with in_words(reads_only=self.candidate is None):
-            for statement in self.connection.extract_statements(sql):
-                if shows or statement.type != duckdb.StatementType.SELECT:
-                    answer = fetch() if self._run(statement) else None
-        return answer
-
     def _run(self, statement: duckdb.Statement) -> bool:
         """Run the statement; whether it answers with rows."""
         if statement.type == duckdb.StatementType.COPY:
@@ -175,17 +156,6 @@ class Session:
         sums = [name for name, kind, *_ in self.connection.description if str(kind) == "HUGEINT"]
         return self.connection.df().astype({name: "Int64" for name in sums})
 
-    def _rows(self) -> "Rows | pd.DataFrame":
-        columns = [name for name, *_ in self.connection.description]
-        if not all(_PLAIN_TYPE.fullmatch(str(kind)) for _, kind, *_ in self.connection.description):
-            return self._frame()
-        first = self.connection.fetchmany(_FEW_ROWS)
-        if len(first) < _FEW_ROWS:
-            return Rows(columns, first)
-        import pandas as pd
-
-        return pd.concat([Rows(columns, first).frame, self._frame()], ignore_index=True)
-
     def _value(self, name: str) -> Any:
         if name not in self._variables:
             raise QueryError(
@@ -196,10 +166,10 @@ class Session:
 
 
 class Cursor:
-    """The rows of one statement, handed to JupySQL as a frame."""
+    """The rows of one statement, handed to JupySQL as a frame; its own tables are not used."""
 
-    def __init__(self, run: Callable[[str], "pd.DataFrame | None"]) -> None:
-        self._run = run
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self._sql: str | None = None
         self._frame: pd.DataFrame | None = None
 
@@ -214,17 +184,15 @@ class Cursor:
         JupySQL sends each `select` a second time to turn it into a frame, and first of all a setting
         that makes Python variables look like tables; neither is wanted.
         """
-        if sql.startswith("SET python_scan_all_frames") or sql == self._sql:
-            return
-        self._frame = self._run(sql)
-        self._sql = sql
-
-    def fetchmany(self, size: int) -> list[tuple[Any, ...]]:
-        """No rows: JupySQL's own table is not used, the frame is."""
-        return []
+        if not sql.startswith("SET python_scan_all_frames") and sql != self._sql:
+            self._frame, self._sql = self._session.execute(sql), sql
 
     def fetchall(self) -> list[tuple[Any, ...]]:
-        """No rows: JupySQL's own table is not used, the frame is."""
+        """No rows."""
+        return []
+
+    def fetchmany(self, size: int) -> list[tuple[Any, ...]]:
+        """No rows."""
         return []
 
     def df(self) -> "pd.DataFrame | None":
@@ -238,9 +206,6 @@ class Cursor:
 
 def attach_sql_magic(session: Session, shell: InteractiveShell) -> None:
     """Make `session` the one connection of the `%%sql` cells in `shell`; earlier ones are closed."""
-    if plain := shell.magics_manager.registry.get("PlainSql"):
-        plain.session = session
-        return
     with capture_output():
         shell.run_line_magic("load_ext", "sql")
     from sql.connection import ConnectionManager
@@ -269,9 +234,7 @@ def in_words(*, reads_only: bool = False) -> Iterator[None]:
 def _message(error: duckdb.Error) -> str:
     """DuckDB's message without its class, by which JupySQL would know it and add advice of its own."""
     message, _, _ = str(error).partition("\n\nPossible solutions")  # settings that we set
-    for kind in _KINDS:
-        message = message.removeprefix(kind)
-    return message.strip()
+    return _KIND.sub("", message).strip()
 
 
 def _way_out(error: duckdb.Error, reads_only: bool) -> str:
@@ -284,9 +247,6 @@ def _way_out(error: duckdb.Error, reads_only: bool) -> str:
         known.append("Run the notebook from its top, or mend the name.")
     return f"\n{known[0]}" if known else ""
 
-
-# A mart has this table, with the history of its builds.
-BUILD_LOG = "build_log"
 
 # In DuckDB's words a program writes to the file: on Linux and macOS, on Windows.
 _HELD = ("Could not set lock on file", "File is already open")
@@ -385,26 +345,25 @@ def no_mart(database: Path) -> StateError:
 
 def unreadable(database: Path, error: duckdb.Error) -> StateError:
     """The error for a file that DuckDB cannot open, with what to do about it."""
-    said = f"DuckDB says: {error}"
-    if "has been locked" in str(error):
+    name, said = shown(database), f"DuckDB says: {error}"
+    if "has been locked" in said:
         return StateError(
-            f"{shown(database)} is open already in this notebook or program. Close that connection "
-            "first, e.g. `mart.close()`."
+            f"{name} is open already in this notebook or program. Close that connection first, e.g. "
+            "`mart.close()`."
         )
-    if any(words in str(error) for words in _HELD):
+    if any(words in said for words in _HELD):
         return StateError(
-            f"{shown(database)} is open for writing in another program. Close it there, or open it "
-            f"read-only. {said}"
+            f"{name} is open for writing in another program. Close it there, or open it read-only. "
+            f"{said}"
         )
-    if "version number" in str(error):
+    if "version number" in said:
         return StateError(
-            f"{shown(database)} was written by another version of DuckDB than this one, "
-            f"{duckdb.__version__}. Read it with that one; or move it away and run 01_build. {said}"
+            f"{name} was written by another version of DuckDB than this one, {duckdb.__version__}. "
+            f"Read it with that one; or move it away and run 01_build. {said}"
         )
     return StateError(
-        f"{shown(database)} cannot be opened as a mart. Take back the one before it with `python -m "
-        f"mart rollback --database {shown(database)}`; or move it away and run 01_build, or name "
-        f"another file with database. {said}"
+        f"{name} cannot be opened as a mart. Take back the one before it with `mart rollback --database "
+        f"{name}`; or move it away and run 01_build, or name another file with database. {said}"
     )
 
 

@@ -40,7 +40,7 @@ FAILING = "%%sql\nselect * from no_such_table"
 @pytest.fixture(scope="module")
 def lab(shared_home: Path) -> Iterator[str]:
     """The address of a JupyterLab on a copy of the notebooks, with one that fails among them."""
-    set_up = 'from mart_helpers.notebook import open_candidate\nmart = open_candidate("canary.duckdb")'
+    set_up = 'from mart_helpers.mart import open_candidate\nmart = open_candidate("canary.duckdb")'
     cells = [new_code_cell(source) for source in (set_up, FAILING, "'not reached'")]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     canary = new_notebook(cells=cells, metadata={"kernelspec": kernel})
