@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import gettempdir
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -104,6 +105,7 @@ def _run_notebooks(ctx: click.Context, **values: object) -> None:
     if values["show_code"] and not is_paged:
         raise UsageError("--show-code is about the page of a notebook: give --html as well.")
     database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
+    gettempdir()  # cells are compiled there, so its lack is told now
     results: dict[str, list[str]] = {}
     if "formats" in values:  # an unknown one is refused now, not when others have run
         from mart_helpers.export import export_folders

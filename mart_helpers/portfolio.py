@@ -35,7 +35,7 @@ def make_portfolio(inputs_dir: Path, out: Path) -> list[Path]:
     """
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        edited = break_inputs("price_times_100", resolve(inputs_dir), folder / "edited").paths[0].parent
+        edited = break_inputs("price_times_100", resolve(inputs_dir), folder / "edited")[0][0].parent
         pictures, changed = _run(resolve(inputs_dir), folder / "before"), _run(edited, folder / "after")
         pictures |= {name: png for name, png in changed.items() if name not in pictures}
     paths = [resolve(out) / f"{place:02}_{name}.png" for place, name in enumerate(pictures, 1)]

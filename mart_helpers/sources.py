@@ -21,7 +21,7 @@ from mart_helpers.errors import InputError
 from mart_helpers.files import sha256_of
 from mart_helpers.parameters import shown
 from mart_helpers.records import FileCount, Located, count_records, opened, records_at
-from mart_helpers.texts import literal, one_line, quoted
+from mart_helpers.texts import literal, one_line, quoted, visible
 
 T = TypeVar("T")
 
@@ -269,6 +269,8 @@ def _drops(folder: Path) -> list[Path]:
         raise InputError(f"{shown(folder)} is empty. Put the extracts there.")
     stems: dict[str, Path] = {}
     for path in drops:
+        if os.fsencode(path.name) != path.name.encode(errors="replace"):
+            raise InputError(f"{visible(shown(path))}: its name is not UTF-8. Rename it.")
         ending = next((ending for ending in reversed(_ENDINGS) if path.name.endswith(ending)), "")
         if not ending:
             raise InputError(

@@ -6,16 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import pytest
 from conftest import CHECKOUT
 
-from mart_helpers.errors import StateError
-from mart_helpers.lab import generator
+from mart_helpers.cli import main
+from mart_helpers.errors import InputError, StateError
 from mart_helpers.mart import held
+from mart_helpers.sources import find_sources
 
 MART = [sys.executable, "-m", "mart"]
 ODD_NAME = "red\x1b[31m"
@@ -128,12 +131,20 @@ def test_a_file_system_without_locks_is_named_as_such(tmp_path, monkeypatch, num
         held(tmp_path / "mart.duckdb")
 
 
-def test_what_the_system_says_is_told_in_one_line(tmp_path, monkeypatch, capsys):
-    from mart_helpers.cli import main
+@pytest.mark.parametrize("words", [["export", "--formats", "xlsx"], ["portfolio", "--out", "pictures"]])
+def test_the_lack_of_a_folder_for_temporary_files_is_told_in_one_line(home, monkeypatch, capsys, words):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(home / "missing")])
+    assert main(words) == 1
+    *_, message = capsys.readouterr().err.splitlines()
+    assert message == f"mart: No usable temporary directory found in ['{home / 'missing'}']."
+    assert not (home / "data").exists()
 
-    def generate(*_: object) -> None:
-        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
 
-    monkeypatch.setattr(generator, "generate", generate)
-    assert main(["generate", "--sales", "1", "--out", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == "mart: No usable temporary directory found in ['/tmp'].\n"
+def test_a_file_whose_name_is_not_utf_8_is_named_so_that_it_can_be_found(tmp_path):
+    folder = tmp_path / "fact_sales"
+    folder.mkdir()
+    (folder / os.fsdecode(b"2024\xff.csv")).write_text("sale_id\n")
+    with pytest.raises(InputError) as refused:
+        find_sources(tmp_path, SimpleNamespace(name="fact_sales"))
+    assert str(refused.value) == f"{folder}/2024\\udcff.csv: its name is not UTF-8. Rename it."
