@@ -5,9 +5,11 @@ A page is one file. It loads nothing and runs nothing; its templates and stylesh
 
 import json
 import re
+from base64 import b64encode
 from collections import ChainMap, Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
@@ -206,17 +208,18 @@ def _chapter(path: Path, places: Mapping[str, str], code: str, below: int = 0) -
         extra_template_basedirs=[str(_TEMPLATES)],
         template_name="notebook",
         exclude_anchor_links=True,
-        embed_images=True,
         config=Config({"NbConvertBase": {"display_data_priority": _KINDS}}),
     )
     notebook = nbformat.read(path, as_version=4)
-    resources = {"code": code, "metadata": {"path": str(home() / "notebooks")}}
-    body = BeautifulSoup(exporter.from_notebook_node(notebook, resources)[0], "html.parser")
+    html, _ = exporter.from_notebook_node(notebook, {"code": code})
+    body = BeautifulSoup(html, "html.parser")
     first = body.select_one(".prose h1")
     title = first.extract().get_text() if first else path.stem
     sections = _anchored(body, path.stem, below)
     for link in body("a"):
         _lead(link, path.stem, places)
+    for image in body("img"):
+        _embed(image)
     for table in body("table"):
         _align(table)
     values = notebook.metadata.get("papermill", {}).get("parameters", {})
@@ -256,6 +259,17 @@ def _lead(link: "Tag", name: str, places: Mapping[str, str]) -> None:
         link.attrs = {"href": f"{places[target]}#{_anchor(target, heading)}"}
     else:
         link.unwrap()
+
+
+def _embed(image: "Tag") -> None:
+    """Make a picture that lies beside the notebooks part of the page; of any other, leave the words."""
+    file = home() / "notebooks" / unquote(image["src"])
+    if image["src"].startswith("data:"):
+        return
+    if file.is_file() and (kind := guess_type(file)[0]):
+        image["src"] = f"data:{kind};base64,{b64encode(file.read_bytes()).decode()}"
+    else:
+        image.replace_with(image.get("alt", ""))
 
 
 def _align(table: "Tag") -> None:

@@ -88,6 +88,15 @@ def save_pictures(notebook: Path, folder: Path) -> list[Path]:
     return saved
 
 
+def assert_as_kept(name: str, text: str) -> None:
+    """`text` is what tests/golden/<name> holds; with KEEP=1 in the environment it becomes that."""
+    kept = CHECKOUT / "tests" / "golden" / name
+    if os.environ.get("KEEP"):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(text, encoding="utf-8", newline="")
+    assert text == kept.read_bytes().decode("utf-8"), f"differs from {kept}"
+
+
 if __name__ == "__main__":
     pictures = CHECKOUT / "notebooks" / "pictures"
     for path in execute(tuple(sys.argv[1:]) or ORDER, CHECKOUT / "notebooks"):
