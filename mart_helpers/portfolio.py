@@ -35,8 +35,9 @@ def make_portfolio(inputs_dir: Path, out: Path) -> list[Path]:
     """
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        edited = break_inputs("price_times_100", resolve(inputs_dir), folder / "edited")[0][0].parent
-        pictures, changed = _run(resolve(inputs_dir), folder / "before"), _run(edited, folder / "after")
+        break_inputs("price_times_100", resolve(inputs_dir), folder / "edited")
+        pictures = _run(resolve(inputs_dir), folder / "before")
+        changed = _run(folder / "edited", folder / "after")
         pictures |= {name: png for name, png in changed.items() if name not in pictures}
     paths = [resolve(out) / f"{place:02}_{name}.png" for place, name in enumerate(pictures, 1)]
     with whole_files(paths) as parts:
