@@ -155,12 +155,14 @@ class _Table(NamedTuple):
     """A table of the star as both marts have it, in queries with the columns `c0`, `c1` ….
 
     `columns` are their names in the mart. `key`, `day` and `money` are `c0`, `c1` …, None where there is
-    none. Of the pairs of queries the first is of the mart before. `plain` ones leave surrogate keys as
-    they are, at less cost. A mart without the table has no rows.
+    none; `is_other` says that the marts do not agree on the key. Of the pairs of queries the first is of
+    the mart before. `plain` ones leave surrogate keys as they are, at less cost. A mart without the table
+    has no rows.
     """
 
     name: str
     columns: list[str]
+    is_other: bool
     key: str | None
     day: str | None
     money: str | None
@@ -188,7 +190,8 @@ def _table(name: str, before: _Mart, after: _Mart) -> _Table:
     return _Table(
         name,
         [meanings[column][0] for column in shared],
-        key=place(key[0]) if key and key == marts[0].key(name) else None,
+        is_other=key != marts[0].key(name),
+        key=place(key[0]) if key else None,
         day=place(days[0]) if days else None,
         money=place(_MONEY),
         plain=queries(resolved=False),
@@ -203,7 +206,7 @@ def _compare_table(connection: duckdb.DuckDBPyConnection, table: _Table) -> tupl
         connection.execute(f"select count(*), {money} from ({rows})").fetchone() for rows in table.plain
     )
     # where one mart has no rows, those of the other are all new or all gone, and need no look
-    closely = table.key is not None and min(before, after) > 0
+    closely = not table.is_other and min(before, after) > 0
     if table.day:
         connection.execute(_months_sql(table, closely))
     if not closely:
@@ -211,7 +214,8 @@ def _compare_table(connection: duckdb.DuckDBPyConnection, table: _Table) -> tupl
         counts = (after, before, 0, revenue_after, revenue_before, no_revenue)
         return table.name, before, after, *counts
     connection.execute(_differences_sql(table))
-    connection.execute(_values_sql(table))
+    if table.key:
+        connection.execute(_values_sql(table))
     return table.name, before, after, *connection.execute(_counts_sql(table)).fetchone()
 
 
@@ -242,10 +246,7 @@ def _differences_sql(table: _Table) -> str:
         create or replace temp table differences as
         with before as (select found as row from ({before}) as found {where}),
         after as (select found as row from ({after}) as found {where})
-        select before.row as row_before, after.row as row_after
-        from before
-        full join after on before.row.{table.key} is not distinct from after.row.{table.key}
-        where before.row is distinct from after.row
+        {_PAIRS_BY_KEY.format(key=table.key) if table.key else _ROWS_WITHOUT_KEY}
     """
 
 
@@ -299,6 +300,19 @@ create or replace temp table month_changes (
 create or replace temp table value_changes (
     table_name varchar, key varchar, column_name varchar, before varchar, after varchar
 )
+"""
+
+_PAIRS_BY_KEY = """
+select before.row as row_before, after.row as row_after
+from before
+full join after on before.row.{key} is not distinct from after.row.{key}
+where before.row is distinct from after.row
+"""
+
+_ROWS_WITHOUT_KEY = """
+select row as row_before, null as row_after from (from before except all from after)
+union all
+select null, row from (from after except all from before)
 """
 
 _MONTHS = """
