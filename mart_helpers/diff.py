@@ -14,8 +14,8 @@ import pandas as pd
 from mart_helpers.contract import declared_keys, star_references, star_types, surrogate_key
 from mart_helpers.mart import published_build
 from mart_helpers.parameters import shown
-from mart_helpers.session import Session, connect, current_database, in_words
-from mart_helpers.texts import aligned, literal, quoted
+from mart_helpers.session import Session, confine, connect, current_database, in_words
+from mart_helpers.texts import aligned, literal, one_line, quoted
 
 _MONEY = "net_amount"
 
@@ -52,6 +52,8 @@ def compare_files(before: Path, after: Path) -> Comparison:
     with connect(Path(":memory:")) as connection:
         for name, database in (("before", before), ("after", after)):
             connection.execute(f"attach {literal(database)} as {name} (read_only)")
+        connection.execute(f"set temp_directory = {literal(f'{after}.tmp')}")
+        confine(connection)
         with in_words():
             return compare(connection, "before", "after")
 
@@ -59,7 +61,9 @@ def compare_files(before: Path, after: Path) -> Comparison:
 def described(before: Path, after: Path) -> str:
     """The differences between two mart files as plain text. Raises as `compare_files` does."""
     found = compare_files(before, after)
-    title = " → ".join(f"{shown(each)} (build {published_build(each)})" for each in (before, after))
+    title = " → ".join(
+        f"{one_line(shown(each))} (build {published_build(each)})" for each in (before, after)
+    )
     if not found.tables[["added", "removed", "changed"]].any(axis=None):
         return "\n\n".join([title, _text(found.tables), "Every row of the one is in the other."])
     return "\n\n".join([title, *(_text(frame) for frame in found if len(frame))])
@@ -156,8 +160,8 @@ class _Table(NamedTuple):
 
     `columns` are their names in the mart. `key`, `day` and `money` are `c0`, `c1` …, None where there is
     none; `is_other` says that the marts do not agree on the key. Of the pairs of queries the first is of
-    the mart before. `plain` ones leave surrogate keys as they are, at less cost. A mart without the table
-    has no rows.
+    the mart before. `plain` ones leave surrogate keys as they are, at less cost. A mart without the
+    table has no rows.
     """
 
     name: str

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from mart_helpers.errors import StateError
 from mart_helpers.export import FORMATS, MANIFEST, named_in
-from mart_helpers.pages import page_names
 from mart_helpers.parameters import shown
-from mart_helpers.report import REPORTS, VIOLATIONS, violations_in
+from mart_helpers.report import HISTORY, REPORTS, VIOLATIONS, violations_in
 from mart_helpers.run import run_folders
 from mart_helpers.session import is_mart
 
@@ -17,7 +16,10 @@ from mart_helpers.session import is_mart
 _BESIDE = re.compile(r"(\.candidate)?(\.wal|\.tmp)?|\.previous-[0-9]+|\.lock")
 
 # What a run that was killed has left of a file, and of the rows of a workbook.
-_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.part(\.rows)?")
+_UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part(\.rows)?")
+
+# The beginnings of files that might as well be someone's own.
+_PAGE, _HISTORY = b'<meta name="generator" content="Mini Data Mart">', b"build_id,built_at,check_name,"
 
 
 def generated(database: Path, data_dir: Path) -> list[Path]:
@@ -34,8 +36,8 @@ def generated(database: Path, data_dir: Path) -> list[Path]:
     mart = [
         each
         for each in (database.parent.iterdir() if database.parent.is_dir() else ())
-        if each.name.startswith(database.name)
-        and _BESIDE.fullmatch(each.name.removeprefix(database.name))
+        if _is_of(database, _UNFINISHED.sub(r"\1", each.name))
+        and (each.suffix == ".tmp" or not each.is_dir())
     ]
     exports = [data_dir / kind.folder / MANIFEST for kind in FORMATS.values()]
     quality, runs = data_dir / "quality", data_dir / "runs"
@@ -43,7 +45,7 @@ def generated(database: Path, data_dir: Path) -> list[Path]:
     has_only_ours = bad_rows == [quality / VIOLATIONS]
     written = [
         *[_ours(each.parent, named_in(each) | {MANIFEST}) for each in exports],
-        _ours(data_dir / "pages", page_names()),
+        _ours(data_dir / "pages", set()),
         [] if has_only_ours else bad_rows,
         _ours(quality, {*REPORTS, VIOLATIONS} if has_only_ours else {*REPORTS}),
         _ours(runs, {each.name for each in run_folders(runs)}),
@@ -67,8 +69,28 @@ def remove(path: Path) -> None:
         ) from error
 
 
+def _is_of(database: Path, name: str) -> bool:
+    return name.startswith(database.name) and bool(_BESIDE.fullmatch(name.removeprefix(database.name)))
+
+
 def _ours(folder: Path, names: set[str]) -> list[Path]:
-    """What of `names` is in the folder, if that is no link; the folder itself where it holds no more."""
+    """Files of these names in the folder, if that is no link, and pages and what was left unfinished.
+
+    The folder itself where it holds no more.
+    """
     entries = sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
-    ours = [each for each in entries if each.name in names or _UNFINISHED.fullmatch(each.name)]
+    ours = [each for each in entries if _is_ours(each, names)]
     return [folder] if ours and len(ours) == len(entries) else ours
+
+
+def _is_ours(path: Path, names: set[str]) -> bool:
+    if path.suffix == ".html" and path.is_file():
+        return _PAGE in _beginning(path)
+    if path.name == HISTORY and path.is_file():
+        return _beginning(path).startswith(_HISTORY)
+    return path.name in names or bool(_UNFINISHED.fullmatch(path.name))
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1000)

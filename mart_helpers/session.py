@@ -277,7 +277,7 @@ def open_published(database: Path, writable: Sequence[Path] = ()) -> duckdb.Duck
     if not is_one:
         connection.close()
         raise no_mart(database)
-    _confine(connection, writable)
+    confine(connection, writable)
     return connection
 
 
@@ -367,7 +367,11 @@ def unreadable(database: Path, error: duckdb.Error) -> StateError:
     )
 
 
-def _confine(connection: duckdb.DuckDBPyConnection, writable: Sequence[Path]) -> None:
+def confine(connection: duckdb.DuckDBPyConnection, writable: Sequence[Path] = ()) -> None:
+    """Let the connection reach no files but those that it has open and those below `writable`, for good.
+
+    Whoever made the mart, its views can then neither read nor write other files.
+    """
     folders = ", ".join("'" + str(path).replace("'", "''") + "/'" for path in writable)
     for setting in (
         f"allowed_directories = [{folders}]",

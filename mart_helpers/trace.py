@@ -219,7 +219,8 @@ def _in_mart(wanted: _Wanted) -> tuple[list[str], int]:
             own = surrogate_key(dimension)
             for member in _rows(connection, dimension, f"{quoted(own)}::varchar = $key", row[column]):
                 del member[own]
-                lines += [f"  {dimension}, {column} {row[column]}", _listed(member.items(), "    ")]
+                title = f"  {_shown(f'{dimension}, {column} {row[column]}')}"
+                lines += [title, _listed(member.items(), "    ")]
         texts.append("\n".join(lines))
     return texts, total
 

@@ -5,8 +5,9 @@ import pytest
 from conftest import mart_command
 
 from mart_helpers.diff import Comparison, compare_files, described
-from mart_helpers.errors import StateError
+from mart_helpers.errors import QueryError, StateError
 from mart_helpers.frames import as_text
+from mart_helpers.texts import quoted
 
 TABLES = ["dim_customer", "dim_date", "dim_product", "fact_sales"]
 
@@ -185,12 +186,14 @@ def test_what_is_no_mart_cannot_be_compared(sample, tmp_path):
         compare_files(tmp_path / "none.duckdb", sample)
 
 
-def test_the_command_compares_with_the_mart_that_the_last_build_replaced(home):
+def test_the_build_and_the_command_show_what_a_build_changes(home):
     mart_command("build", cwd=home)
     assert mart_command("diff", cwd=home).returncode == 1
     sales = home / "inputs" / "fact_sales.csv"
     sales.write_text(sales.read_text() + "X1,2024-12-31,C001,P01,1,1000.00,0\n")
     mart_command("build", cwd=home)
+    executed = max((home / "data" / "runs").glob("*/01_build.ipynb")).read_text()
+    assert "<td>1,000</td>" in executed
     result = mart_command("diff", cwd=home)
     assert result.returncode == 0, result.stderr
     assert "previous-1 (build 1) → data/mini_data_mart.duckdb (build 2)" in result.stdout
@@ -201,10 +204,97 @@ def test_the_command_compares_with_the_mart_that_the_last_build_replaced(home):
     assert same.stdout.endswith("Every row of the one is in the other.\n")
 
 
-def test_the_build_shows_what_it_changes(home):
-    mart_command("build", cwd=home)
-    sales = home / "inputs" / "fact_sales.csv"
-    sales.write_text(sales.read_text() + "X1,2024-12-31,C001,P01,1,1000.00,0\n")
-    mart_command("build", cwd=home)
-    executed = max((home / "data" / "runs").glob("*/01_build.ipynb")).read_text()
-    assert "<td>1,000</td>" in executed
+# --- marts of any shape ---
+
+
+def made(path: Path, statements: str) -> Path:
+    """A mart file that the statements fill."""
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("create table build_log as select 1 as build_id; create schema contract")
+        connection.execute(statements)
+    return path
+
+
+ORDERS = """
+create table contract."fact_row" ("rows" varchar primary key, "month" integer);
+create table "fact_row" as select * from (values ('a', 1), ('b', 2)) as t("rows", "month");
+create table "dim_Sales ""by"" month; 2024" as select 1 as "net ""amount", 'x' as "it's";
+"""
+ODD = 'dim_Sales "by" month; 2024'
+
+
+def test_tables_and_columns_may_have_any_names(tmp_path):
+    before, after = (made(tmp_path / name, ORDERS) for name in ("before.duckdb", "after.duckdb"))
+    with duckdb.connect(str(after)) as connection:
+        connection.execute("update fact_row set month = 3 where rows = 'b'")
+        connection.execute(f"update {quoted(ODD)} set \"it's\" = 'y'")
+    found = compare_files(before, after)
+    assert counts(found, "fact_row") == (0, 0, 1)
+    assert values(found) == [("fact_row", "b", "month", "2", "3")]
+    assert counts(found, ODD) == (1, 1, 0), "it has no key"
+
+
+def test_a_table_without_a_key_is_compared_by_whole_rows(tmp_path):
+    visits = "create table fact_visits as select range % {} as n from range(30)"
+    before = made(tmp_path / "before.duckdb", visits.format(3))
+    after = made(tmp_path / "after.duckdb", visits.format(2))
+    assert counts(compare_files(before, before), "fact_visits") == (0, 0, 0)
+    assert counts(compare_files(before, after), "fact_visits") == (10, 10, 0)
+
+
+def test_a_renamed_or_retyped_key_makes_another_table(tmp_path):
+    star = """
+    create table contract.dim_product ({key} primary key);
+    create table dim_product as select 1 as product_key, '5'::{type} as {name}, 'Tea' as product_name;
+    create table contract.fact_sales (sale_id varchar primary key);
+    create table fact_sales as
+    select 'S1' as sale_id, 1 as product_key, 2.5::decimal(9, 2) as net_amount;
+    """
+    kinds = [("product_id", "varchar"), ("sku", "varchar"), ("product_id", "integer")]
+    marts = [
+        made(tmp_path / f"{name}_{type}.duckdb", star.format(key=f"{name} {type}", name=name, type=type))
+        for name, type in kinds
+    ]
+    for other in marts[1:]:
+        found = compare_files(marts[0], other)
+        assert counts(found, "dim_product") == (1, 1, 0)
+        assert counts(found, "fact_sales") == (0, 0, 0)
+        assert len(found.values) == 0
+
+
+ROLES = """
+create table contract.dim_customer (customer_id varchar primary key);
+create table contract.fact_sales (sale_id varchar primary key);
+create table dim_customer as select * from (values ({keys})) as t(customer_key, customer_id);
+create table fact_sales as
+select 'S1' as sale_id, {bill} as customer_key, {ship} as ship_to_customer_key;
+"""
+
+
+def test_keys_of_every_role_are_compared_by_what_they_stand_for(tmp_path):
+    before = made(tmp_path / "a.duckdb", ROLES.format(keys="1, 'A'), (2, 'B'", bill=1, ship=2))
+    renumbered = made(tmp_path / "b.duckdb", ROLES.format(keys="2, 'A'), (3, 'B'", bill=2, ship=3))
+    other = made(tmp_path / "c.duckdb", ROLES.format(keys="1, 'A'), (2, 'B'", bill=1, ship=1))
+    assert counts(compare_files(before, renumbered), "fact_sales") == (0, 0, 0)
+    assert values(compare_files(before, other)) == [
+        ("fact_sales", "S1", "ship_to_customer_id", "B", "A")
+    ]
+
+
+def test_a_strangers_mart_reaches_no_other_file(sample, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    strange = made(tmp_path / "strange.duckdb", f"create view dim_x as from read_text('{secret}')")
+    for marts in ((sample, strange), (strange, sample)):
+        with pytest.raises(QueryError, match="file system operations are disabled"):
+            compare_files(*marts)
+
+
+def test_control_characters_of_a_mart_are_shown_and_not_obeyed(tmp_path):
+    plain = made(tmp_path / "plain.duckdb", "select 1")
+    statements = 'create table "dim_\x1b[31m" as select 1 as a'
+    strange = made(tmp_path / "strange\x07.duckdb", statements)
+    text = described(plain, strange)
+    assert "strange\\x07.duckdb" in text
+    assert "dim_\\x1b[31m  0            1" in text
+    assert text.replace("\n", "").isprintable()

@@ -5,7 +5,6 @@ own, since the random functions of a library or an engine may change from one ve
 """
 
 import csv
-import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import duckdb
 
 from mart_helpers.errors import StateError, UsageError
+from mart_helpers.files import whole_files
 from mart_helpers.parameters import resolve, shown
 
 FIRST_DAY = date(2023, 1, 1)
@@ -172,12 +172,11 @@ def generate(sales: int, out: Path, seed: int = SAMPLE_SEED) -> list[Path]:
             f"generate: cannot make {sales} sales. Ask for 1 to {MOST_SALES:,}: --sales 100000"
         )
     folder = resolve(out)
+    paths = [folder / f"{name}.csv" for name in ("dim_customer", "dim_product", "fact_sales")]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Inside the folder, so that the files can be renamed into place.
-        with tempfile.TemporaryDirectory(prefix=".generate-", dir=folder) as unfinished:
-            paths = _write(sales, Path(unfinished), seed)
-            return [path.replace(folder / path.name) for path in paths]
+        with whole_files(paths) as parts:
+            _write(sales, parts, seed)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(
             f"{shown(folder)}: is a file, or lies below one. Give --out a folder."
@@ -187,18 +186,17 @@ def generate(sales: int, out: Path, seed: int = SAMPLE_SEED) -> list[Path]:
             f"{shown(folder)}: the files cannot be written ({error}). "
             "Free some space, or give --out a folder that you may write to."
         ) from error
+    return paths
 
 
-def _write(sales: int, folder: Path, seed: int) -> list[Path]:
+def _write(sales: int, paths: list[Path], seed: int) -> None:
     extra = max(0, sales - SMALL_COMPANY)
     customers = len(CUSTOMERS) + extra // 200
     products = min(MOST_PRODUCTS, len(PRODUCTS) + extra // 2_000)
-    paths = [folder / f"{name}.csv" for name in ("dim_customer", "dim_product", "fact_sales")]
     for path, rows in zip(paths, (_customer_rows(customers), _product_rows(products)), strict=False):
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
     _write_sales(paths[2], sales, customers, products, _draw(0, seed))
-    return paths
 
 
 def _customer_rows(count: int) -> Iterator[tuple[str, ...]]:
