@@ -33,7 +33,7 @@ PEERS_READY := $(PEERS)/peers.stamp
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
-run: $(RUN_READY)  ## Run the four notebooks: build, quality, explore, export.
+run: $(RUN_READY)  ## Run the notebooks: build, quality, explore, export, dashboard.
 	@$(VENV_PYTHON) -m mart all
 
 test: $(DEV_READY)  ## Run the tests; PYTEST_ARGS="-k name" is passed on.

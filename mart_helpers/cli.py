@@ -26,7 +26,7 @@ from mart_helpers.texts import aligned, size_text, visible
 if TYPE_CHECKING:
     from mart_helpers.run import Progress
 
-ALL = ("01_build", "04_quality", "02_explore", "03_export")
+ALL = ("01_build", "04_quality", "02_explore", "03_export", "05_dashboard")
 
 
 def main(argv: list[str] | None = None, program: str = "mart") -> int:
@@ -143,6 +143,8 @@ def _run_notebooks(ctx: click.Context, **values: object) -> None:
         else:
             pages = write_pages(*places, values["show_code"])
         results["page"] = list(map(shown, pages))
+    if "dashboard" in results:  # to look at first, so it is read last
+        results["dashboard"] = results.pop("dashboard")
     times = seconds if len(notebooks) > 1 else {}
     rows = [
         row for each in (times | results).items() for row in zip_longest(each[:1], each[1], fillvalue="")
@@ -210,8 +212,9 @@ for name, notebooks, flags, text in (
     ("explore", ("02_explore",), [HTML], "Look at sales, customers and products."),
     ("export", ("03_export",), [HTML], "Write the mart's tables as files to share."),
     ("quality", ("04_quality",), [HTML], "Check the mart and write a report."),
-    ("all", ALL, [HTML], "Build, quality, explore and export, in this order."),
-    ("report", ALL, [], "Do all of that, and write it as one page of HTML to mail."),
+    ("dashboard", ALL[-1:], [HTML], "Make one page of figures and charts, to filter and to mail."),
+    ("all", ALL, [HTML], "Build, quality, explore, export and dashboard, in this order."),
+    ("report", ALL[:-1], [], "Do all of that, and write it as one page of HTML to mail."),
 ):
     settings = {"help": text, "params": [*flags, SHOW_CODE, VERBOSE], "callback": _run_notebooks}
     mart.add_command(Command(name, notebooks=notebooks, **settings))

@@ -65,7 +65,7 @@ MART = """
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A project with four tiny notebooks that write down the values they were given."""
+    """A project with five tiny notebooks that write down the values they were given."""
     folder = tmp_path / "home"
     notebooks = {
         "01_build": (
@@ -88,6 +88,7 @@ def home(tmp_path, monkeypatch):
             "write(Path(data_dir) / 'quality', fail_on)",
             "if fail_on == 'warn':\n    raise CheckFailed('3 sales without a day.')",
         ),
+        "05_dashboard": (f"{DATABASE}\n{DATA_DIR}", "print('one page')  # summary"),
     }
     for name, (parameters, *cells) in notebooks.items():
         path = folder / "notebooks" / f"{name}.ipynb"
@@ -167,7 +168,7 @@ def test_the_help_lists_every_command_and_says_what_the_exit_statuses_mean(home,
     assert (done.returncode, done.stderr) == (0, "")
     listed = re.findall(r"^  (\w+)  +[A-Z]", done.stdout, re.MULTILINE)
     assert listed == list(mart_group.commands)
-    assert {"build", "explore", "export", "quality", "all", "report", "trace", "break"} <= set(listed)
+    assert {"build", "explore", "export", "dashboard", "all", "report", "trace", "break"} <= set(listed)
     assert "2 wrong usage, 130 interrupted" in on_one_line(done.stdout)
     assert '"$(_MART_COMPLETE=bash_source mart)"' in done.stdout
     assert mart() == mart("help") == mart("-h") == done
@@ -266,24 +267,26 @@ def test_all_runs_each_notebook_with_its_own_values_and_says_where_the_results_a
     assert (out / "quality/values.txt").read_text() == "error"
     (run,) = (out / "runs").iterdir()
     assert re.fullmatch(r"\d{8}T\d{6}Z-all", run.name)
-    notebooks = ["01_build", "04_quality", "02_explore", "03_export"]
+    notebooks = ["01_build", "04_quality", "02_explore", "03_export", "05_dashboard"]
     assert {each.stem for each in run.iterdir()} == set(notebooks)
     assert without_seconds(done.stderr) == [
         line for name in notebooks for line in (f"{name}  starting", f"{name}  done in N s")
     ]
     assert without_seconds(done.stdout) == [
-        "01_build    N s",
-        "04_quality  N s",
-        "02_explore  N s",
-        "03_export   N s",
-        "rows        4 read, 3 loaded, 1 in quarantine",
-        "            1 × sale_id is missing",
-        "checks      2 of 2 passed",
-        "explore     3 sale lines",
-        f"mart        {tmp_path}/data/m.duckdb ({size_of(tmp_path / 'data/m.duckdb')})",
-        f"exports     {out}/CSV-export, {out}/JSON-export",
-        f"quality     {out}/quality",
-        f"executed    {run}",
+        "01_build      N s",
+        "04_quality    N s",
+        "02_explore    N s",
+        "03_export     N s",
+        "05_dashboard  N s",
+        "rows          4 read, 3 loaded, 1 in quarantine",
+        "              1 × sale_id is missing",
+        "checks        2 of 2 passed",
+        "explore       3 sale lines",
+        f"mart          {tmp_path}/data/m.duckdb ({size_of(tmp_path / 'data/m.duckdb')})",
+        f"exports       {out}/CSV-export, {out}/JSON-export",
+        f"quality       {out}/quality",
+        f"executed      {run}",
+        "dashboard     one page",
     ]
 
 
@@ -296,10 +299,10 @@ def test_pages_of_all_notebooks_are_written_when_all_have_run(home, mart):
     assert mart("all", "--html", "--fail-on", "warn", "--database", "data/other").returncode == 1
     assert not (home / "data" / "pages").exists()
     done = mart("all", "--html")
-    names = ["01_build", "04_quality", "02_explore", "03_export"]
+    names = ["01_build", "04_quality", "02_explore", "03_export", "05_dashboard"]
     pages = [f"data/pages/{name}.html" for name in names]
-    assert [line.split()[-1] for line in done.stdout.splitlines()[-4:]] == pages
-    assert done.stdout.splitlines()[-4].startswith("page        data")
+    assert [line.split()[-1] for line in done.stdout.splitlines()[-6:-1]] == pages
+    assert done.stdout.splitlines()[-6].startswith("page          data")
     assert all("<h1>Write</h1>" in (home / page).read_text() for page in pages)
 
 
