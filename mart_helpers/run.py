@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import ChainMap
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 RUN_FOLDER = re.compile(r"\d{8}T\d{6}Z-[a-z]+(-\d+)?")
 
 KEPT_RUNS = 20
+
+MAY_RUN_STILL = 24 * 60 * 60  # seconds since the folder of a run was last written to
 
 HEADING = re.compile(r"^#{1,6} +(.+?)[ #]*$", re.MULTILINE)
 
@@ -111,7 +114,9 @@ def _lines(output: dict) -> list[str]:
 
 
 def new_run_folder(runs_dir: Path, command: str) -> Path:
-    """A new folder `<UTC timestamp>-<command>` in `runs_dir`; of those before, the latest 20 stay.
+    """A new folder `<UTC timestamp>-<command>` in `runs_dir`.
+
+    Of the others the latest 20 stay, and those of the last day, of which a run may still be at work.
 
     Raises StateError where `runs_dir` cannot be written.
     """
@@ -123,8 +128,11 @@ def new_run_folder(runs_dir: Path, command: str) -> Path:
             f"{shown(runs_dir)}: {error.strerror}. "
             "Executed notebooks go there: make it writable, or give another --data-dir."
         ) from error
+    now = folder.stat().st_mtime
     for old in run_folders(runs_dir)[:-KEPT_RUNS]:
-        shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):  # another run has removed it
+            if now - old.stat().st_mtime > MAY_RUN_STILL:
+                shutil.rmtree(old, ignore_errors=True)
     return folder
 
 

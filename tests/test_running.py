@@ -122,9 +122,22 @@ def test_the_latest_runs_stay_and_other_folders_are_left_alone(tmp_path):
     for folder in old:
         folder.mkdir()
         (folder / "01_build.ipynb").write_text("{}")
+        os.utime(folder, (0, 0))
     new = new_run_folder(runs, "all")
     assert run_folders(runs) == [*old[-KEPT_RUNS + 1 :], new]
     assert mine.exists()
+
+
+def test_no_run_sweeps_its_own_folder_after_a_clock_was_set_back_nor_that_of_a_long_one(tmp_path):
+    later = [tmp_path / f"20990101T0000{second:02}Z-build" for second in range(30)]
+    for folder in later:
+        folder.mkdir()
+        os.utime(folder, (4_000_000_000, 4_000_000_000))
+    own = new_run_folder(tmp_path, "all")
+    assert own.exists(), "it is the first by its name"
+    for _ in range(2 * KEPT_RUNS):
+        new_run_folder(tmp_path, "explore")
+    assert own.exists(), "it is still at work"
 
 
 def test_two_runs_within_one_second_get_a_folder_each(tmp_path):
