@@ -20,6 +20,7 @@ from mart_helpers.contract import (
 from mart_helpers.errors import CheckFailed
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
+from mart_helpers.tables import without_mathematics
 from mart_helpers.texts import aligned, quoted
 
 SEVERITIES = ("error", "warn")
@@ -275,7 +276,8 @@ def _as_html(failure: Failure) -> str:
         return headline
     with pd.option_context("display.max_colwidth", _LONGEST_TEXT):
         table = failure.sample.to_html(index=False, border=0)
-    return f"{headline}{table}<p>All of them: <code>{escape(failure.query)}</code></p>"
+    all_of_them = f"<p>All of them: <code>{escape(failure.query)}</code></p>"
+    return without_mathematics(f"{headline}{table}{all_of_them}")
 
 
 def checked_table(check_name: str, check_names: Collection[str]) -> str:

@@ -14,6 +14,13 @@ SET_UP_AND_PARAMETERS = 2
 # of 01_build: what it shows of the mart before, and how long its books have become
 DIFFERS_FROM_BUILD_TO_BUILD = ("changes.", "duckdb_tables()")
 
+FIGURES = """
+import gc
+from matplotlib.figure import Figure
+gc.collect()
+sum(isinstance(each, Figure) for each in gc.get_objects())
+"""
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -120,6 +127,7 @@ def test_run_all_twice_in_one_kernel_shows_the_same(kernel, home, notebook):
     assert not [ran.evalue for ran in first + second if ran.failed]
     assert builds(home) == before + 2 * (notebook == "01_build")
     assert star(home) == made
+    assert kernel.run(FIGURES).text == "0\n", "the results that Jupyter keeps hold no figure"
 
 
 def cells_to(words: str) -> list[str]:

@@ -45,6 +45,14 @@ def lab(shared_home: Path) -> Iterator[str]:
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     canary = new_notebook(cells=cells, metadata={"kernelspec": kernel})
     nbformat.write(canary, shared_home / "notebooks" / "canary.ipynb")
+    offer = "%%sql\nselect '$5 off $20, \\(20\\)' as name"
+    cells = [
+        new_code_cell(set_up.replace("canary", "offer")),
+        new_code_cell(offer),
+        new_markdown_cell("$x$"),
+    ]
+    offer = new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(offer, shared_home / "notebooks" / "offer.ipynb")
     options = ["--no-browser", "--allow-root", "--port=0", "--IdentityProvider.token=canary"]
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", *options, "--LabApp.expose_app_in_browser=True"],
@@ -189,6 +197,15 @@ def test_a_failing_sql_cell_shows_one_clear_error_in_jupyterlab_and_stops_the_ru
     assert len(shown) == 1
     assert shown[0].startswith("QueryError: Table with name no_such_table does not exist!")
     assert "Traceback" not in shown[0]
+
+
+def test_an_offer_in_a_name_is_no_formula_in_jupyterlab(page, lab):
+    cells = run_all(page, lab, "offer")
+    assert errors(cells) == []
+    page.wait_for_function("() => document.querySelectorAll('mjx-container').length", timeout=60_000)
+    formulas = page.locator("mjx-container").count()
+    assert page.locator("table.dataframe td").all_inner_texts() == [r"$5 off $20, \(20\)"]
+    assert formulas == 1, "that of the prose"
 
 
 def test_stepping_through_the_build_cell_by_cell_runs_each_once(page, lab):

@@ -83,6 +83,11 @@ def test_text_from_the_data_is_no_markup() -> None:
     assert "<script>" not in as_html(pd.DataFrame({"name": ["<script>alert(1)</script>"]}))
 
 
+def test_an_offer_in_a_name_is_no_formula() -> None:
+    shown = as_html(pd.DataFrame({"name": ["$5 off $20"]}))
+    assert "<td><span>$</span>5 off <span>$</span>20</td>" in shown
+
+
 def test_without_rows_the_columns_are_named() -> None:
     frame = pd.DataFrame({"country": [], "revenue": []})
     assert as_text(frame) == "no rows of country, revenue"
