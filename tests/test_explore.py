@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
+from shutil import copyfile
 
+import duckdb
 import pandas as pd
 import pytest
 from conftest import CHECKOUT, mart_command
@@ -358,7 +360,21 @@ def test_averages_of_money_are_decimals(small_mart: Session) -> None:
     averages = {"weekday_revenue": "Jan", "segment_revenue": "revenue_per_customer"}
     for answer, column in (averages | {"rfm_segments": "revenue_per_customer"}).items():
         found = small_mart.connection.execute(f"select {column} from {answer}")
-        assert found.description[0][1] == "DECIMAL(18,2)", answer
+        assert found.description[0][1] == "DECIMAL(38,2)", answer
+
+
+def test_amounts_of_more_than_a_quintillion_are_answered(database: Path, tmp_path: Path) -> None:
+    copyfile(database, tmp_path / "huge.duckdb")
+    with duckdb.connect(str(tmp_path / "huge.duckdb")) as connection:
+        connection.execute("update fact_sales set net_amount = 99999999999999, quantity = 1")
+        connection.execute(
+            "insert into fact_sales from fact_sales cross join range(9) select * exclude range"
+        )
+    mart = Session(open_published(tmp_path / "huge.duckdb"), tmp_path / "huge.duckdb", {})
+    answer_questions(mart, "02_explore")
+    ((revenue,),) = mart.connection.execute("select sum(revenue) from country_revenue").fetchall()
+    assert revenue == 20_000 * Decimal(99_999_999_999_999)
+    mart.close()
 
 
 def test_the_answers_do_not_depend_on_threads(ask: Ask) -> None:
