@@ -53,16 +53,41 @@ def whole_files(
             folders = sorted({target.parent for target in targets})
             with ExitStack() as locks:
                 for folder in folders:
-                    locks.enter_context(_sole_writer(folder))
+                    locks.enter_context(sole_writer(folder))
                 _replace(parts, targets, sorted({*outdated()} - {*targets}))
             for folder in folders:
                 with suppress(OSError):  # all is in place, though perhaps not yet on the disk
                     sync(folder)
     except OSError as error:
-        raise StateError(
-            f"{shown(targets[0].parent)} cannot be written to: {error.strerror or error}. "
-            "Make room or make it writable, or name another folder."
-        ) from error
+        raise _not_writable(targets[0].parent, error) from error
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block for the folder, and keep others waiting.
+
+    Windows locks no folders: there all go on at once. Raises StateError where the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = None if os.name == "nt" else os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    try:
+        with suppress(OSError):  # some network drives know no locks
+            if descriptor is not None:
+                lock_descriptor(descriptor)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _not_writable(folder: Path, error: OSError) -> StateError:
+    return StateError(
+        f"{shown(folder)} cannot be written to: {error.strerror or error}. "
+        "Make room or make it writable, or name another folder."
+    )
 
 
 def sha256_of(path: Path) -> str:
@@ -118,21 +143,6 @@ def _backup(target: Path) -> Iterator[Path | None]:
         backup.unlink(missing_ok=True)
 
 
-@contextmanager
-def _sole_writer(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block for the folder, and keep others waiting."""
-    if os.name == "nt":
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network drives know no locks
-            lock_descriptor(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _part_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
 
@@ -140,9 +150,8 @@ def _part_path(target: Path) -> Path:
 @contextmanager
 def _part(target: Path) -> Iterator[Path]:
     """A new, empty file beside `target`, locked for as long as it is there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = _part_path(target)
-    with _sole_writer(target.parent):  # so that nobody takes it for abandoned before it is locked
+    with sole_writer(target.parent):  # so that nobody takes it for abandoned before it is locked
         _remove_abandoned(target)
         descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         with suppress(OSError):  # some network drives know no locks: nothing is swept there

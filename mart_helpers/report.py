@@ -22,7 +22,7 @@ from mart_helpers.books import build_facts as last_build
 from mart_helpers.charts import draw_checks
 from mart_helpers.checks import SEVERITIES, Failure, checked_table, outcome, verdict
 from mart_helpers.errors import QueryError, StateError, UsageError
-from mart_helpers.files import whole_files
+from mart_helpers.files import sole_writer, whole_files
 from mart_helpers.pages import build_figures, cell_text, printable, render_page
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
@@ -126,24 +126,22 @@ def write_quality_report(
         "quarantine": _records(quarantined),
     }
     folder = resolve(data_dir) / "quality"
-    documents = {
-        HISTORY: _history(folder / HISTORY, report),
-        "junit.xml": junit_xml(report),
-        "quality_report.csv": checks.to_csv(index=False, lineterminator="\n"),
-        "quality_report.html": report_page(report, draw_checks(check_results)),
-        REPORT: json.dumps(report, indent=2, ensure_ascii=False) + "\n",
-    }
-    stale = violations_in(folder) - {Path(name).name for name in listed}
-    with whole_files([folder / name for name in (*listed, *documents)]) as parts:
-        for failure, part in zip(listed.values(), parts, strict=False):
-            _write_violations(session.connection, failure, max_violations, part)
-        for text, part in zip(documents.values(), parts[len(listed) :], strict=True):
-            part.write_text(text, encoding="utf-8", newline="\n")
-        # before the new report is in place: what it does not name, no later one would remove
-        for name in stale:
-            (folder / VIOLATIONS / name).unlink(missing_ok=True)
-    with suppress(OSError):  # it stays where something is in it
-        (folder / VIOLATIONS).rmdir()
+    with sole_writer(folder.parent):  # a report of another mart would write a history without these rows
+        documents = {
+            HISTORY: _history(folder / HISTORY, report),
+            "junit.xml": junit_xml(report),
+            "quality_report.csv": checks.to_csv(index=False, lineterminator="\n"),
+            "quality_report.html": report_page(report, draw_checks(check_results)),
+            REPORT: json.dumps(report, indent=2, ensure_ascii=False) + "\n",
+        }
+        stale = [folder / VIOLATIONS / name for name in violations_in(folder)]
+        with whole_files([folder / name for name in (*listed, *documents)], lambda: stale) as parts:
+            for failure, part in zip(listed.values(), parts, strict=False):
+                _write_violations(session.connection, failure, max_violations, part)
+            for text, part in zip(documents.values(), parts[len(listed) :], strict=True):
+                part.write_text(text, encoding="utf-8", newline="\n")
+        with suppress(OSError):  # it stays where something is in it
+            (folder / VIOLATIONS).rmdir()
     return report
 
 

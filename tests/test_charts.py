@@ -1,5 +1,6 @@
 """Charts are drawn alike every time, show every word they hold, and stay calm where there is nothing."""
 
+import gc
 import warnings
 from collections.abc import Callable
 from itertools import combinations, pairwise
@@ -122,6 +123,13 @@ def test_a_notebook_shows_a_chart_once() -> None:
     assert data["text/plain"] == "<chart: Revenue per month>"
     assert metadata["image/png"] == {"alt": "Revenue per month", "width": 768, "height": 326}
     assert pyplot.get_fignums() == []
+
+
+def test_a_chart_that_a_notebook_keeps_holds_no_figure() -> None:
+    kept = [draw_line(monthly(), *LINE) for _ in range(3)]
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, Figure)]
+    assert len({chart.png for chart in kept}) == 1
 
 
 @pytest.mark.parametrize(

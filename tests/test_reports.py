@@ -14,10 +14,12 @@ import duckdb
 import pandas as pd
 import pytest
 from checked_marts import BREAKS, RETURNS, MakeMart, custom_check, made_of
+from conftest import CHECKOUT
 from golden import assert_as_kept
 
 from mart_helpers.checks import explain_failures, run_checks
 from mart_helpers.errors import QueryError, StateError, UsageError
+from mart_helpers.files import sole_writer
 from mart_helpers.report import REPORTS, count_rows, violations_in, write_quality_report
 from mart_helpers.session import Session
 
@@ -56,6 +58,16 @@ QUARANTINED = pd.DataFrame(
     {"reason": ['sale_id "é" is\nbad'], "bad_values": [2345], "first_lines": [[3, 1700]]}
 )
 NOTHING = QUARANTINED[:0]
+WRITE = """
+import sys; from pathlib import Path; import pandas as pd
+from mart_helpers.checks import explain_failures, run_checks
+from mart_helpers.report import count_rows, write_quality_report
+from mart_helpers.session import Session, open_published
+mart = Session(open_published(Path(sys.argv[1])), Path(sys.argv[1]), {})
+results, nothing = run_checks(mart), pd.DataFrame()
+failures, counts = explain_failures(mart, results), count_rows(mart)
+write_quality_report(mart, results, failures, counts, nothing, nothing, sys.argv[2])
+"""
 HEADER = "build_id,built_at,check_name,severity,status,bad_rows\n"
 
 
@@ -324,6 +336,18 @@ def test_the_history_keeps_other_builds_and_replaces_its_own(
     assert {("2", "2024-02-01T10:30:00"), ("2", "2025-01-01T00:00:00")} <= days
 
 
+def test_two_reports_at_once_lose_no_row_of_the_history(make_mart: MakeMart, tmp_path: Path) -> None:
+    mart, history = make_mart(), tmp_path / "quality" / "history.csv"
+    with sole_writer(tmp_path):
+        other = subprocess.Popen([sys.executable, "-c", WRITE, mart.database, tmp_path], cwd=CHECKOUT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=5)
+        history.parent.mkdir(exist_ok=True)
+        history.write_text(HEADER + "7,2024-01-01T00:00:00,mine,error,pass,0\n")
+    assert other.wait(timeout=60) == 0
+    assert {row["build_id"] for row in csv_rows(tmp_path, "history.csv")} == {"2", "7"}
+
+
 @pytest.mark.parametrize(
     ("damaged", "message"),
     [
@@ -363,22 +387,12 @@ def test_a_history_that_another_program_saved_with_its_line_ends_is_taken(
 def test_a_full_disk_leaves_the_report_before_whole(make_mart: MakeMart, tmp_path: Path) -> None:
     write(make_mart(RETURNS), tmp_path)
     before = contents(tmp_path)
-    script = (
-        "import resource, sys; from pathlib import Path; import pandas as pd\n"
-        "from mart_helpers.checks import explain_failures, run_checks\n"
-        "from mart_helpers.report import count_rows, write_quality_report\n"
-        "from mart_helpers.session import Session, open_published\n"
-        "mart = Session(open_published(Path(sys.argv[1])), Path(sys.argv[1]), {})\n"
-        "results = run_checks(mart); failures = explain_failures(mart, results)\n"
-        "counts = count_rows(mart); nothing = pd.DataFrame()\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)\n"
-        "write_quality_report(mart, results, failures, counts, nothing, nothing, sys.argv[2])"
-    )
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)\n"
     # bytes of which the violations, then only the page is too much
     for most in ("4000", "12000"):
         failed = subprocess.run(
-            [sys.executable, "-c", script, make_mart(ORPHANS).database, tmp_path, most],
-            cwd=Path(__file__).parents[1],
+            [sys.executable, "-c", limit + WRITE, make_mart(ORPHANS).database, tmp_path, most],
+            cwd=CHECKOUT,
             capture_output=True,
             text=True,
             timeout=60,
