@@ -4,6 +4,7 @@ MartError
 ├── UsageError      the call is wrong: unknown option, wrong type, bad date
 ├── InputError      an input file cannot be taken as it is
 ├── StateError      the mart is missing, foreign, busy or cannot be written
+│   └── Unavailable it cannot be opened now, which says nothing of what is in it
 ├── QueryError      an SQL statement failed
 └── CheckFailed     the checks say no
 """
@@ -31,6 +32,10 @@ class InputError(MartError):
 
 class StateError(MartError):
     """The mart is not there, is no mart, is being built by someone else, or cannot be written."""
+
+
+class Unavailable(StateError):
+    """The mart cannot be opened now: it is in use, or closed to us. That does not make it damaged."""
 
 
 class QueryError(MartError):

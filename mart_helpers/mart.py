@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,14 @@ from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
 from mart_helpers.books import build_time, close_books, open_books
-from mart_helpers.errors import StateError, UsageError
+from mart_helpers.errors import StateError, Unavailable, UsageError
 from mart_helpers.files import sync, whole_file
 from mart_helpers.parameters import check_cell, resolve, shown
 from mart_helpers.session import (
     BUILD_LOG,
     Session,
     attach_sql_magic,
+    confine,
     connect,
     current_database,
     has_table,
@@ -41,7 +43,7 @@ from mart_helpers.session import (
     unreadable,
 )
 from mart_helpers.tables import show_frames
-from mart_helpers.texts import quoted
+from mart_helpers.texts import literal, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,10 +123,8 @@ def publish(session: Session, check_results: "pd.DataFrame", keep_previous: int 
                 session.connection.execute(f"detach {attached}")
             session.connection.close()
         sync(candidate)  # what came after, and what did not succeed before
-        if database.exists():
-            keep(database, replaced)
+        keep(database, previous_path(database, replaced))
         os.replace(candidate, database)
-        sync(database.parent)
     except (OSError, duckdb.Error) as error:
         session.end_build()
         raise _unpublished(database, error) from error
@@ -132,6 +132,7 @@ def publish(session: Session, check_results: "pd.DataFrame", keep_previous: int 
         forget_all_but(database, keep_previous)
     session.end_build()
     session.reopen(open_published(database), identity(database))
+    _sync_folder(database)
 
 
 def rollback(database: Path, build: int | None = None) -> int:
@@ -267,14 +268,24 @@ def _attach_published(connection: duckdb.DuckDBPyConnection, database: Path) -> 
     if not database.exists():
         connection.execute("attach ':memory:' as published")
         return
-    path = str(database).replace("'", "''")
     try:
-        connection.execute(f"attach '{path}' as published (read_only)")
+        connection.execute(f"attach {literal(database)} as published (read_only)")
         is_one = has_table(connection, "published", BUILD_LOG)
     except duckdb.Error as error:
         raise unreadable(database, error) from error
     if not is_one:
         raise no_mart(database)
+
+
+def _sync_folder(database: Path) -> None:
+    """Wait until a rename is on the disk. What it has put in place stays, if that fails."""
+    try:
+        sync(database.parent)
+    except OSError as error:
+        raise StateError(
+            f"{shown(database)} is replaced, as it should be, but whether that would outlast a power "
+            f"cut is not known: {shown(database.parent)} cannot be synchronised ({error})."
+        ) from error
 
 
 def _unpublished(database: Path, error: Exception) -> StateError:
@@ -297,25 +308,40 @@ def kept_builds(database: Path) -> list[int]:
     pattern = re.compile(re.escape(database.name) + r"\.previous-([0-9]+)")
     if not database.parent.is_dir():
         return []
-    found = (pattern.fullmatch(path.name) for path in database.parent.iterdir())
+    found = (pattern.fullmatch(path.name) for path in database.parent.iterdir() if path.is_file())
     return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
-def keep(database: Path, build: int) -> None:
-    """Give the published mart, which is of that build, a second name under which it stays."""
-    kept = previous_path(database, build)
+def keep(database: Path, kept: Path) -> None:
+    """Give what is there, whatever it is, a second name under which it stays.
+
+    The log that a killed program has left goes with it: DuckDB opens no other file beside that log.
+    """
+    if not database.exists():
+        return
     kept.unlink(missing_ok=True)
     try:
         os.link(database, kept)
     except OSError:  # some file systems know no second names
         with whole_file(kept) as part:
             shutil.copyfile(database, part)
+    _move_log(database, kept)
+
+
+def _move_log(mart: Path, to: Path) -> None:
+    with suppress(FileNotFoundError):
+        os.replace(_log_of(mart), _log_of(to))
+
+
+def _log_of(mart: Path) -> Path:
+    return mart.with_name(f"{mart.name}.wal")
 
 
 def forget_all_but(database: Path, most: int) -> None:
     """Remove the oldest of the kept marts, until there are no more than `most`."""
     for build in kept_builds(database)[most:]:
-        previous_path(database, build).unlink(missing_ok=True)
+        for path in (previous_path(database, build), _log_of(previous_path(database, build))):
+            path.unlink(missing_ok=True)
 
 
 def published_build(database: Path) -> int:
@@ -339,27 +365,36 @@ def earlier_mart(database: Path, wanted: str = "") -> Path:
 def take_back(database: Path, build: int | None) -> int:
     """Publish a kept mart again, in one step, and keep the one that was published; give its number.
 
-    `build` names it; None is the newest before the published one. Whoever calls holds the mart's lock.
-    Raises UsageError where that build is not kept, StateError where none is, or its file is damaged.
+    `build` names it; None is the newest before the published one. What is no mart any more is set aside
+    as `<database>.damaged-1`, -2 and so on. Whoever calls holds the mart's lock. Raises UsageError if
+    that build is not kept, StateError if none is, its file is damaged, or the mart cannot be opened now.
     """
     published = _published_or_none(database)
     build = _chosen(database, build, published)
     source = previous_path(database, build)
     refuse_damaged(source)
     try:
-        if published is not None:
-            keep(database, published)
+        keep(database, _free_name(database) if published is None else previous_path(database, published))
         os.replace(source, database)
-        sync(database.parent)
+        _move_log(source, database)
     except OSError as error:
         raise StateError(f"{shown(database)} cannot be replaced: {error}") from error
+    _sync_folder(database)
     return build
 
 
+def _free_name(database: Path) -> Path:
+    """A name for what is damaged that no other file has."""
+    names = (database.with_name(f"{database.name}.damaged-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
+
+
 def _published_or_none(database: Path) -> int | None:
-    """The published build; None where the file is damaged or gone, which is a reason to go back."""
+    """The published build; None if the file is damaged or gone, which is a reason to go back."""
     try:
         return published_build(database)
+    except Unavailable:
+        raise
     except StateError:
         return None
 
@@ -388,6 +423,7 @@ def refuse_damaged(path: Path) -> None:
     """Raise StateError for a file that is no mart, or whose tables cannot all be read to their end."""
     try:
         with connect(path, read_only=True) as connection:
+            confine(connection, [])
             if not last_build(connection, current_database(connection)):
                 raise no_mart(path)
             tables = connection.execute("select schema_name, table_name from duckdb_tables()")
@@ -404,14 +440,19 @@ _SESSION = "mart_session"  # of the shell, so that no cell can lose it
 _MISREAD = {"?", "\\"} - {os.sep}  # for DuckDB a path ends or branches here
 
 
-def open_candidate(database: str, memory_limit: str = "70%") -> Session:
+def open_candidate(
+    database: str, memory_limit: str = "70%", reads_from: Iterable[str | Path] = ()
+) -> Session:
     """A session on a new candidate beside the mart `database`, for `01_build`.
 
-    No other build can begin until it is published, or until a cell fails. Raises UsageError where the
-    parameters cell holds a wrong value, StateError where the candidate cannot be made.
+    Its statements reach no files but those below the folders `reads_from`. No other build can begin
+    until it is published, or until a cell fails. Raises UsageError if the parameters cell holds a wrong
+    value, StateError if the candidate cannot be made.
     """
     shell = _prepared_shell()
-    return _attached(create_candidate(_real(database), shell.user_ns, memory_limit), shell)
+    session = create_candidate(_real(database), shell.user_ns, memory_limit)
+    confine(session.connection, [resolve(folder) for folder in reads_from])
+    return _attached(session, shell)
 
 
 def open_mart(database: str, writes_to: Iterable[str | Path] = ()) -> Session:

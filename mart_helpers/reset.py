@@ -12,8 +12,8 @@ from mart_helpers.report import HISTORY, REPORTS, VIOLATIONS, violations_in
 from mart_helpers.run import run_folders
 from mart_helpers.session import is_mart
 
-# Behind the name of the mart: DuckDB's log and overflow, an unpublished build, kept marts, the lock.
-_BESIDE = re.compile(r"(\.candidate)?(\.wal|\.tmp)?|\.previous-[0-9]+|\.lock")
+# Behind the name of the mart: DuckDB's log and overflow, an unpublished build, what is kept, the lock.
+_BESIDE = re.compile(r"(\.candidate)?(\.wal|\.tmp)?|\.(previous|damaged)-[0-9]+(\.wal)?|\.lock")
 
 # What a run that was killed has left of a file, and of the rows of a workbook.
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part(\.rows)?")

@@ -15,9 +15,9 @@ import duckdb
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from mart_helpers.errors import QueryError, StateError
+from mart_helpers.errors import QueryError, StateError, Unavailable
 from mart_helpers.parameters import shown
-from mart_helpers.texts import quoted
+from mart_helpers.texts import literal, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,8 +48,8 @@ _HINTS = {
     "Could not write": _NO_ROOM,
     "No space left": _NO_ROOM,
     "Out of Memory": _NO_MEMORY,
-    "file system operations are disabled": "A notebook that reads the mart reaches no other files; "
-    "03_export writes into its own folders.",
+    "file system operations are disabled": "A notebook reaches no files but those below the folders "
+    "that it names when it opens the mart.",
     "external extensions is disabled": "A notebook that reads the mart loads no extensions.",
     "configuration has been locked": "A notebook that reads the mart keeps its settings.",
     "attached in read-only mode": "The mart is only read here. For tables and views of your own: "
@@ -137,19 +137,12 @@ class Session:
 
     def _run(self, statement: duckdb.Statement) -> bool:
         """Run the statement; whether it answers with rows."""
-        if statement.type == duckdb.StatementType.COPY:
-            self._refuse_own_file(statement.query)
         values = {name: self._value(name) for name in statement.named_parameters}
         self.connection.execute(statement, values or None)
         columns = [column[0] for column in self.connection.description or []]
         return bool(columns) and (
             columns not in _ANSWERS_WITHOUT_ROWS or statement.type == duckdb.StatementType.SELECT
         )
-
-    def _refuse_own_file(self, sql: str) -> None:
-        """Refuse a `copy` to the mart itself or its log, which DuckDB lets a reader overwrite."""
-        if re.search(rf"{re.escape(self.database.name)}(\.[\w.]+)?['\"$]", sql):
-            raise QueryError(f"{shown(self.database)} is the mart itself. Copy to another file.")
 
     def _frame(self) -> "pd.DataFrame":
         """The rows; sums of whole numbers (HUGEINT in DuckDB) as whole numbers, not as floats."""
@@ -251,6 +244,9 @@ def _way_out(error: duckdb.Error, reads_only: bool) -> str:
 # In DuckDB's words a program writes to the file: on Linux and macOS, on Windows.
 _HELD = ("Could not set lock on file", "File is already open")
 
+# In DuckDB's words it is this program.
+_OPEN_HERE = ("has been locked", "different configuration than existing connections")
+
 
 def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
     """A connection in which a misspelt table is no Python variable, and which draws no progress bar."""
@@ -271,23 +267,23 @@ def open_published(database: Path, writable: Sequence[Path] = ()) -> duckdb.Duck
         raise StateError(f"There is no mart at {shown(database)} yet. Run 01_build, or `mart build`.")
     try:
         connection = connect(database, read_only=True)
+        confine(connection, writable)
         is_one = _holds_mart(connection)
     except duckdb.Error as error:
         raise unreadable(database, error) from error
     if not is_one:
         connection.close()
         raise no_mart(database)
-    confine(connection, writable)
     return connection
 
 
 def is_mart(database: Path) -> bool:
     """Whether the file is a DuckDB database with the log of a build in it."""
     try:
-        with duckdb.connect(str(database), read_only=True) as connection:
-            return _holds_mart(connection)
-    except duckdb.Error:
+        open_published(database).close()
+    except StateError:
         return False
+    return True
 
 
 def _holds_mart(connection: duckdb.DuckDBPyConnection) -> bool:
@@ -346,14 +342,19 @@ def no_mart(database: Path) -> StateError:
 def unreadable(database: Path, error: duckdb.Error) -> StateError:
     """The error for a file that DuckDB cannot open, with what to do about it."""
     name, said = shown(database), f"DuckDB says: {error}"
-    if "has been locked" in said:
-        return StateError(
+    if any(words in said for words in _OPEN_HERE):
+        return Unavailable(
             f"{name} is open already in this notebook or program. Close that connection first, e.g. "
             "`mart.close()`."
         )
     if any(words in said for words in _HELD):
-        return StateError(
+        return Unavailable(
             f"{name} is open for writing in another program. Close it there, or open it read-only. "
+            f"{said}"
+        )
+    if "Cannot open file" in said or isinstance(error, duckdb.OutOfMemoryException):
+        return Unavailable(
+            f"{name} cannot be opened now. Make it readable, or close other programs, then try again. "
             f"{said}"
         )
     if "version number" in said:
@@ -367,14 +368,14 @@ def unreadable(database: Path, error: duckdb.Error) -> StateError:
     )
 
 
-def confine(connection: duckdb.DuckDBPyConnection, writable: Sequence[Path] = ()) -> None:
-    """Let the connection reach no files but those that it has open and those below `writable`, for good.
+def confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path] = ()) -> None:
+    """Let the connection reach no files but those that it has open and those below `folders`, for good.
 
     Whoever made the mart, its views can then neither read nor write other files.
     """
-    folders = ", ".join("'" + str(path).replace("'", "''") + "/'" for path in writable)
+    directories = ", ".join(literal(f"{path}/") for path in folders)
     for setting in (
-        f"allowed_directories = [{folders}]",
+        f"allowed_directories = [{directories}]",
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
         "allow_community_extensions = false",

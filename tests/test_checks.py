@@ -1,5 +1,8 @@
 """The checks: those that are derived, those that 01_build writes, and what is said when one fails."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -166,7 +169,11 @@ FAULTS = {
         "where date_key in (20231231, 20240101)",
         1,
     ),
-    "no_sale_in_the_future": ("update build_log set built_at = timestamp '2024-12-30'", 4),
+    "no_sale_in_the_future": (
+        "update fact_sales set date_key = 99991231 where sale_id = 'S002000'; "
+        "insert into dim_date by name select 99991231 as date_key, date '9999-12-31' as date",
+        1,
+    ),
     "no_long_gap_without_sales": ("delete from fact_sales where date_key // 100 = 202406", 1),
     "no_sale_before_signup": (
         "update dim_customer set signup_date = date '2024-12-24' where customer_id = 'C001'",
@@ -189,6 +196,7 @@ FAULTS = {
 ALSO = {
     ROWS: {"dim_customer_has_every_loaded_row", "dim_product_has_every_loaded_row"},
     "dim_date_has_no_gap": {ROWS, AMOUNTS},
+    "no_sale_in_the_future": {"dim_date_has_no_gap", "no_long_gap_without_sales"},
     "no_long_gap_without_sales": {ROWS, AMOUNTS},
     "no_discount_without_customer": {AMOUNTS},
     "unit_price_is_near_list_price": {AMOUNTS},
@@ -229,6 +237,29 @@ def test_the_last_sale_has_to_be_recent_if_a_day_is_named(with_fault):
         session.connection.execute(f"set variable as_of_date = date '{as_of_date}'")
         session.connection.execute("set variable max_age_days = 7")
         assert failed(run_checks(session)) == failures
+
+
+def test_a_sale_is_in_the_future_by_the_day_asked_for_or_else_by_the_local_day(with_fault):
+    check = "no_sale_in_the_future"
+    session = with_fault("select 1")
+    session.connection.execute("set variable as_of_date = date '2024-12-30'")
+    assert failed(run_checks(session)) == {check: 4}
+    session.close()
+    tomorrow = "(epoch_ms(epoch_ms(now()) + 14 * 3600000))::date"  # where the day begins first, perhaps
+    reader = with_fault(f"update dim_date set date = {tomorrow} where date_key = 20241231")
+    reader.close()
+    count = f"import duckdb, sys; print(duckdb.connect(sys.argv[1]).sql('from checks.{check}').shape[0])"
+    sales = [
+        subprocess.run(
+            [sys.executable, "-c", count, reader.database],
+            env={**os.environ, "TZ": zone},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for zone in ("Etc/GMT-14", "Etc/GMT+12")
+    ]
+    assert sales == ["0", "4"]
 
 
 def earlier_builds(rows: list[int], stage: int = 3) -> str:

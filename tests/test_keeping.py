@@ -1,16 +1,30 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import duckdb
 import pytest
 from conftest import mart_command, publish_checked, query
 
-from mart_helpers.errors import StateError, UsageError
+from mart_helpers import files
+from mart_helpers.checks import run_checks
+from mart_helpers.derived import derive_checks
+from mart_helpers.diff import compare_files, compare_with_published, described
+from mart_helpers.errors import QueryError, StateError, UsageError
 from mart_helpers.mart import (
     create_candidate,
     earlier_mart,
     kept_builds,
     previous_path,
+    publish,
     rollback,
 )
+from mart_helpers.reset import generated, remove
+from mart_helpers.session import confine
 
 
 def build(database: Path, keep: int = 2) -> None:
@@ -103,3 +117,172 @@ def test_builds_after_a_rollback_take_numbers_that_no_mart_has(home):
     log = query(database, "select build_id from build_log order by build_id")
     assert log == [(1,), (2,), (4,)]
     assert kept_builds(database) == [3, 2, 1]
+
+
+# What is there is never destroyed
+
+
+def leave_log(database: Path) -> None:
+    """Let a program that has the mart open to write be killed: its changes are left in `<mart>.wal`."""
+    script = (
+        "import duckdb, os, sys; mart = duckdb.connect(sys.argv[1]); "
+        "mart.execute('create table scratch as select 7 as n'); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", script, database], check=False)
+    assert database.with_name(f"{database.name}.wal").exists()
+
+
+def test_a_build_over_a_mart_with_a_left_log_is_whole_and_keeps_the_log_with_its_mart(database):
+    leave_log(database)
+    build(database)
+    assert published(database) == 5
+    assert not database.with_name(f"{database.name}.wal").exists()
+    assert query(previous_path(database, 4), "select n from scratch") == [(7,)]
+    rollback(database)
+    assert published(database) == 4
+    assert query(database, "select n from scratch") == [(7,)]
+    assert published(previous_path(database, 5)) == 5
+    rollback(database, 3)
+    assert query(previous_path(database, 4), "select n from scratch") == [(7,)]
+    build(database, keep=0)
+    assert {path.name for path in database.parent.iterdir()} == {database.name, f"{database.name}.lock"}
+
+
+def test_a_rollback_leaves_the_log_of_a_killed_program_with_its_mart(database):
+    leave_log(database)
+    assert rollback(database) == published(database) == 3
+    assert query(previous_path(database, 4), "select n from scratch") == [(7,)]
+
+
+def test_reset_removes_what_a_build_keeps_and_sets_aside(database, tmp_path):
+    leave_log(database)
+    build(database)
+    leave_log(database)
+    database.write_bytes(b"damaged")
+    rollback(database)
+    for path in generated(database, tmp_path / "data"):
+        remove(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_mart_is_set_aside_and_not_lost(database):
+    database.write_bytes(b"no mart at all")
+    rollback(database)
+    assert database.with_name("mart.duckdb.damaged-1").read_bytes() == b"no mart at all"
+    database.write_bytes(b"nor this")
+    rollback(database, 2)
+    assert database.with_name("mart.duckdb.damaged-2").read_bytes() == b"nor this"
+
+
+def take_back_as_nobody(database: Path) -> str:
+    os.setuid(65534)
+    try:
+        return f"taken back: {rollback(database)}"
+    except StateError as error:
+        return str(error)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root becomes nobody")
+def test_a_mart_that_may_not_be_read_is_not_taken_for_damaged():
+    with TemporaryDirectory() as name:
+        database = Path(name) / "mart.duckdb"
+        build(database)
+        build(database)
+        database.parent.chmod(0o777)
+        database.with_name("mart.duckdb.lock").chmod(0o666)
+        database.chmod(0o600)
+        marts = [database, previous_path(database, 1)]
+        before = [mart.read_bytes() for mart in marts]
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            said = pool.submit(take_back_as_nobody, database).result()
+        assert "cannot be opened now" in said
+        assert "Permission denied" in said
+        assert "rollback" not in said
+        assert [mart.read_bytes() for mart in marts] == before
+
+
+def test_a_mart_that_is_open_elsewhere_is_not_taken_for_damaged(database):
+    script = "import duckdb, sys; mart = duckdb.connect(sys.argv[1]); print(); sys.stdin.read()"
+    command = [sys.executable, "-c", script, database]
+    before = sorted(path.name for path in database.parent.iterdir())
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        with pytest.raises(StateError, match="is open for writing in another program") as refused:
+            rollback(database)
+        writer.stdin.close()
+    assert "rollback" not in str(refused.value)
+    assert sorted(path.name for path in database.parent.iterdir()) == before
+    assert published(database) == 4
+
+
+def publish_as_nobody_where_no_folder_opens(database: Path) -> str:
+    os.setuid(65534)
+    session = create_candidate(database)
+    derive_checks(session)
+    results = run_checks(session)
+    database.parent.chmod(0o300)
+    try:
+        publish(session, results)
+    except StateError as error:
+        return str(error)
+    finally:
+        session.close()
+    return "published"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root becomes nobody")
+def test_a_folder_that_cannot_be_synchronised_does_not_unsay_what_is_published():
+    with TemporaryDirectory() as name:
+        database = Path(name) / "mart.duckdb"
+        os.chown(name, 65534, 65534)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            said = pool.submit(publish_as_nobody_where_no_folder_opens, database).result()
+        assert "is replaced, as it should be" in said
+        assert "cannot be synchronised" in said
+        assert published(database) == 1
+
+
+def test_a_drive_that_knows_no_full_synchronisation_gets_the_usual_one(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(files, "F_FULLFSYNC", 9999)
+    monkeypatch.setattr(files, "fcntl", fcntl.fcntl, raising=False)
+    files.sync(tmp_path)
+
+
+def test_a_folder_that_bears_the_name_of_a_kept_mart_is_in_nobodys_way(database):
+    database.with_name("mart.duckdb.previous-9").mkdir()
+    assert kept_builds(database) == [3, 2]
+    assert rollback(database) == 3
+    build(database)
+    assert published(database) == 5
+
+
+def test_names_that_sql_would_have_to_quote_are_in_nobodys_way(tmp_path):
+    database = tmp_path / "mart.duckdb"
+    for _ in range(2):
+        session = create_candidate(database)
+        session.execute("""
+            create schema "of 2024";
+            create table "of 2024"."Sales; drop table build_log; --" as select 1 as "a b";
+            create table "dim_Sales by month" ("Sales by month_key" integer, "a "" b" integer)
+        """)
+        session.execute("""insert into "dim_Sales by month" values (1, 2)""")
+        compare_with_published(session)
+        publish_checked(session)
+        session.close()
+    assert "dim_Sales by month" in described(earlier_mart(database), database)
+    assert rollback(database) == published(database) == 1
+
+
+def test_a_strangers_mart_reaches_no_files(database, tmp_path):
+    (tmp_path / "secret.csv").write_text("word\nsesame\n")
+    view = f"create view fact_secrets as from read_csv('{tmp_path}/secret.csv')"
+    with duckdb.connect(str(database)) as connection:
+        connection.execute(view)
+    with pytest.raises(QueryError, match="file system operations are disabled"):
+        compare_files(earlier_mart(database), database)
+    session = create_candidate(database)
+    confine(session.connection, [])  # as open_candidate does
+    with pytest.raises(QueryError, match="file system operations are disabled"):
+        compare_with_published(session)
+    session.close()

@@ -269,10 +269,10 @@ def test_a_build_half_way_holds_off_the_next_until_its_kernel_is_shut_down(home)
 
 # What a notebook that reads the mart can reach.
 
-NO_FILES = "A notebook that reads the mart reaches no other files"
+NO_FILES = "A notebook reaches no files but those below the folders that it names"
 NO_EXTENSIONS = "A notebook that reads the mart loads no extensions"
 SETTINGS = "A notebook that reads the mart keeps its settings"
-ITSELF = "data/mini_data_mart.duckdb is the mart itself"
+ITSELF = "the file belongs to an attached database"
 READ_ONLY = "The mart is only read here"
 
 # `{home}` and `{outside}` stand for their folders
@@ -292,6 +292,8 @@ REFUSED = {
     "copy fact_sales to '{home}/data/mini_data_mart.duckdb'": ITSELF,
     "copy fact_sales to '{home}/data/mini_data_mart.duckdb' (use_tmp_file false)": ITSELF,
     "copy fact_sales to '{home}/data/mini_data_mart.duckdb.wal' (format parquet)": ITSELF,
+    "set variable f = '{home}/data/mini_data_mart.duckdb'; copy dim_date to (getvariable('f'))": ITSELF,
+    "prepare p as copy fact_sales to '{home}/data/mini_data_mart.duckdb'": ITSELF,
     "copy fact_sales to '{home}/inputs/fact_sales.csv'": NO_FILES,
     "export database '{outside}'": NO_FILES,
     "attach '{outside}/other.duckdb'": NO_FILES,
