@@ -10,7 +10,9 @@ from bench import Disagreement, Result, verify
 from conftest import CHECKOUT
 from extracts import DAMAGE, Extracts
 from measuring import CommandFailed, Run, measure
-from rows import Bench, Row, Task
+from rows import NOTEBOOKS, Bench, Row, Task
+
+from mart_helpers.cli import ALL
 
 MB = 1_000_000
 HOLD = "import sys, time; held = bytearray(int(sys.argv[1]) * 1_000_000); time.sleep(2)"
@@ -79,6 +81,10 @@ def test_a_star_that_is_ours_is_accepted_and_one_with_other_revenue_is_not(clean
     verify(Row("peer", "", task(clean), {"pandas": task(clean)}))
     with pytest.raises(Disagreement, match=r"fact_sales.*revenue"):
         verify(Row("peer", "", task(clean), {"pandas": task(damaged)}))
+
+
+def test_both_ways_run_the_same_notebooks():
+    assert NOTEBOOKS == ALL
 
 
 def test_the_quickest_of_the_others_counts():
