@@ -39,8 +39,8 @@ run: $(RUN_READY)  ## Run the notebooks: build, quality, explore, export, dashbo
 test: $(DEV_READY)  ## Run the tests; PYTEST_ARGS="-k name" is passed on.
 	@$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
 
-lab: $(DEV_READY)  ## Open the notebooks in JupyterLab; LAB_ARGS is passed on.
-	@$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)
+lab: $(DEV_READY)  ## Open 01_build in JupyterLab; LAB_ARGS is passed on.
+	@$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/01_build.ipynb $(LAB_ARGS)
 
 lint: $(DEV_READY)  ## Check the style of Python and SQL, in files and in cells.
 	@$(VENV_PYTHON) -m ruff check

@@ -1,5 +1,6 @@
 """The files that set up an environment say the same, and the environment is what they say."""
 
+import json
 import os
 import re
 import shlex
@@ -140,6 +141,27 @@ def test_ruff_finds_nothing_to_mend(check: list[str]) -> None:
 
 def test_continuous_integration_can_start_its_script() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_the_workflow_runs_the_commands_of_the_readme_on_each_python_and_nbval_by_itself() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))["jobs"]
+    matrix = jobs["tests"]["strategy"]["matrix"]
+    assert matrix == {
+        "os": ["ubuntu-latest", "macos-latest"],
+        "python": ["3.11", "3.12", "3.13"],
+    }
+    commands = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in jobs.items()}
+    assert commands["tests"] == ["make run", "make test"]
+    assert commands["notebooks"][-1] == "pytest --nbval notebooks"
+
+
+def test_a_container_opens_jupyterlab_on_the_first_notebook() -> None:
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text("utf-8"))
+    assert container["postCreateCommand"] == "make run"
+    assert container["postAttachCommand"].startswith("make lab ")
+    lab = make("--dry-run", "lab", "LAB_ARGS=--no-browser").stdout
+    assert "/lab/tree/notebooks/01_build.ipynb --no-browser" in lab
+    assert (ROOT / "notebooks" / "01_build.ipynb").exists()
 
 
 def test_commit_hooks_download_nothing_and_find_what_they_run() -> None:
