@@ -36,7 +36,6 @@ AMOUNT = 10_000  # amounts are whole ten-thousandths, so that the browser adds t
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _RANKED_PER_BAR = 6  # a filter leaves few of a ranking, so the page holds more than it shows
-_VEGA_LITE = "6.4"
 
 
 class Cube(NamedTuple):
@@ -132,32 +131,29 @@ def _drawn(
     cubes: Sequence[Cube], filters: Sequence[str], cards: Mapping[str, tuple[str, str]]
 ) -> dict[str, object]:
     """The cards, all members of filters and rankings, those with the most first, and who comes again."""
-    rows_with = {column: cube.rows for cube in reversed(cubes) for column in cube.scales}
-    scales = {column: scale for cube in cubes for column, scale in cube.scales.items()}
+    holds = {figure: cube for cube in reversed(cubes) for figure in cube.scales}
     found = []
     for name, (formula, _) in cards.items():
         of, _, per = formula.partition(" / ")
-        if of in rows_with and (base := per or of) in rows_with and rows_with[base][base].any():
-            found.append({"name": name, "of": of, "per": per, "isAmount": scales[of] == AMOUNT})
+        if of in holds and (base := per or of) in holds and holds[base].rows[base].any():
+            is_amount = holds[of].scales[of] == AMOUNT
+            found.append({"name": name, "of": of, "per": per, "isAmount": is_amount})
     if not found:
         return {"cards": [], "filters": {}, "ranked": {}, "people": ""}
     headline = found[0]["of"]
-    members = {name: _members(rows_with[headline], name, filters, headline) for name in filters}
+    members = {name: _members(holds[headline], name, filters, headline) for name in filters}
+    ranked = {name: cube for cube in cubes for name in cube.ranked if headline in cube.scales}
+    repeated = [figure for figure, cube in holds.items() if cube.rows["previous"].any()]
     return {
         "cards": found,
         "filters": {name: listed for name, listed in members.items() if len(listed) > 1},
-        "ranked": {
-            name: _members(cube.rows, name, filters, headline)
-            for cube in cubes
-            for name in cube.ranked
-            if headline in cube.scales
-        },
-        "people": next((next(iter(cube.scales)) for cube in cubes if cube.rows["previous"].any()), ""),
+        "ranked": {name: _members(cube, name, filters, headline) for name, cube in ranked.items()},
+        "people": repeated[0] if repeated else "",
     }
 
 
-def _members(rows: pd.DataFrame, name: str, filters: Sequence[str], figure: str) -> list[str]:
-    others = [each for each in filters if each != name]
+def _members(cube: Cube, name: str, filters: Sequence[str], figure: str) -> list[str]:
+    rows, others = cube.rows, [each for each in filters if each != name]
     sums = rows[rows[others].isna().all(axis=1)].groupby(name, as_index=False)[figure].sum()
     return sums.sort_values([figure, name], ascending=[False, True])[name].tolist()
 
@@ -189,34 +185,35 @@ def _packed(cube: Cube, kept: Mapping[str, list[str]], filters: Sequence[str], m
     The digits of a place are the choice, the ranked member, the month and the previous one. Rows of
     members that are not `kept` are left out: the page knows the rows of all members together.
     """
-    sizes = {name: len(kept.get(name, [])) for name in cube.ranked}
-    sizes |= {"month": months, "previous": months + 2 if cube.rows["previous"].any() else 1}
-    place, is_kept = pd.Series(0, cube.rows.index), pd.Series(True, cube.rows.index)
-    for name in (*filters, *sizes):
-        digit, size = cube.rows[name], sizes.get(name, 0)
-        if name in filters or name in cube.ranked:
-            listed = kept.get(name, [])
-            codes = pd.Series(pd.Categorical(digit, listed).codes, digit.index, "int64")
-            digit, size = codes.where(digit.notna(), len(listed)), len(listed) + (name in filters)
-            is_kept &= digit >= 0
-        place = place * size + digit
-    places = place[is_kept].sort_values(kind="stable")
+    place, is_kept, sizes = 0, True, []
+    for name in (*filters, *cube.ranked):
+        places = {member: place for place, member in enumerate(kept.get(name, []))}
+        digit = cube.rows[name].map(places).where(cube.rows[name].notna(), len(places))
+        sizes.append((name, len(places) + (name in filters)))
+        place, is_kept = place * sizes[-1][1] + digit, is_kept & digit.notna()
+    for name, size in (
+        ("month", months),
+        ("previous", months + 2 if cube.rows["previous"].any() else 1),
+    ):
+        place = place * size + cube.rows[name]
+        sizes.append((name, size))
+    places = place[is_kept].astype("int64").sort_values(kind="stable")
     steps = places.diff().fillna(places).astype("int64").tolist()
     figures = {name: cube.rows.loc[places.index, name].tolist() for name in cube.scales}
-    return {"sizes": list(sizes.items()), "steps": steps, "figures": figures, "scales": cube.scales}
+    return {"sizes": sizes[len(filters) :], "steps": steps, "figures": figures, "scales": cube.scales}
 
 
 def _build(mart: Session, report: Path) -> dict[str, str]:
     """What the page says of the build, and how far the quality report vouches for it."""
-    build = build_facts(mart.connection)
-    said = f"Build {build['build_id']} of {_words(date.fromisoformat(build['built_at'][:10]))}"
-    quality = {}
+    build, quality = build_facts(mart.connection), {}
     with suppress(OSError, ValueError):
         quality = json.loads(report.read_text(encoding="utf-8"))
-    if any(quality.get(name) != build[name] for name in ("build_id", "built_at")):
-        return {"build": said, "status": "warn", "verdict": "There is no quality report of this build."}
-    status = "warn" if quality["rows_quarantined"] and quality["status"] == "pass" else quality["status"]
-    return {"build": said, "status": status, "verdict": verdict(quality)}
+    status, said = "warn", "There is no quality report of this build."
+    if all(quality.get(name) == build[name] for name in ("build_id", "built_at")):
+        is_clean = quality["status"] != "pass" or not quality["rows_quarantined"]
+        status, said = quality["status"] if is_clean else "warn", verdict(quality)
+    day = _words(date.fromisoformat(build["built_at"][:10]))
+    return {"build": f"Build {build['build_id']} of {day}", "status": status, "verdict": said}
 
 
 def _words(day: date) -> str:
@@ -235,7 +232,7 @@ def _vega() -> dict[str, object]:
     for place in places:
         with suppress(OSError, ValueError):
             return json.loads(place.read_text(encoding="utf-8"))
-    made = _compiled(json.loads(charts.read_text(encoding="utf-8")))
+    made = _compiled(**json.loads(charts.read_text(encoding="utf-8")))
     for place in places:
         with suppress(StateError), whole_file(place) as part:
             part.write_text(json.dumps(made), encoding="utf-8")
@@ -243,18 +240,13 @@ def _vega() -> dict[str, object]:
     return made
 
 
-def _compiled(charts: dict[str, dict]) -> dict[str, object]:
-    import vl_convert
+def _compiled(shared: dict, **charts: dict) -> dict[str, object]:
+    import vl_convert as vl
 
     # where vl-convert carries Vega without Vega-Lite: it is in the package, nothing is fetched
-    vega = f"https://cdn.jsdelivr.net/npm/vega@{vl_convert.get_vega_version()}/+esm"
-    script = f"import {{parse, View}} from '{vega}'; window.vega = {{parse, View}};"
-    engine = vl_convert.javascript_bundle(script, vl_version=_VEGA_LITE)
-    shared = charts.pop("all")
-    return {
-        "engine": engine.replace("</script", "<\\/script"),
-        "charts": {
-            name: vl_convert.vegalite_to_vega(shared | chart, vl_version=_VEGA_LITE)
-            for name, chart in charts.items()
-        },
-    }
+    vega = f"https://cdn.jsdelivr.net/npm/vega@{vl.get_vega_version()}/+esm"
+    engine = vl.javascript_bundle(
+        f"import {{parse, View}} from '{vega}'; window.vega = {{parse, View}};"
+    )
+    compiled = {name: vl.vegalite_to_vega(shared | chart) for name, chart in charts.items()}
+    return {"engine": engine.replace("</script", "<\\/script"), "charts": compiled}

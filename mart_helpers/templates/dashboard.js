@@ -136,7 +136,7 @@ function drawHead(then, best) {
     const node = make("div", {}, make("dt", { textContent: card.name }),
       make("dd", { className: "figure" }, make("data", { value: figure, textContent: said(card, figure) })),
       make("dd", { className: "change" }, arrow(change(figure, past, card.per)),
-        make("span", { textContent: then ? `${said(card, past)} ${then.words}` : "nothing before to compare" })));
+        make("span", {}, ...(then ? [make("data", { value: past, textContent: said(card, past) }), " " + then.words] : ["nothing before to compare"]))));
     if (LAST) node.insertAdjacentHTML("beforeend", sparkline(MONTHS.map(at => value(card, chosen, [at, at])), months));
     return node;
   }));
