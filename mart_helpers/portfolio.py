@@ -1,12 +1,13 @@
 """Pictures for a portfolio, from a run of the notebooks: their charts, and their pages in a browser."""
 
 import json
+import os
 import re
 import subprocess
 from base64 import b64decode
 from pathlib import Path
 from shutil import which
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 from mart_helpers.errors import StateError
 from mart_helpers.files import whole_files
@@ -80,7 +81,8 @@ def _screenshot(browser: str, folder: Path, place: str) -> bytes:
     taken = ["--hide-scrollbars", "--window-size=1280,1600", f"--screenshot={folder / 'shot.png'}"]
     command = [browser, *_QUIET, f"--user-data-dir={folder / 'browser'}", *taken, folder / "frame.html"]
     try:
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        room = os.environ | {"TMPDIR": gettempdir()}  # which a browser takes as it stands
+        subprocess.run(command, check=True, capture_output=True, timeout=60, env=room)
         return (folder / "shot.png").read_bytes()
     except (OSError, subprocess.SubprocessError) as error:
         raise StateError(f"{browser} took no picture of {place}: {error}") from error

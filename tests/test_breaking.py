@@ -20,6 +20,7 @@ from mart_helpers.checks import Failure, explain_failures, run_checks
 from mart_helpers.cli import main
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.lab.damage import KINDS, QUARANTINE, REFUSAL, Kind, break_inputs
+from mart_helpers.lab.sample import write_sample
 from mart_helpers.session import Session, open_published
 
 INPUTS = CHECKOUT / "inputs"
@@ -274,7 +275,7 @@ def test_a_folder_that_cannot_be_the_new_one_is_left_alone(tmp_path):
         ("fact_sales", lambda text: head(text, 50), "found 49 rows, expected 100 or more"),
         ("fact_sales", lambda text: head(text, 150), "found sales of 3 months, expected 6 or more"),
         ("fact_sales", lambda text: text[:-8], "is broken already .uneven rows"),
-        ("fact_sales", lambda text: text.replace("2024-05-05", "5.5.24"), '"5.5.24" of sale S001'),
+        ("fact_sales", lambda text: text.replace(",202", ",in 202"), "found sales of 0 months"),
         ("dim_customer", lambda text: text.encode("cp1252"), "dim_customer.csv: cannot be read"),
         ("dim_customer", lambda text: text.replace("Kettle, Cup", "Kettle Cup"), "nothing to damage so"),
     ],
@@ -289,6 +290,14 @@ def test_extracts_that_are_no_good_ones_are_refused(tmp_path, table, change, mes
     with pytest.raises(InputError, match=message):
         break_inputs("loose_comma", inputs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_extracts_with_some_bad_rows_of_their_own_are_damaged_as_well(tmp_path):
+    write_sample(tmp_path / "inputs")
+    for kind in KINDS:
+        paths, day_after = break_inputs(kind.name, tmp_path / "inputs", tmp_path / kind.name)
+        assert day_after == DAY_AFTER
+        assert len(paths) >= 3
 
 
 def head(text: str, lines: int) -> str:

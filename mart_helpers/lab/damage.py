@@ -39,7 +39,7 @@ class Sample(NamedTuple):
     @property
     def months(self) -> list[str]:
         """The months that have sales, as yyyy-mm, in order."""
-        return sorted({row["sale_date"][:7] for row in self.fact_sales})
+        return sorted({f"{day:%Y-%m}" for day in map(_day, self.fact_sales) if day})
 
 
 class Kind(NamedTuple):
@@ -65,14 +65,14 @@ def break_inputs(kind_name: str, inputs_dir: Path, out: Path) -> tuple[list[Path
 
     Gives the files, and the day on which they came: the one after the last good sale. Raises UsageError
     for an unknown kind and an `out` that is a file, InputError where the extracts are not three plain
-    and good CSV files, StateError where `out` holds something or cannot be written.
+    CSV files with enough rows, StateError where `out` holds something or cannot be written.
     """
     kind, out = find_kind(kind_name), resolve(out)
     _refuse_taken(out)
     sample = Sample(*(_rows(inputs_dir, table) for table in _NEEDED))
-    last_sale = max(map(_day, sample.fact_sales))
     if (found := len(sample.months)) < 6:  # of fewer, the lost ones would be most
         raise _not_good(f"fact_sales.csv: found sales of {found} months, expected 6 or more")
+    last_sale = max(day for day in map(_day, sample.fact_sales) if day)
     damaged = kind.damage(sample)
     kept = set(_NEEDED) - {name.partition("/")[0].removesuffix(".csv") for name in damaged}
     for table in set(_NEEDED) - kept:
@@ -166,16 +166,21 @@ def _every(step: int, rows: list[Row]) -> Callable[[Row], bool]:
     return lambda row: id(row) in picked
 
 
-def _day(row: Row) -> date:
+def _day(row: Row) -> date | None:
+    """The day of a sale; none where it cannot be read, as in extracts with bad rows of their own."""
     try:
         return date.fromisoformat(row["sale_date"])
-    except ValueError as error:
-        found = f'sale_date "{row["sale_date"]}" of sale {row["sale_id"]} is no date'
-        raise _not_good(f"fact_sales.csv: {found}") from error
+    except ValueError:
+        return None
+
+
+def _dated(row: Row, form: str) -> str:
+    """The day of a sale, written in another form."""
+    return f"{day:{form}}" if (day := _day(row)) else row["sale_date"]
 
 
 def _in_month(month: str) -> Callable[[Row], bool]:
-    return lambda row: row["sale_date"].startswith(month)
+    return lambda row: _dated(row, "%Y-%m") == month
 
 
 def _caught_by(by: str, words: str = "", column: str = "") -> Callable:
@@ -192,7 +197,8 @@ def _caught_by(by: str, words: str = "", column: str = "") -> Callable:
 def orphan_key(sample: Sample) -> Files:
     """The product team has tidied its list; not all that it took off is sold out."""
     sold = Counter(row["product_id"] for row in sample.fact_sales)
-    rarest = min(sold, key=lambda product_id: (sold[product_id], product_id))
+    known = [row["product_id"] for row in sample.dim_product if row["product_id"] in sold]
+    rarest = min(known, key=lambda product_id: (sold[product_id], product_id))
     return {"dim_product.csv": _csv([row for row in sample.dim_product if row["product_id"] != rarest])}
 
 
@@ -207,7 +213,7 @@ def duplicate_key(sample: Sample) -> Files:
 def bad_dates(sample: Sample) -> Files:
     """One of the tills came from abroad and was never set up."""
     picked = _every(40, sample.fact_sales)
-    return _changed(sample, picked, sale_date=lambda row: f"{_day(row):%d.%m.%Y}")
+    return _changed(sample, picked, sale_date=lambda row: _dated(row, "%d.%m.%Y"))
 
 
 @_caught_by(QUARANTINE, "is not a date (yyyy-mm-dd)", "sale_date")
@@ -311,7 +317,7 @@ def day_month_swapped(sample: Sample) -> Files:
     """A spreadsheet took the dates for American ones where it could."""
 
     return _changed(
-        sample, lambda row: _day(row).day <= 12, sale_date=lambda row: f"{_day(row):%Y-%d-%m}"
+        sample, lambda row: _dated(row, "%d") <= "12", sale_date=lambda row: _dated(row, "%Y-%d-%m")
     )
 
 

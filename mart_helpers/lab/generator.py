@@ -196,7 +196,7 @@ def _write(sales: int, paths: list[Path], seed: int) -> None:
     for path, rows in zip(paths, (_customer_rows(customers), _product_rows(products)), strict=False):
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
-    _write_sales(paths[2], sales, customers, products, _draw(0, seed))
+    _write_sales(paths[2], sales, customers, products, draw(0, seed))
 
 
 def _customer_rows(count: int) -> Iterator[tuple[str, ...]]:
@@ -217,7 +217,7 @@ def _product_rows(count: int) -> Iterator[tuple[str, ...]]:
         variant, base = divmod(index, len(PRODUCTS))
         product = PRODUCTS[base]
         name = _variant_name(product.name, variant)
-        prices = [_money(product.unit_cost + variant % 40 * 5), _money(_list_price(index))]
+        prices = [money(product.unit_cost + variant % 40 * 5), money(_list_price(index))]
         yield f"P{index + 1:0{_width(count, 2)}}", name, product.category, *prices
 
 
@@ -261,11 +261,11 @@ def _weight(day: int, seed: int) -> int:
     """Sales of a day relative to others: trend, season, weekday, and chance within 40 percent."""
     today = FIRST_DAY + timedelta(days=day)
     trend = 2_000 + day
-    chance = 60 + _draw(day, seed) % 81
+    chance = 60 + draw(day, seed) % 81
     return trend * SEASON[today.month - 1] * WEEKDAY[today.weekday()] * chance
 
 
-def _draw(number: int, seed: int) -> int:
+def draw(number: int, seed: int) -> int:
     """31 bits of chance for `number`, by the formula of the SQL macro `chance`."""
     value = (number ^ seed) & 0xFFFFFFFF
     for _ in range(2):
@@ -287,7 +287,7 @@ def _variant_name(name: str, variant: int) -> str:
     return f"{name} {variant + 1}" if variant else name
 
 
-def _money(cents: int) -> str:
+def money(cents: int) -> str:
     return f"{cents // 100}.{cents % 100:02}"
 
 
