@@ -16,6 +16,9 @@ import pandas as pd
 from mart_helpers.books import account_of, build_time
 from mart_helpers.contract import (
     declared_keys,
+    references_in,
+    star_columns,
+    surrogate_key,
 )
 from mart_helpers.errors import CheckFailed
 from mart_helpers.parameters import resolve, shown
@@ -221,17 +224,20 @@ def _sample(
 ) -> pd.DataFrame:
     """The first bad rows of a check, the natural keys of what they point to in front."""
     columns = connection.sql(row.query).columns
-    joins = {
-        column: dimension
-        for column in columns
-        if column.endswith("_key")
-        and (dimension := f"dim_{column.removesuffix('_key')}") in natural_keys
-        and natural_keys[dimension] not in columns
-    }
-    ids = "".join(f"{dimension}.{natural_keys[dimension]}, " for dimension in joins.values())
-    tables = " ".join(f"left join {dimension} using ({column})" for column, dimension in joins.items())
+    references = references_in(columns, star_columns(connection))
+    ids, joins = [], []
+    for number, (column, dimension) in enumerate(references.items()):
+        surrogate, key = surrogate_key(dimension), natural_keys.get(dimension)
+        name = column.removesuffix(surrogate) + (key or "")
+        if key and name not in columns:
+            ids.append(f"d{number}.{quoted(key)} as {quoted(name)}, ")
+            joins.append(
+                f"left join {quoted(dimension)} as d{number} "
+                f"on bad.{quoted(column)} = d{number}.{quoted(surrogate)}"
+            )
     return connection.execute(
-        f"select {ids}bad.* from ({row.query}) as bad {tables} order by all limit {_SAMPLE_ROWS}"
+        f"select {''.join(ids)}bad.* from ({row.query}) as bad {' '.join(joins)} "
+        f"order by all limit {_SAMPLE_ROWS}"
     ).df()
 
 
@@ -247,10 +253,10 @@ def _add_origins(
     # facts come last in the contract, and a row of theirs holds keys of dimensions too
     for table, key in reversed(natural_keys.items()):
         theirs = [sample for sample in samples if key in sample and "line" not in sample]
-        wanted = {value for sample in theirs for value in sample[key].dropna()}
+        wanted = {str(value) for sample in theirs for value in sample[key].dropna()}
         places = origins(connection, table, sorted(wanted), inputs_dir) if wanted else {}
         for sample in theirs:
-            found = [places.get(value, (None, None)) for value in sample[key]]
+            found = [places.get(str(value), (None, None)) for value in sample[key]]
             if any(file for file, _ in found):
                 sample["file"] = [file for file, _ in found]
                 sample["line"] = pd.array([line for _, line in found], dtype="Int64")

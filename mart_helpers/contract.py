@@ -5,6 +5,7 @@ structural checks need to know comes from DuckDB's catalog: `duckdb_columns()`, 
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import duckdb
@@ -108,25 +109,35 @@ def star_references(
 ) -> dict[str, dict[str, str]]:
     """Of each table of the star the columns that refer to a dimension, each with that dimension.
 
-    `<thing>_key` and `<role>_<thing>_key` refer to the `dim_<thing>` that has a `<thing>_key`; where
-    several names fit, to the longest. The surrogate key of a dimension itself refers to nothing.
+    See `references_in` for how they are known. The surrogate key of a dimension refers to nothing.
     """
     star = star_columns(connection, database)
+    return {
+        table: {
+            column: dimension
+            for column, dimension in references_in(columns, star).items()
+            if (table, column) != (dimension, surrogate_key(dimension))
+        }
+        for table, columns in star.items()
+    }
+
+
+def references_in(columns: Iterable[str], star: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Those of the `columns` that refer to a dimension of the `star`, as their names say; which one.
+
+    `<thing>_key` and `<role>_<thing>_key` refer to the `dim_<thing>` that has a `<thing>_key`; where
+    several names fit, to the longest.
+    """
     keys = {
         surrogate_key(table): table
-        for table, columns in star.items()
-        if table.startswith("dim_") and surrogate_key(table) in columns
+        for table, names in star.items()
+        if table.startswith("dim_") and surrogate_key(table) in names
     }
-
-    def referred(table: str, column: str) -> str | None:
-        fitting = [key for key in keys if column == key or column.endswith(f"_{key}")]
-        found = keys.get(max(fitting, key=len, default=""))
-        return None if found == table and column == surrogate_key(table) else found
-
-    return {
-        table: {each: to for each in columns if (to := referred(table, each))}
-        for table, columns in star.items()
+    fitting = {
+        column: [key for key in keys if column == key or column.endswith(f"_{key}")]
+        for column in columns
     }
+    return {column: keys[max(found, key=len)] for column, found in fitting.items() if found}
 
 
 def declared_keys(connection: duckdb.DuckDBPyConnection, database: str | None = None) -> dict[str, str]:

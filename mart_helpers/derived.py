@@ -1,7 +1,8 @@
 """The checks that any mart needs, derived from its contract, its books and the names of its star.
 
-`dim_<thing>` has `<thing>_key`, and a fact refers to it by the same name. A dimension with a day of its
-own name is a calendar. Each check is a view of bad rows in schema `checks`, as those of 01_build are.
+`dim_<thing>` has `<thing>_key`, and a fact refers to it by that name or by `<role>_<thing>_key`. A
+dimension with a day of its own name is a calendar. Each check is a view of bad rows in schema `checks`,
+as those of 01_build are.
 """
 
 import re
@@ -15,7 +16,9 @@ from mart_helpers.contract import (
     ascends_sql,
     declared_tables,
     read_contract,
+    star_references,
     star_types,
+    surrogate_key,
 )
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
 from mart_helpers.texts import quoted
@@ -46,7 +49,7 @@ def derive_checks(session: Session) -> None:
 
 def _structural_checks(connection: DuckDBPyConnection) -> Iterator[Check]:
     """What holds by the names of the star and by what the contract declares."""
-    star = star_types(connection)
+    star, references = star_types(connection), star_references(connection)
     for table, columns in star.items():
         yield Check(
             f"{table}_has_rows",
@@ -55,11 +58,10 @@ def _structural_checks(connection: DuckDBPyConnection) -> Iterator[Check]:
         )
         thing = table.removeprefix("dim_")
         for column in columns:
-            dimension = f"dim_{column.removesuffix('_key')}"
-            if column.endswith("_key") and dimension == table:
+            if table != thing and column == surrogate_key(table):
                 yield from _key_checks(table, column)
-            elif column.endswith("_key") and dimension in star:
-                yield _reference_check(table, column, dimension)
+            elif column in references[table]:
+                yield _reference_check(table, column, references[table][column])
         if columns.get(thing) == "DATE":
             yield _calendar_check(table, thing)
     for name in declared_tables(connection):
@@ -87,10 +89,11 @@ def _not_null(table: str, column: str, known: str) -> Check:
 
 
 def _reference_check(table: str, column: str, dimension: str) -> Check:
-    rows = quoted(table)
+    keys = f"select {quoted(surrogate_key(dimension))} as key from {quoted(dimension)}"
     return Check(
         f"{table}_{column}_is_in_{dimension}",
-        f"select {rows}.* from {rows} anti join {quoted(dimension)} using ({quoted(column)})",
+        f"select referring.* from {quoted(table)} as referring "
+        f"anti join ({keys}) as known on referring.{quoted(column)} = known.key",
         f"every {column} of {table} is in {dimension}",
     )
 
@@ -107,7 +110,7 @@ def _calendar_check(table: str, day: str) -> Check:
 
 def _declared_checks(table: Table, columns: list[str]) -> Iterator[Check]:
     """What the contract says of a column holds in the star too; the unknown member is exempt."""
-    surrogate = f"{table.name.removeprefix('dim_')}_key"
+    surrogate = surrogate_key(table.name)
     known = f"{quoted(surrogate)} <> -1" if surrogate in columns else "true"
     for column in table.columns:
         if column.name in columns and column.name == table.key:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import duckdb
 import pandas as pd
 
+from mart_helpers.contract import star_references
 from mart_helpers.errors import StateError
 from mart_helpers.files import sha256_of, whole_files
 from mart_helpers.parameters import listed, resolve, shown
@@ -97,6 +98,28 @@ def export_tables(
     files = entries.groupby("file", sort=False, as_index=False)  # the sheets of a workbook are one file
     exported = files.agg({"rows": "sum", "bytes": "first", "sha256": "first"})
     return exported.assign(sha256=exported["sha256"].str[:12])
+
+
+def star_in_range(session: Session, start_date: str, end_date: str) -> dict[str, str]:
+    """Each table of the star, and what to export of it from `start_date` to `end_date` (ISO, or empty).
+
+    A dimension is exported as it is. A fact that refers to `dim_date` gets a temporary view
+    `<fact>_in_range`: the day that counts is that of its `date_key`, or else of the first such column.
+    Only an open range has rows whose day is not known.
+    """
+    relations = {}
+    for table, references in star_references(session.connection).items():
+        relations[table] = table
+        days = [column for column, dimension in references.items() if dimension == "dim_date"]
+        if table.startswith("fact_") and days:
+            day = quoted("date_key" if "date_key" in days else days[0])
+            first, last = start_date.replace("-", "") or "0", end_date.replace("-", "") or "99991231"
+            where = f" where {day} between {first} and {last}" if start_date or end_date else ""
+            relations[table] = f"{table}_in_range"
+            session.connection.execute(
+                f"create or replace temp view {quoted(relations[table])} as from {quoted(table)}{where}"
+            )
+    return relations
 
 
 def export_folders(data_dir: str | Path, formats: str) -> Iterator[Path]:

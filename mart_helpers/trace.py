@@ -98,7 +98,7 @@ def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
 def origins(
     connection: duckdb.DuckDBPyConnection, table_name: str, keys: list[str], inputs_dir: Path
 ) -> dict[str, tuple[str, int]]:
-    """File and physical line of the first record of each of the `keys` of an input.
+    """File and physical line of the first record of each of the `keys` of an input, given as text.
 
     Only files that are as the latest build read them are looked into. Keys that are not found there, as
     those of seed rows, are left out.
@@ -113,17 +113,18 @@ def origins(
 
 
 def _first_places(source: Source, table: Table, keys: list[str]) -> dict[str, tuple[str, int]]:
-    sql = """
-        with keys as (select row_number() over () - 1 as ordinal, {key} as key_text from ({rows}))
-        select key_text, min(ordinal) from keys where list_contains($keys, key_text) group by key_text
-    """
+    (kind,) = (column.type for column in table.columns if column.name == table.key)
+    key = f"{cast_sql(id_sql(quoted(table.key)), kind)}::varchar"
+
+    def read(rows: str) -> list[tuple]:
+        sql = f"""
+            with keys as (select row_number() over () - 1 as ordinal, {key} as key_text from ({rows}))
+            select key_text, min(ordinal) from keys where list_contains($keys, key_text) group by all
+        """
+        return session.execute(sql, {"keys": keys}).fetchall()
+
     with duckdb.connect() as session:
-        found = read_rows(
-            source,
-            lambda rows: session.execute(
-                sql.format(key=id_sql(quoted(table.key)), rows=rows), {"keys": keys}
-            ).fetchall(),
-        )
+        found = read_rows(source, read)
         places, _ = locate(source, [ordinal for _, ordinal in found], _rejected_at(session))
     return {key: (source.name, place.line) for (key, _), place in zip(found, places, strict=True)}
 
