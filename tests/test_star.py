@@ -107,7 +107,7 @@ def test_a_name_is_text_in_the_picture_whatever_it_holds(open_mart: OpenMart, na
 
 def test_a_name_is_one_line(open_mart: OpenMart) -> None:
     mart = open_mart('create table dim_a as select 1 as "a\nb\x01c"')
-    assert "a b c" in texts(figure_of(draw_star, mart))
+    assert r"a\nb\x01c" in texts(figure_of(draw_star, mart))
 
 
 def test_the_same_mart_gives_the_same_bytes_and_the_notebook_a_picture(open_mart: OpenMart) -> None:
