@@ -246,7 +246,7 @@ def trace(table: str, key: str, inputs_dir: str, database: str, **_: object) -> 
 def diff(before: str, database: str, **_: object) -> None:
     """Show what the last build changed, in rows and money."""
     from mart_helpers.diff import described
-    from mart_helpers.mart import earlier_mart
+    from mart_helpers.kept import earlier_mart
 
     _say(described(earlier_mart(resolve(database), before), resolve(database)))
 
@@ -255,7 +255,7 @@ def diff(before: str, database: str, **_: object) -> None:
 @click.option("--build", type=int, help="the kept build to take; default: the newest before")
 def rollback(build: int | None, database: str, **_: object) -> None:
     """Publish the mart again that the last build replaced."""
-    from mart_helpers.mart import kept_builds, rollback
+    from mart_helpers.kept import kept_builds, rollback
 
     path = resolve(database).resolve()
     build = rollback(path, build)
@@ -267,7 +267,7 @@ def rollback(build: int | None, database: str, **_: object) -> None:
 @click.option("--dry-run", is_flag=True, help="only list what would be removed")
 def reset(dry_run: bool, database: str, data_dir: str) -> None:
     """Remove the mart and everything else that runs have written."""
-    from mart_helpers.mart import held
+    from mart_helpers.kept import held
     from mart_helpers.reset import generated, remove
 
     found = generated(resolve(database), resolve(data_dir))

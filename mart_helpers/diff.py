@@ -12,7 +12,7 @@ import duckdb
 import pandas as pd
 
 from mart_helpers.contract import declared_keys, star_references, star_types, surrogate_key
-from mart_helpers.mart import published_build
+from mart_helpers.kept import published_build
 from mart_helpers.parameters import shown
 from mart_helpers.session import Session, confine, connect, current_database, in_words
 from mart_helpers.texts import aligned, literal, one_line, quoted

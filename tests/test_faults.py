@@ -29,13 +29,8 @@ import pytest
 from conftest import CHECKOUT, make_home, mart_command, publish_checked, query
 
 from mart_helpers.errors import MartError, StateError
-from mart_helpers.mart import (
-    candidate_path,
-    create_candidate,
-    kept_builds,
-    previous_path,
-    rollback,
-)
+from mart_helpers.kept import kept_builds, previous_path, rollback
+from mart_helpers.mart import candidate_path, create_candidate
 from mart_helpers.session import identity, in_words, open_published
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")

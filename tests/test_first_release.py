@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import CHECKOUT, mart_command, query
 
-from mart_helpers.mart import kept_builds, previous_path
+from mart_helpers.kept import kept_builds, previous_path
 
 LOG = """
 select build_id, stage, duckdb_version, rows_read, rows_loaded, rows_quarantined, revenue_loaded, seconds

@@ -15,14 +15,8 @@ from mart_helpers.checks import run_checks
 from mart_helpers.derived import derive_checks
 from mart_helpers.diff import compare_files, compare_with_published, described
 from mart_helpers.errors import QueryError, StateError, UsageError
-from mart_helpers.mart import (
-    create_candidate,
-    earlier_mart,
-    kept_builds,
-    previous_path,
-    publish,
-    rollback,
-)
+from mart_helpers.kept import earlier_mart, kept_builds, previous_path, rollback
+from mart_helpers.mart import create_candidate, publish
 from mart_helpers.reset import generated, remove
 from mart_helpers.session import confine
 

@@ -17,7 +17,7 @@ from conftest import CHECKOUT
 
 from mart_helpers.cli import main
 from mart_helpers.errors import InputError, StateError
-from mart_helpers.mart import held
+from mart_helpers.kept import held
 from mart_helpers.sources import find_sources
 
 MART = [sys.executable, "-m", "mart"]

@@ -1,0 +1,238 @@
+"""The marts beside the published one: those kept to go back to, and the lock of who is at work.
+
+`<database>.previous-<build>` is a mart that was published, `<database>.damaged-<n>` what was no mart
+any more. `<database>.lock` is locked by the one build, or rollback, that is at work.
+"""
+
+import errno
+import os
+import re
+import shutil
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from time import sleep
+
+import duckdb
+from filelock import FileLock, Timeout
+
+from mart_helpers.errors import StateError, Unavailable, UsageError
+from mart_helpers.files import sync, whole_file
+from mart_helpers.parameters import shown
+from mart_helpers.session import (
+    confine,
+    connect,
+    current_database,
+    last_build,
+    no_mart,
+    open_published,
+    unreadable,
+)
+from mart_helpers.texts import quoted
+
+_SIGNING = 0.1  # seconds in which who has just taken the lock has signed it
+
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+def rollback(database: Path, build: int | None = None) -> int:
+    """Publish a kept mart again, the newest before the present one or that of `build`; give its number.
+
+    Raises StateError where a build is at work or nothing is kept, UsageError where `build` is not kept.
+    """
+    if not database.exists() and not kept_builds(database):
+        raise StateError(f"There is no mart at {shown(database)}, and none is kept beside it.")
+    with held(database):
+        return take_back(database, build)
+
+
+def previous_path(database: Path, build: int) -> Path:
+    """Where the mart of that build is kept once another one is published."""
+    return database.with_name(f"{database.name}.previous-{build}")
+
+
+def kept_builds(database: Path) -> list[int]:
+    """The numbers of the builds that are kept beside the mart, the newest first."""
+    pattern = re.compile(re.escape(database.name) + r"\.previous-([0-9]+)")
+    if not database.parent.is_dir():
+        return []
+    found = (pattern.fullmatch(path.name) for path in database.parent.iterdir() if path.is_file())
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def published_build(database: Path) -> int:
+    """The number of the build that is published. Raises StateError where there is no mart to read."""
+    with open_published(database) as connection:
+        return last_build(connection, current_database(connection))
+
+
+def earlier_mart(database: Path, wanted: str = "") -> Path:
+    """The file of the kept build that `wanted` numbers, or at that path; where empty, the newest kept.
+
+    The newest is that before the published build. Raises UsageError where a number is not kept,
+    StateError where no build is.
+    """
+    if wanted and not wanted.isdecimal():
+        return Path(wanted).expanduser().absolute()
+    build = _chosen(database, int(wanted) if wanted else None, published_build(database))
+    return previous_path(database, build)
+
+
+def keep(database: Path, kept: Path) -> None:
+    """Give what is there, whatever it is, a second name under which it stays.
+
+    The log that a killed program has left goes with it: DuckDB opens no other file beside that log.
+    """
+    if not database.exists():
+        return
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(database, kept)
+    except OSError:  # some file systems know no second names
+        with whole_file(kept) as part:
+            shutil.copyfile(database, part)
+    _move_log(database, kept)
+
+
+def forget_all_but(database: Path, most: int) -> None:
+    """Remove the oldest of the kept marts, until there are no more than `most`."""
+    for build in kept_builds(database)[most:]:
+        for path in (previous_path(database, build), _log_of(previous_path(database, build))):
+            path.unlink(missing_ok=True)
+
+
+def held(database: Path) -> FileLock:
+    """The lock of the mart, held until it is released, or to the end of a `with`.
+
+    Raises StateError where another build has it, and says which.
+    """
+    path = database.with_name(f"{database.name}.lock")
+    lock = FileLock(path, blocking=False, fallback_to_soft=False, on_acquired=_sign)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise StateError(
+            f"{shown(database)} is being built by another notebook or program{_signature(path)}. Wait "
+            "for it, or end it: shut down the kernel, or run its notebook to the end."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS:
+            raise StateError(
+                f"{shown(path)}: the file system knows no locks, so two builds at once could not be "
+                "kept apart. Put the mart on a local disk, and name it with database."
+            ) from error
+        raise StateError(
+            f"{shown(path)} cannot be written: {error}. Make the folder writable, or name another "
+            "one with database."
+        ) from error
+    return lock
+
+
+def sync_folder(database: Path) -> None:
+    """Wait until a rename is on the disk. What it has put in place stays, if that fails."""
+    try:
+        sync(database.parent)
+    except OSError as error:
+        raise StateError(
+            f"{shown(database)} is replaced, as it should be, but whether that would outlast a power "
+            f"cut is not known: {shown(database.parent)} cannot be synchronised ({error})."
+        ) from error
+
+
+def take_back(database: Path, build: int | None) -> int:
+    """Publish a kept mart again, in one step, and keep the one that was published; give its number.
+
+    `build` names it; None is the newest before the published one. What is no mart any more is set aside
+    as `<database>.damaged-1`, -2 and so on. Whoever calls holds the mart's lock. Raises UsageError if
+    that build is not kept, StateError if none is, its file is damaged, or the mart cannot be opened now.
+    """
+    published = _published_or_none(database)
+    build = _chosen(database, build, published)
+    source = previous_path(database, build)
+    refuse_damaged(source)
+    try:
+        keep(database, _free_name(database) if published is None else previous_path(database, published))
+        os.replace(source, database)
+        _move_log(source, database)
+    except OSError as error:
+        raise StateError(f"{shown(database)} cannot be replaced: {error}") from error
+    sync_folder(database)
+    return build
+
+
+def _published_or_none(database: Path) -> int | None:
+    """The published build; None if the file is damaged or gone, which is a reason to go back."""
+    try:
+        return published_build(database)
+    except Unavailable:
+        raise
+    except StateError:
+        return None
+
+
+def _chosen(database: Path, build: int | None, published: int | None) -> int:
+    """The kept build of that number, or the newest before the published one."""
+    kept = [each for each in kept_builds(database) if each != published]
+    if build in kept:
+        return build
+    if build is not None and build == published:
+        raise UsageError(f"build {build} is the one that is published.")
+    if build is not None:
+        raise UsageError(f"found build {build}, expected one of those kept: {_listed(kept) or 'none'}.")
+    earlier = [each for each in kept if published is None or each < published]
+    if earlier:
+        return earlier[0]
+    named = f" Kept, and newer, is build {_listed(kept)}: give its number." if kept else ""
+    raise StateError(f"Beside {shown(database)} no earlier mart is kept.{named}")
+
+
+def _listed(builds: list[int]) -> str:
+    return ", ".join(map(str, builds))
+
+
+def _free_name(database: Path) -> Path:
+    """A name for what is damaged that no other file has."""
+    names = (database.with_name(f"{database.name}.damaged-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
+
+
+def refuse_damaged(path: Path) -> None:
+    """Raise StateError for a file that is no mart, or whose tables cannot all be read to their end."""
+    try:
+        with connect(path, read_only=True) as connection:
+            confine(connection, [])
+            if not last_build(connection, current_database(connection)):
+                raise no_mart(path)
+            tables = connection.execute("select schema_name, table_name from duckdb_tables()")
+            for schema, table in tables.fetchall():
+                connection.execute(
+                    f"select count(hash(rows)) from {quoted(schema)}.{quoted(table)} as rows"
+                )
+    except duckdb.Error as error:
+        raise unreadable(path, error) from error
+
+
+def _move_log(mart: Path, to: Path) -> None:
+    with suppress(FileNotFoundError):
+        os.replace(_log_of(mart), _log_of(to))
+
+
+def _log_of(mart: Path) -> Path:
+    return mart.with_name(f"{mart.name}.wal")
+
+
+def _sign(descriptor: int) -> None:
+    """Write into the lock who holds it."""
+    os.ftruncate(descriptor, 0)
+    os.write(
+        descriptor, f"process {os.getpid()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC".encode()
+    )
+
+
+def _signature(path: Path) -> str:
+    sleep(_SIGNING)
+    with suppress(OSError, ValueError):  # Windows lets nobody read a locked file
+        return f" ({path.read_text(encoding='utf-8')})"
+    return ""
