@@ -1,7 +1,7 @@
 """The parameters of a notebook: read from its cell, and values checked against them.
 
 A parameters cell holds lines `name: type = literal  # help`, as `papermill --help-notebook` reads
-them. Only the standard library is used, so that `python -m mart --help` answers at once.
+them. Only the standard library is used, so that `mart --help` answers at once.
 """
 
 import ast
@@ -12,6 +12,7 @@ import os
 import re
 import tokenize
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import date
 from io import StringIO
 from pathlib import Path
@@ -20,34 +21,36 @@ from typing import NamedTuple
 from mart_helpers.errors import StateError, UsageError
 from mart_helpers.texts import did_you_mean
 
-TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+_TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
-EXPECTED = {
+_EXPECTED = {
     str: "text (str)",
     int: "a whole number (int)",
     float: "a finite number (float)",
     bool: "true or false (bool)",
 }
 
-LITERALS = {
+# How text says a value, on a command line and in a list of choices.
+_SPELLED = {
+    str: re.compile(r"[\w.+-]+"),
     int: re.compile(r"[+-]?[0-9]+"),
     float: re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
     bool: re.compile(r"true|false", re.IGNORECASE),
 }
 
-ONE_OF = re.compile(r"\bone of ([^:]+)")
+_ONE_OF = re.compile(r"\bone of ([^:]+)")
 
-OR_MORE = re.compile(r"\b([0-9]+) or more\b")
+_OR_MORE = re.compile(r"\b([0-9]+) or more\b")
 
-ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
-LIMIT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(MB|GB|TB|%)", re.IGNORECASE)
+_LIMIT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(MB|GB|TB|%)", re.IGNORECASE)
 
-MEGABYTES = {"MB": 1, "GB": 1_000, "TB": 1_000_000}
+_MEGABYTES = {"MB": 1, "GB": 1_000, "TB": 1_000_000}
 
-LEAST_MEGABYTES = 50  # the reader of a large CSV file takes 32 of them
+_LEAST_MEGABYTES = 50  # the reader of a large CSV file takes 32 of them
 
-INJECTED = "# Parameters"
+_INJECTED = "# Parameters"  # so begins the cell that papermill adds
 
 PATHS = ("_dir", "database")  # a parameter of such a name is a path
 
@@ -76,7 +79,12 @@ def read_parameters(source: str) -> list[Parameter]:
         statements = ast.parse(source).body
     except SyntaxError as error:
         raise UsageError(f"parameters cell, line {error.lineno}: {error.msg}.") from error
-    comments = _comments(source)
+    tokens = tokenize.generate_tokens(StringIO(source).readline)
+    comments = {
+        token.start[0]: token.string.lstrip("# ").rstrip()
+        for token in tokens
+        if token.type == tokenize.COMMENT
+    }
     return [_parameter(source, each, comments.get(each.end_lineno, "")) for each in statements]
 
 
@@ -99,15 +107,8 @@ def notebook_path(name: str) -> Path:
 
 def notebook_cells(path: Path) -> list[dict]:
     """Cells of the notebook at `path`, as its JSON has them. Raises StateError without them."""
-    return read_notebook(path)["cells"]
-
-
-def read_notebook(path: Path) -> dict:
-    """The notebook at `path`, as its JSON has it. Raises StateError where there is none with cells."""
     try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        _ = notebook["cells"]
-        return notebook
+        return json.loads(path.read_text(encoding="utf-8"))["cells"]
     except OSError as error:
         reason = error.strerror
     except (ValueError, LookupError, TypeError):
@@ -139,7 +140,7 @@ def checked(
     """
     _refuse_unknown(parameters, values, spell)
     known = {each.name: each for each in parameters}
-    typed = {name: _parsed(known[name], value, spell) for name, value in values.items()}
+    typed = {name: _parsed(known[name], value) for name, value in values.items()}
     defaults = {each.name: each.default for each in parameters if each.default is not None}
     _refuse_wrong(parameters, defaults | typed, spell)
     return typed
@@ -151,91 +152,15 @@ def check_cell(cell_sources: list[str], namespace: dict[str, object]) -> None:
     `cell_sources` are the cells executed so far (IPython's `In`), `namespace` is where they ran.
     Raises UsageError as `checked` does, also for names that papermill injected and no one declared.
     """
-    # the last: a kernel may have run another notebook before
-    parameters = next(filter(None, map(_declared, reversed(cell_sources))), [])
-    if not parameters:
-        return
+    parameters: list[Parameter] = []
     for source in cell_sources:
-        if source.splitlines()[:1] == [INJECTED]:
+        with suppress(UsageError):
+            # the last counts: a kernel may have run another notebook before
+            parameters = read_parameters(source) or parameters
+    for source in cell_sources if parameters else []:
+        if source.splitlines()[:1] == [_INJECTED]:
             _refuse_unknown(parameters, _assigned(source))
-    names = (each.name for each in parameters)
-    _refuse_wrong(parameters, {name: namespace[name] for name in names if name in namespace})
-
-
-def _comments(source: str) -> dict[int, str]:
-    tokens = tokenize.generate_tokens(StringIO(source).readline)
-    return {
-        token.start[0]: token.string.lstrip("# ").rstrip()
-        for token in tokens
-        if token.type == tokenize.COMMENT
-    }
-
-
-def _parameter(source: str, statement: ast.stmt, comment: str) -> Parameter:
-    match statement:
-        case ast.AnnAssign(target=ast.Name(id=name), annotation=ast.Name(id=kind), value=value):
-            if kind in TYPES and is_literal(value):
-                return Parameter(
-                    name,
-                    TYPES[kind],
-                    ast.literal_eval(value),
-                    comment,
-                    _choices(comment, TYPES[kind]),
-                    _minimum(comment, TYPES[kind]),
-                )
-    line = source.splitlines()[statement.lineno - 1].strip()
-    raise UsageError(
-        f"parameters cell, line {statement.lineno}: found `{line}`, "
-        "expected `name: type = literal  # help` with type str, int, float or bool."
-    )
-
-
-def is_literal(value: ast.expr | None) -> bool:
-    """Whether `value` is a constant, or a number with a sign."""
-    operand = value.operand if isinstance(value, ast.UnaryOp) else value
-    return isinstance(operand, ast.Constant)
-
-
-def _choices(comment: str, kind: type) -> tuple[object, ...]:
-    """The values of a `one of a, b, c: …` in `comment`; none where it is just prose."""
-    found = ONE_OF.search(comment)
-    words = [word.strip(" .") for word in found.group(1).split(",")] if found else []
-    pattern = LITERALS.get(kind, re.compile(r"[\w.+-]+"))
-    return tuple(kind(word) for word in words) if all(map(pattern.fullmatch, words)) else ()
-
-
-def _minimum(comment: str, kind: type) -> int | None:
-    """The number of a `N or more` in `comment`."""
-    found = OR_MORE.search(comment) if kind in (int, float) else None
-    return int(found.group(1)) if found else None
-
-
-def _declared(source: str) -> list[Parameter]:
-    try:
-        return read_parameters(source)
-    except UsageError:
-        return []
-
-
-def _assigned(source: str) -> list[str]:
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError:
-        return []
-    targets = [each.targets[0] for each in statements if isinstance(each, ast.Assign)]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
-
-
-def _refuse_unknown(
-    parameters: list[Parameter], names: Iterable[str], spell: Callable[[str], str] = str
-) -> None:
-    known = [each.name for each in parameters]
-    for name in names:
-        if name not in known:
-            raise UsageError(
-                f"unknown parameter {spell(name)}.{did_you_mean(name, known, spell)} "
-                f"Expected one of {', '.join(map(spell, known))}."
-            )
+    _refuse_wrong(parameters, namespace)
 
 
 def listed(parameter: str, text: str, known: Iterable[str]) -> list[str]:
@@ -254,94 +179,6 @@ def listed(parameter: str, text: str, known: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(spelt[word.lower()] for word in words))
 
 
-def _parsed(parameter: Parameter, value: object, spell: Callable[[str], str]) -> object:
-    if not isinstance(value, str) or parameter.type is str:
-        return value
-    try:
-        if not LITERALS[parameter.type].fullmatch(value):
-            raise ValueError(value)
-        return value.lower() == "true" if parameter.type is bool else parameter.type(value)
-    except ValueError as error:
-        raise UsageError(_wrong(spell(parameter.name), value, EXPECTED[parameter.type])) from error
-
-
-def _refuse_wrong(
-    parameters: list[Parameter], values: dict[str, object], spell: Callable[[str], str] = str
-) -> None:
-    for each in parameters:
-        if each.name in values:
-            _refuse_value(each, values[each.name], spell(each.name))
-    start, end = values.get("start_date"), values.get("end_date")
-    if start and end and start > end:
-        raise UsageError(
-            f"{spell('start_date')} {start} is after {spell('end_date')} {end}. "
-            "Swap them, or leave one out."
-        )
-
-
-def _refuse_value(parameter: Parameter, value: object, name: str) -> None:
-    if not _is_of(value, parameter.type):
-        found = f"{_quoted(value)} ({type(value).__name__})"
-        raise UsageError(f"{name}: found {found}, expected {EXPECTED[parameter.type]}.")
-    if parameter.choices and value not in parameter.choices:
-        expected = f"one of {', '.join(map(str, parameter.choices))}"
-        raise UsageError(_wrong(name, value, expected))
-    if parameter.minimum is not None and value < parameter.minimum:
-        raise UsageError(_wrong(name, value, f"{parameter.minimum} or more"))
-    if parameter.name.endswith("_date") and value and not _is_date(value):
-        raise UsageError(_wrong(name, value, 'a date as yyyy-mm-dd, or "" for an open end'))
-    if parameter.name.endswith("_limit") and not _is_limit(value):
-        expected = f"a size from {LEAST_MEGABYTES}MB on, such as 4GB, or a share, such as 70%"
-        raise UsageError(_wrong(name, value, expected))
-    if parameter.name.endswith(PATHS) and not _is_path(value):
-        raise UsageError(_wrong(name, value, "a path"))
-
-
-def _is_of(value: object, kind: type) -> bool:
-    """Whether `value` can stand for a `kind`: int for float too, but never bool for a number."""
-    if kind is float:
-        return type(value) is int or (type(value) is float and math.isfinite(value))
-    return type(value) is kind
-
-
-def _is_date(text: str) -> bool:
-    try:
-        return bool(ISO_DATE.fullmatch(text) and date.fromisoformat(text))
-    except ValueError:
-        return False
-
-
-def _is_limit(text: str) -> bool:
-    """Whether `text` says how much memory: a size, or a percentage of what the machine has."""
-    found = LIMIT.fullmatch(text)
-    if not found:
-        return False
-    number, unit = float(found[1]), found[2].upper()
-    return 1 <= number <= 100 if unit == "%" else number * MEGABYTES[unit] >= LEAST_MEGABYTES
-
-
-def _is_path(text: str) -> bool:
-    """Whether there can be such a path, be there something or not."""
-    try:
-        text.encode()
-        os.lstat(resolve(text))
-    except (ValueError, RuntimeError):  # half a character, a NUL, an unknown ~user
-        return False
-    except OSError as error:
-        return error.errno != errno.ENAMETOOLONG
-    return bool(text)
-
-
-def _wrong(name: str, value: object, expected: str) -> str:
-    return f"{name}: found {_quoted(value)}, expected {expected}."
-
-
-def _quoted(value: object) -> str:
-    text = f'"{value}"' if isinstance(value, str) else repr(value)
-    text = text.encode(errors="backslashreplace").decode()  # no kernel sends half a character
-    return text if len(text) <= 60 else f"{text[:56]} …"
-
-
 def home() -> Path:
     """Folder that relative paths start from: `MART_HOME` where it is set, else the checkout."""
     return Path(os.environ.get("MART_HOME") or Path(__file__).resolve().parents[1])
@@ -356,3 +193,131 @@ def shown(path: str | Path) -> str:
     """`path` as people are shown it: relative to `home()` where it lies below, else as it is."""
     path = resolve(path)
     return str(path.relative_to(home())) if path.is_relative_to(home()) else str(path)
+
+
+def _parameter(source: str, statement: ast.stmt, comment: str) -> Parameter:
+    match statement:
+        case ast.AnnAssign(target=ast.Name(id=name), annotation=ast.Name(id=word), value=value):
+            operand = value.operand if isinstance(value, ast.UnaryOp) else value
+            if word in _TYPES and isinstance(operand, ast.Constant):
+                kind, default = _TYPES[word], ast.literal_eval(value)
+                found = _OR_MORE.search(comment) if kind in (int, float) else None
+                minimum = int(found[1]) if found else None
+                return Parameter(name, kind, default, comment, _choices(comment, kind), minimum)
+    line = source.splitlines()[statement.lineno - 1].strip()
+    raise UsageError(
+        f"parameters cell, line {statement.lineno}: found `{line}`, "
+        "expected `name: type = literal  # help` with type str, int, float or bool."
+    )
+
+
+def _choices(comment: str, kind: type) -> tuple[object, ...]:
+    """The values of a `one of a, b, c: …` in `comment`; none where it is just prose."""
+    found = _ONE_OF.search(comment)
+    words = [word.strip(" .") for word in found[1].split(",")] if found else []
+    return tuple(map(kind, words)) if all(map(_SPELLED[kind].fullmatch, words)) else ()
+
+
+def _assigned(source: str) -> list[str]:
+    """The names that a cell of papermill's gives values to; none where somebody else wrote it."""
+    with suppress(SyntaxError):
+        targets = [each.targets[0] for each in ast.parse(source).body if isinstance(each, ast.Assign)]
+        return [target.id for target in targets if isinstance(target, ast.Name)]
+    return []
+
+
+def _parsed(parameter: Parameter, value: object) -> object:
+    """The value that a text says; the text itself where it says none of the type."""
+    kind = parameter.type
+    if kind is str or not isinstance(value, str) or not _SPELLED[kind].fullmatch(value):
+        return value
+    with suppress(ValueError):  # a number of thousands of digits
+        return value.lower() == "true" if kind is bool else kind(value)
+    return value
+
+
+def _refuse_unknown(
+    parameters: list[Parameter], names: Iterable[str], spell: Callable[[str], str] = str
+) -> None:
+    known = [each.name for each in parameters]
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"unknown parameter {spell(name)}.{did_you_mean(name, known, spell)} "
+                f"Expected one of {', '.join(map(spell, known))}."
+            )
+
+
+def _refuse_wrong(
+    parameters: list[Parameter], values: dict[str, object], spell: Callable[[str], str] = str
+) -> None:
+    given = {each.name: values[each.name] for each in parameters if each.name in values}
+    for each in parameters:
+        if each.name in given and (expected := _expected(each, given[each.name])):
+            found = _found(given[each.name], each.type)
+            raise UsageError(f"{spell(each.name)}: found {found}, expected {expected}.")
+    start, end = given.get("start_date"), given.get("end_date")
+    if start and end and start > end:
+        raise UsageError(
+            f"{spell('start_date')} {start} is after {spell('end_date')} {end}. "
+            "Swap them, or leave one out."
+        )
+
+
+def _expected(parameter: Parameter, value: object) -> str | None:
+    """What the parameter expects where the value is something else."""
+    name, kind = parameter.name, parameter.type
+    if not _is_of(value, kind):
+        return _EXPECTED[kind]
+    if parameter.choices and value not in parameter.choices:
+        return f"one of {', '.join(map(str, parameter.choices))}"
+    if parameter.minimum is not None and value < parameter.minimum:
+        return f"{parameter.minimum} or more"
+    if name.endswith("_date") and value and not _is_date(value):
+        return 'a date as yyyy-mm-dd, or "" for an open end'
+    if name.endswith("_limit") and not _is_limit(value):
+        return f"a size from {_LEAST_MEGABYTES}MB on, such as 4GB, or a share, such as 70%"
+    return "a path" if name.endswith(PATHS) and not _is_path(value) else None
+
+
+def _is_of(value: object, kind: type) -> bool:
+    """Whether `value` can stand for a `kind`: int for float too, but never bool for a number."""
+    if kind is float:
+        return type(value) is int or (type(value) is float and math.isfinite(value))
+    return type(value) is kind
+
+
+def _is_date(text: str) -> bool:
+    with suppress(ValueError):
+        return bool(_ISO_DATE.fullmatch(text) and date.fromisoformat(text))
+    return False
+
+
+def _is_limit(text: str) -> bool:
+    """Whether `text` says how much memory: a size, or a percentage of what the machine has."""
+    found = _LIMIT.fullmatch(text)
+    if not found:
+        return False
+    number, unit = float(found[1]), found[2].upper()
+    return 1 <= number <= 100 if unit == "%" else number * _MEGABYTES[unit] >= _LEAST_MEGABYTES
+
+
+def _is_path(text: str) -> bool:
+    """Whether there can be such a path, be there something or not."""
+    try:
+        text.encode()
+        os.lstat(resolve(text))
+    except (ValueError, RuntimeError):  # half a character, a NUL, an unknown ~user
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return bool(text)
+
+
+def _found(value: object, kind: type) -> str:
+    """The value as a message quotes it; with its type, where that is what is wrong with it."""
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    text = text.encode(errors="backslashreplace").decode()  # no kernel sends half a character
+    text = text if len(text) <= 60 else f"{text[:56]} …"
+    is_spelled = not isinstance(value, str) or _SPELLED[kind].fullmatch(value)
+    return f"{text} ({type(value).__name__})" if is_spelled and not _is_of(value, kind) else text
