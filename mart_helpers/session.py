@@ -5,6 +5,7 @@ runs a `select` twice to make a frame of it. Handed a `Session` instead of the c
 one session and runs each statement once.
 """
 
+import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -373,7 +374,9 @@ def confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path] = ())
 
     Whoever made the mart, its views can then neither read nor write other files.
     """
-    directories = ", ".join(literal(f"{path}/") for path in folders)
+    # DuckDB looks for a file as for a pattern, and compares what it was asked for with these
+    names = [name for path in map(str, folders) for name in (path, glob.escape(path))]
+    directories = ", ".join(literal(f"{name}/") for name in names)
     for setting in (
         f"allowed_directories = [{directories}]",
         "autoinstall_known_extensions = false",
