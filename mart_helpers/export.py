@@ -15,7 +15,7 @@ from mart_helpers.files import sha256_of, whole_files
 from mart_helpers.parameters import listed, resolve, shown
 from mart_helpers.session import Session, current_database, last_build
 from mart_helpers.sheets import Sheet, open_workbook, plan_sheet, sheet_names, write_sheet
-from mart_helpers.texts import literal, quoted
+from mart_helpers.texts import literal, one_line, quoted
 
 MANIFEST = "manifest.json"
 
@@ -151,6 +151,11 @@ def _export_folder(
 ) -> list[dict]:
     """Write the files of one format; their entries in its manifest, in the order of the relations."""
     names = relations if kind.options else [session.database.stem]
+    if odd := [name for name in names if Path(name).name != name]:
+        raise StateError(
+            f'"{one_line(odd[0])}" cannot be the name of a file. Rename it in 01_build, or name the '
+            "tables to export: tables."
+        )
     files, manifest = [folder / f"{name}.{kind.ending}" for name in names], folder / MANIFEST
     with whole_files([*files, manifest], lambda: [folder / name for name in named_in(manifest)]) as (
         *parts,

@@ -16,7 +16,7 @@ from mart_helpers.texts import aligned, one_line, quoted, size_text
 def describe_mart(database: Path) -> str:
     """File, last build, and each table of the mart with its rows, columns, types and comments.
 
-    Raises StateError where there is no mart to read.
+    The star comes first, then the books. Raises StateError where there is no mart to read.
     """
     with open_published(database) as connection:
         try:
@@ -25,18 +25,6 @@ def describe_mart(database: Path) -> str:
             return "\n\n".join([title, *_newest_build(connection), *tables])
         except duckdb.Error as error:
             raise unreadable(database, error) from error
-
-
-def tables_of(database: Path) -> list[tuple]:
-    """Name, rows, columns and comment of each table of the mart, ordered by name.
-
-    Raises StateError where there is no mart to read.
-    """
-    with open_published(database) as connection:
-        return [
-            (name, _count(connection, name), len(connection.table(quoted(name)).columns), comment)
-            for name, comment, _ in connection.execute(_TABLES).fetchall()
-        ]
 
 
 def last_verdict(report: Path) -> list[str]:
@@ -85,5 +73,5 @@ from duckdb_tables() as tables
 inner join duckdb_columns() as columns using (table_oid, database_oid, table_name)
 where tables.database_name = current_database() and tables.schema_name = 'main'
 group by table_name
-order by table_name
+order by regexp_matches(table_name, '^(dim|fact)_') desc, table_name
 """

@@ -379,6 +379,12 @@ def test_a_table_that_is_not_there_is_named(mart, tmp_path):
         export_tables(mart, {"dim_nothing": "dim_nothing"}, "csv", str(tmp_path))
 
 
+def test_a_table_whose_name_leads_out_of_the_folder_is_refused(mart, tmp_path):
+    with pytest.raises(StateError, match='x" cannot be the name of a file'):
+        export_tables(mart, {"dim_/../../x": "few"}, "csv", str(tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_data_folder_may_have_spaces_and_quotes(mart, tmp_path):
     export_tables(mart, FACTS, "csv", str(tmp_path / "it's $data; {x}"))
     assert os.listdir(tmp_path / "it's $data; {x}" / "CSV-export")
