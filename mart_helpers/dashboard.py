@@ -11,6 +11,7 @@ filters. It has the columns
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -76,18 +77,13 @@ def write_dashboard(
     first, last = mart.connection.execute(bounds).fetchone()
     start = 0 if last is None else max(first, last - months + 1)
     read = [_read(mart, cube, filters, start) for cube in cubes if last is not None]
-    drawn = _drawn(read, filters, cards)
-    page = {
-        "title": title,
-        "currency": currency,
-        "start": start,
-        "months": (last or 0) - start + 1,
-    } | drawn
+    page = {"title": title, "currency": currency, "start": start, "months": (last or 0) - start + 1}
+    page |= _drawn(read, filters, cards)
     words = {
         **_build(mart, resolve(data_dir) / "quality" / "quality_report.json"),
         "days": [_words(day) for day in days] if read else [],
         "is_unfinished": bool(read) and (days[1] + timedelta(1)).day != 1,
-        "definitions": {card["name"]: cards[card["name"]][1] for card in drawn["cards"]},
+        "definitions": {card["name"]: cards[card["name"]][1] for card in page["cards"]},
     }
     target = resolve(data_dir) / "pages" / "dashboard.html"
     with whole_file(target) as part:
@@ -104,12 +100,8 @@ def _read(mart: Session, cube: str, filters: Sequence[str], start: int) -> Cube:
     described = mart.connection.execute(f"describe {quoted(cube)}").fetchall()
     kinds = {column: kind for column, kind, *_ in described}
     ranked = [column for column, kind in kinds.items() if kind == "VARCHAR" and column not in filters]
-    others = {"month", "previous_month", "choice", *ranked}
-    scales = {
-        column: AMOUNT if kind.startswith(("DECIMAL", "DOUBLE", "FLOAT")) else 1
-        for column, kind in kinds.items()
-        if column not in others
-    }
+    figures = [name for name in kinds if name not in ("month", "previous_month", "choice", *ranked)]
+    scales = {name: AMOUNT if re.match("DECIMAL|DOUBLE|FLOAT", kinds[name]) else 1 for name in figures}
     previous = f"greatest({_number('previous_month')} - {start}, -1) + 2"
     columns = {
         "month": f"{_number('month')} - {start}",
@@ -117,9 +109,7 @@ def _read(mart: Session, cube: str, filters: Sequence[str], start: int) -> Cube:
         **{name: f"choice[{place}]" for place, name in enumerate(filters, start=1)},
         **{column: quoted(column) for column in ranked},
     }
-    sums = [
-        f"coalesce(round(sum({quoted(name)}) * {scale}), 0)::bigint" for name, scale in scales.items()
-    ]
+    sums = [f"coalesce(sum({quoted(name)}) * {size}, 0)::bigint" for name, size in scales.items()]
     rows = mart.connection.execute(
         f"select {', '.join([*columns.values(), *sums])} from {quoted(cube)} "
         f"where {_number('month')} >= {start} group by all"
@@ -127,17 +117,16 @@ def _read(mart: Session, cube: str, filters: Sequence[str], start: int) -> Cube:
     return Cube(rows.set_axis([*columns, *scales], axis="columns"), scales, ranked)
 
 
-def _drawn(
-    cubes: Sequence[Cube], filters: Sequence[str], cards: Mapping[str, tuple[str, str]]
-) -> dict[str, object]:
+def _drawn(cubes: Sequence[Cube], filters: Sequence[str], cards: Mapping) -> dict[str, object]:
     """The cards, all members of filters and rankings, those with the most first, and who comes again."""
     holds = {figure: cube for cube in reversed(cubes) for figure in cube.scales}
     found = []
     for name, (formula, _) in cards.items():
         of, _, per = formula.partition(" / ")
         if of in holds and (base := per or of) in holds and holds[base].rows[base].any():
-            is_amount = holds[of].scales[of] == AMOUNT
-            found.append({"name": name, "of": of, "per": per, "isAmount": is_amount})
+            found.append(
+                {"name": name, "of": of, "per": per, "isAmount": holds[of].scales[of] == AMOUNT}
+            )
     if not found:
         return {"cards": [], "filters": {}, "ranked": {}, "people": ""}
     headline = found[0]["of"]

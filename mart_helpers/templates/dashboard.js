@@ -22,8 +22,7 @@ const cubes = page.cubes.map(({ sizes, steps, figures, scales }) => {
       choice = Math.floor(choice / size);
     }
     for (const name in figures) row[name] = figures[name][i];
-    if (!choices.has(choice)) choices.set(choice, []);
-    choices.get(choice).push(row);
+    choices.set(choice, choices.get(choice) ?? []).get(choice).push(row);
   });
   return { choices, scales, holds: new Set(sizes.map(([name]) => name)) };
 });
