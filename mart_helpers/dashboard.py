@@ -69,7 +69,7 @@ def write_dashboard(
     `cubes` are tables of the session, as described above; the first has the figure of the first card.
     `cards` give the name of a figure its formula, a column of a cube or a quotient of two (in per cent),
     and its definition. `days` are the first and the last with data. The page shows the latest `months`,
-    and up to `bars` members of a filter, as many as fit in 2 MB; the others share a bar. What the cubes
+    and up to `bars` members of a filter, as many as fit in 2 MB; the others share a line. What the cubes
     have nothing for is left out. The same mart gives the same bytes. Raises StateError if the folder
     cannot be written.
     """

@@ -70,7 +70,7 @@ function membersOf(name, then) {
   const rows = ranking([...names, "Others"], figures(state.months), then && figures(then.months));
   const others = rows.splice(rows.findIndex(row => row.at === names.length), 1)[0];
   for (const row of rows) row.isOn = (at ?? row.at) === row.at;
-  return hasOthers[name] ? [...rows, { ...others, at: undefined, isOn: at === undefined }] : rows;
+  return hasOthers[name] ? [...rows, { ...others, at: undefined, isOthers: true }] : rows;
 }
 function rankedOf(name, then) {
   const names = page.ranked[name], cube = cubeOf(HEADLINE.of, name);
@@ -90,6 +90,8 @@ const whole = digits(0), tenth = digits(1);
 const percent = number => Number.isNaN(number) ? "–" : tenth(number) + " %";
 const amount = number => (page.currency ? page.currency + " " : "") + whole(number);
 const exact = number => HEADLINE.isAmount ? digits(2)(number) : whole(number);
+const short = number => Math.abs(number) < 1e8 ? whole(number) : new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(number);
+const onCard = (card, number) => card.per ? percent(number) : short(number);
 const said = (card, number) => card.per ? percent(number) : card.isAmount ? amount(number) : whole(number);
 const yearOf = at => Math.floor((page.start + at) / 12);
 const monthOf = (at, style) => new Date(2000, (page.start + at) % 12, 1).toLocaleString("en", { month: style }) + " " + yearOf(at);
@@ -105,8 +107,9 @@ const arrow = words => (words.endsWith("more") ? "▲ " : words.endsWith("less")
 // Drawing: all of it anew after each change of a filter
 const views = {};
 function show(id, rows, head, cells) {
-  const ends = rows.flatMap(row => [row.value, row.before ?? 0]);
-  views[id].signal("low", Math.min(0, ...ends)).signal("top", Math.max(...ends) || 1).data("rows", rows).run();
+  const drawn = rows.map(row => row.isOthers ? { ...row, value: null, before: null } : row);  // a bar would dwarf the rest
+  const ends = drawn.flatMap(row => [row.value ?? 0, row.before ?? 0]);
+  views[id].signal("low", Math.min(0, ...ends)).signal("top", Math.max(...ends) || 1).data("rows", drawn).run();
   const line = (tag, texts) => make("tr", {}, ...texts.map((text, i) => make(i ? tag : "th", { textContent: text, scope: i ? "" : "row" })));
   figureOf(id).querySelector("details div").replaceChildren(
     make("table", {}, make("thead", {}, line("th", head)), make("tbody", {}, ...rows.map(row => line("td", cells(row))))));
@@ -132,10 +135,10 @@ function drawHead(then, best) {
     + (best[0] ? ` ${best[0].name} made up ${percent(best[0].share)} of it` + (best[1] ? `, ${best[1].name} ${percent(best[1].share)}.` : ".") : "");
   byId("cards").replaceChildren(...page.cards.map(card => {
     const [figure, past] = [months, then?.months].map(range => range ? value(card, chosen, range) : NaN);
-    const node = make("div", {}, make("dt", { textContent: card.name }),
-      make("dd", { className: "figure" }, make("data", { value: figure, textContent: said(card, figure) })),
+    const node = make("div", {}, make("dt", { textContent: card.isAmount && !card.per && page.currency ? `${card.name}, ${page.currency}` : card.name }),
+      make("dd", { className: "figure" }, make("data", { value: figure, textContent: onCard(card, figure) })),
       make("dd", { className: "change" }, arrow(change(figure, past, card.per)),
-        make("span", {}, ...(then ? [make("data", { value: past, textContent: said(card, past) }), " " + then.words] : ["nothing before to compare"]))));
+        make("span", {}, ...(then ? [make("data", { value: past, textContent: onCard(card, past) }), " " + then.words] : ["nothing before to compare"]))));
     if (LAST) node.insertAdjacentHTML("beforeend", sparkline(MONTHS.map(at => value(card, chosen, [at, at])), months));
     return node;
   }));
