@@ -32,6 +32,9 @@ from mart_helpers.checks import checked_table
 BLUE, ORANGE, PALE = "#0072B2", "#E69F00", "#C9DCE8"
 
 INK, GREY, LIGHT = "#222222", "#666666", "#DDDDDD"
+_STACK, _HEAT = (BLUE, ORANGE, PALE), LinearSegmentedColormap.from_list("heat", ["#F3F8FB", BLUE])
+# Okabe and Ito's too, and told apart by their lightness alone. In the order in which they are drawn.
+_OUTCOMES = {"broken": INK, "fail": "#D55E00", "warn": ORANGE, "pass": PALE}
 
 # Fonts with letters that ours lacks. Those that are installed help out.
 _OTHER_FONTS = (
@@ -61,8 +64,8 @@ _STYLE = {
 }
 
 DOTS_PER_INCH, _SHOWN_DOTS_PER_INCH = 144, 96
-
-_INCHES_WIDE, _PAD_INCHES, _TITLE_LETTERS = 8.0, 0.1, 80
+_INCHES_WIDE, _PAD_INCHES, _LETTER_INCHES, _SHORTEST_AXIS = 8.0, 0.1, 0.085, 4.8
+_TITLE_LETTERS, _LABEL_LETTERS, _LABEL_LINES, _MOST_BARS, _MOST_TICKS = 80, 36, 2, 40, 7
 
 P = ParamSpec("P")
 
@@ -157,26 +160,6 @@ def empty_figure(title: str, words: str = NOTHING_TO_DRAW) -> Figure:
     return figure
 
 
-# Okabe and Ito's too, and told apart by their lightness alone. In the order in which they are drawn.
-_OUTCOMES = {"broken": INK, "fail": "#D55E00", "warn": ORANGE, "pass": PALE}
-
-_STACK = (BLUE, ORANGE, PALE)
-
-_HEAT = LinearSegmentedColormap.from_list("heat", ["#F3F8FB", BLUE])
-
-_ON = {False: INK, True: "white"}  # letters on a pale and on a dark field
-
-_DOTTED = {"color": BLUE, "marker": "o", "markersize": 3.5, "clip_on": False}
-
-_LETTER_INCHES, _SHORTEST_AXIS = 0.085, 4.8
-
-_LABEL_LETTERS, _LABEL_LINES = 36, 2
-
-_MOST_BARS, _MOST_TICKS = 40, 7
-
-_STEPS = (1, 2, 5, 10)
-
-
 @drawn
 def draw_line(
     frame: pd.DataFrame, x: str, y: str, title: str, unit: str, before: str | None = None
@@ -190,16 +173,17 @@ def draw_line(
     if rows.empty:
         return empty_figure(title)
     figure, axes = _new_figure(title, height=3.4)
-    places = _places(rows[x])
+    is_date = pd.api.types.is_datetime64_any_dtype(rows[x])
+    places = (date2num(rows[x]) if is_date else _floats(rows[x])).tolist()
     values = _floats(rows[y]).tolist()
     if before and rows[before].notna().any():
         earlier = _floats(rows[before]).tolist()
         axes.plot(places, earlier, color=PALE, linewidth=2.5, label=_words(before), clip_on=False)
-        axes.plot(places, values, **_DOTTED, label=_words(y))
-        _add_legend(axes)
     else:
         earlier = []
-        axes.plot(places, values, **_DOTTED)
+    axes.plot(places, values, color=BLUE, marker="o", markersize=3.5, clip_on=False, label=_words(y))
+    if earlier:
+        _add_legend(axes)
     _name_places(axes, places, rows[x])
     _scale_from_zero(axes, [value for value in values + earlier if isfinite(value)])
     axes.set(xlabel=_words(x), ylabel=unit)
@@ -254,7 +238,9 @@ def draw_heat_map(frame: pd.DataFrame, label: str, title: str) -> Figure:
         if isfinite(value):
             is_dark = value - low > 0.85 * (high - low)
             text = _number(value, decimals)
-            axes.text(column, line, text, ha="center", va="center", size=9, color=_ON[is_dark])
+            axes.text(
+                column, line, text, ha="center", va="center", size=9, color="white" if is_dark else INK
+            )
     axes.set_xticks(range(values.shape[1]), [_words(name) for name in numbers.columns])
     axes.set_yticks(range(len(rows)), [_short(text) for text in rows[label]])
     axes.xaxis.tick_top()
@@ -319,11 +305,6 @@ def _first_rows(frame: pd.DataFrame, title: str) -> tuple[pd.DataFrame, str]:
     return frame.head(_MOST_BARS), f"{title} (the first {_MOST_BARS} of {len(frame):,})"
 
 
-def _places(values: pd.Series) -> list[float]:
-    dates = pd.api.types.is_datetime64_any_dtype(values)
-    return date2num(values).tolist() if dates else _floats(values).tolist()
-
-
 def _name_places(axes: Axes, places: Sequence[float], values: pd.Series) -> None:
     step = ceil(len(values) / _MOST_TICKS)
     axes.set_xticks(places[::step], _tick_labels(values[::step]))
@@ -341,7 +322,7 @@ def _scale_from_zero(axes: Axes, values: list[float]) -> None:
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.spines[["left", "bottom"]].set_visible(False)
     decimals = _decimals(values)
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS, integer=decimals == 0))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=decimals == 0))
     axes.yaxis.set_major_formatter(lambda value, _: _number(value, decimals))
     axes.grid(axis="y")
 
