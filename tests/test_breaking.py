@@ -325,7 +325,7 @@ def test_the_commands_that_break_prints_work_as_they_stand_and_find_the_damage(h
     assert result.returncode == 0, result.stderr
     wrote, next_steps = result.stdout.split("\n\n")
     assert wrote.splitlines() == [f"wrote 'a lab/one/{path.name}'" for path in sorted(INPUTS.iterdir())]
-    build, quality = (shlex.split(line)[3:] for line in next_steps.splitlines()[1:])
+    build, quality = (shlex.split(line)[1:] for line in next_steps.splitlines()[1:])
     assert f"{home / 'data' / 'broken' / 'mart.duckdb'}" in build
     assert mart(*build, cwd=elsewhere).returncode == 0
     assert mart(*quality, cwd=elsewhere).returncode == 0
