@@ -106,11 +106,6 @@ def write_report(
     return folder / REPORT
 
 
-def page_names() -> set[str]:
-    """Names of all files that notebooks become as pages: one each, and one for all."""
-    return {REPORT, *(f"{path.stem}.html" for path in (home() / "notebooks").glob("*.ipynb"))}
-
-
 def render_page(
     template: str,
     title: str,

@@ -1,9 +1,11 @@
 """`reset` removes what runs have written, all of it, and nothing else."""
 
+import re
 from pathlib import Path
 
 import duckdb
 import pytest
+from conftest import CHECKOUT
 
 from mart_helpers.cli import main
 from mart_helpers.errors import StateError
@@ -60,6 +62,12 @@ def test_all_that_runs_have_written_is_removed(data):
     ]
     assert left(data) == set()
     assert found(data) == []
+
+
+@pytest.mark.parametrize("template", ["frame.html.j2", "dashboard.html.j2"])
+def test_every_page_bears_the_mark_by_which_it_is_known(template):
+    (mark,) = re.findall("<meta name.*>", PAGE)
+    assert mark in (CHECKOUT / "mart_helpers" / "templates" / template).read_text()[:500]
 
 
 def test_what_interrupted_runs_have_left_is_removed(data):
