@@ -364,6 +364,7 @@ def test_a_large_mart_gives_a_page_of_two_megabytes_at_most(tmp_path, opened):
     page.select_option("#choose-category", index=1)
     model.chosen = {"category": shown["filters"]["category"][0]}
     assert equal(cards(page)[0], model.ask(PERIOD, model.months))
+    assert "Of the 50 with the most" in page.inner_text("#figure-product figcaption")
 
 
 @in_a_browser

@@ -255,6 +255,11 @@ for (const name of FILTERS) {
     return Math.abs(total(HEADLINE.of, {}, [at, at]) - each) > 5e-5;
   });
 }
+for (const name in page.ranked) {
+  const all = rowsOf(cubeOf(HEADLINE.of, name), {}, [0, LAST]).reduce((sum, row) => sum + row[HEADLINE.of], 0) / cubeOf(HEADLINE.of).scales[HEADLINE.of];
+  const isWhole = Math.abs(all - total(HEADLINE.of, {}, [0, LAST])) < 5e-5;
+  figureOf(name).querySelector(".of").textContent = isWhole ? "" : `Of the ${page.ranked[name].length} with the most in all.`;
+}
 document.querySelectorAll("figure").forEach(prepare);
 resize(false);
 set({});
