@@ -104,17 +104,14 @@ def test_the_planted_faults_are_found_and_cost_no_other_row(reference):
     ]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_every_rebuild_gives_the_same_mart_on_one_thread_and_on_two(
-    extracts, reference, tmp_path, threads
-):
-    mart = built(tmp_path / "again", extracts, threads)
+def test_a_rebuild_on_two_threads_gives_the_same_mart_as_on_one(extracts, reference, tmp_path):
+    mart = built(tmp_path / "again", extracts)
     assert star_hashes(mart) == star_hashes(reference)
     assert content_hash(mart, "quarantine") == content_hash(reference, "quarantine")
     mart.close()
 
 
-@pytest.mark.parametrize("kind", ["gzip", "folder", "parquet"])
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
 def test_every_kind_of_source_gives_the_same_mart(extracts, reference, tmp_path, kind):
     inputs = tmp_path / "inputs"
     inputs.mkdir()
@@ -129,18 +126,15 @@ def test_every_kind_of_source_gives_the_same_mart(extracts, reference, tmp_path,
     mart.close()
 
 
-def to_gzip(path: Path, inputs: Path) -> None:
-    (inputs / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), compresslevel=1))
-
-
 def to_folder(path: Path, inputs: Path) -> None:
-    """Three files one after the other; of a small table, one."""
+    """Three compressed files one after the other; of a small table, one."""
     header, *lines = path.read_text().splitlines(keepends=True)
     folder = inputs / path.stem
     folder.mkdir()
     part = len(lines) // 3 + 1 if len(lines) > 1000 else len(lines)
     for start in range(0, len(lines), part):
-        (folder / f"{start:06}.csv").write_text(header + "".join(lines[start : start + part]))
+        text = header + "".join(lines[start : start + part])
+        (folder / f"{start:06}.csv.gz").write_bytes(gzip.compress(text.encode(), compresslevel=1))
 
 
 def to_parquet(path: Path, inputs: Path) -> None:
@@ -149,7 +143,7 @@ def to_parquet(path: Path, inputs: Path) -> None:
         connection.execute(f"copy ({rows}) to '{inputs / path.stem}.parquet' (format parquet)")
 
 
-REPACK = {"gzip": to_gzip, "folder": to_folder, "parquet": to_parquet}
+REPACK = {"folder": to_folder, "parquet": to_parquet}
 
 
 def assert_each_entry_stands_where_it_says(mart: Session, inputs: Path) -> None:
