@@ -43,12 +43,7 @@ def fill_staging(
     given = [column for column in table.columns if column.name in fields]
     texts = [f"{_text_sql(table, column)} as {_text(column)}" for column in given]
     texts += [f"null as {_text(column)}" for column in table.columns if column not in given]
-    values = [
-        f"coalesce({quoted(column.name)}, {column.default}::{column.type})"
-        if column.default
-        else quoted(column.name)
-        for column in table.columns
-    ]
+    values = [quoted(column.name) for column in table.columns]
     conspicuous = [f"{ROW_FAULT} is not null"]
     conspicuous += [_looks_wrong(column) for column in given if _may_be_wrong(column)]
     conspicuous += [_is_broken(rule) for rule in table.rules]
