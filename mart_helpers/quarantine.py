@@ -11,9 +11,18 @@ from mart_helpers.contract import Reference, Table, ascends_sql
 from mart_helpers.errors import StateError
 from mart_helpers.records import FileCount, Located
 from mart_helpers.session import has_table
-from mart_helpers.sources import REJECTED_AT, CsvFile, Source, record_numbers
+from mart_helpers.sources import (
+    REJECTED_AT,
+    CsvFile,
+    Source,
+    read_rows,
+    record_numbers,
+    refuse_eight_bit,
+)
 from mart_helpers.staging import SUSPECT, problems_sql, staging_of, suspects_sql
 from mart_helpers.texts import literal, one_line, quoted
+
+_SAMPLE = 10_000
 
 _BATCH = 2_000  # records of at most 10,000 characters
 
@@ -47,26 +56,48 @@ def begin(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(_GATHERED)
 
 
-def note_rejected(connection: duckdb.DuckDBPyConnection, source: Source) -> list[int]:
-    """Note the records that the read just done has refused; their numbers, ascending."""
-    if not isinstance(source, CsvFile):
-        return []
+def note_head(connection: duckdb.DuckDBPyConnection, head: CsvFile) -> bool:
+    """Note what DuckDB rejects of the first records of a file; whether that is more than quotes."""
+    connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
+    # each column is asked for: what is not read is not refused
+    read_rows(
+        head, lambda rows: connection.execute(f"select count(columns(*)) from ({rows})").fetchall()
+    )
+    note_rejected(connection, head)
+    found = connection.execute(
+        "select count(*), count_if(error_type = 'UNQUOTED VALUE') from reject_errors"
+    )
+    errors, of_quotes = found.fetchone()
+    if errors and not of_quotes:
+        return True
+    connection.execute("delete from rejected")
+    return False
+
+
+def note_rejected(connection: duckdb.DuckDBPyConnection, source: CsvFile) -> list[int]:
+    """Note the records that the read just done has refused; their numbers, ascending.
+
+    Raises InputError where several of them are no UTF-8, nor is any other text of the file.
+    """
     connection.execute(_REASONS)
+    if connection.execute(_ROWS_NOT_UTF8).fetchone() > (1,):
+        refuse_eight_bit(source.path, source.name)
     offsets = connection.execute("select distinct offset_in_file from reasons order by all").fetchall()
     numbers: list[int] = []
-    if offsets:
-        places = source.rejected(offset for (offset,) in offsets)
-        while batch := list(islice(places, _BATCH)):
-            numbers += (place.number for place in batch)
-            connection.execute(
-                _NOTE_REJECTED,
-                {
-                    "file": source.name,
-                    "offsets": [place.offset for place in batch],
-                    "lines": [place.line for place in batch],
-                    "raws": [place.raw for place in batch],
-                },
-            )
+    places = source.rejected(offset for (offset,) in offsets)
+    while batch := list(islice(places, _BATCH)):
+        numbers += (place.number for place in batch)
+        connection.execute(
+            _NOTE_REJECTED,
+            {
+                "file": source.name,
+                "offsets": [place.offset for place in batch],
+                "lines": [place.line for place in batch],
+                "raws": [place.raw for place in batch],
+                "first": batch[0].offset,
+                "last": batch[-1].offset,
+            },
+        )
     return numbers
 
 
@@ -78,6 +109,18 @@ def mark_reopened(connection: duckdb.DuckDBPyConnection, table: Table, reading: 
         connection.execute(suspects_sql(table), {"row_ids": row_ids, "fault": _REOPENED})
 
 
+def count_suspects(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
+    """How many rows of the staging table are bad in themselves, whatever others hold."""
+    sql = f"select count({SUSPECT}) from {staging_of(table.name)}"
+    return connection.execute(sql).fetchone()[0]
+
+
+def sample_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
+    """Fill `problems` with what is wrong with the first bad rows; words for it if there are more."""
+    connection.execute(f"insert into problems by name {problems_sql(table, _SAMPLE)}")
+    return f"; of the first {_SAMPLE:,}" if count_suspects(connection, table) > _SAMPLE else ""
+
+
 def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
     """Fill the temporary table `problems` with what is wrong in staging; the number of bad rows.
 
@@ -85,7 +128,7 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
     good row, which is its `first_row_id`.
     """
     rows = staging_of(table.name)
-    if _is_true(connection, f"select exists (from {rows} where {SUSPECT} is not null)"):
+    if count_suspects(connection, table):
         connection.execute(f"insert into problems by name {problems_sql(table)}")
     for reference in table.references:
         if not has_table(connection, "staging", reference.table):
@@ -95,6 +138,12 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
     if not _is_true(connection, ascends_sql(rows, quoted(table.key))):
         connection.execute(_repeats_sql(table))
     return connection.execute("select count(distinct row_id) from problems").fetchone()[0]
+
+
+def bad_rows(connection: duckdb.DuckDBPyConnection, readings: Sequence[Reading]) -> list[int]:
+    """How many records of each reading are bad."""
+    row_ids = _row_ids(connection, "select row_id from problems")
+    return [len(reading.here(row_ids)) + len(reading.rejected) for reading in readings]
 
 
 def quarantine_bad_rows(
@@ -109,14 +158,15 @@ def quarantine_bad_rows(
         f"create or replace table {staging_of(f'{table.name}_quarantined')} as "
         f"select * exclude ({SUSPECT}) from {rows} where {are_bad}"
     )
-    bad_rows = _row_ids(connection, "select row_id from problems")
+    bad = bad_rows(connection, readings)
     wanted = _row_ids(connection, "select unnest([row_id, first_row_id]) as row_id from problems")
     for reading in readings:
         _note_places(connection, reading, reading.here(wanted))
-    if bad_rows or any(reading.rejected for reading in readings):
+    connection.execute(_causes_sql(table))
+    if any(bad):
         connection.execute(_INSERT, {"table_name": table.name})
         connection.execute(f"delete from {rows} where {are_bad}")
-    return [len(reading.here(bad_rows)) + len(reading.rejected) for reading in readings]
+    return bad
 
 
 def commonest_problems(
@@ -181,8 +231,10 @@ select
         else error_message
     end as reason
 from reject_errors
-order by line_byte_position, column_idx
+order by offset_in_file, column_idx
 """
+
+_ROWS_NOT_UTF8 = "select count(distinct line) from reject_errors where error_type = 'INVALID ENCODING'"
 
 _NOTE_REJECTED = """
 insert into rejected
@@ -194,6 +246,7 @@ from (
         unnest($raws) as raw_row
 ) as places
 inner join reasons on places.offset_in_file = reasons.offset_in_file
+where reasons.offset_in_file between $first and $last
 group by places.offset_in_file
 """
 
@@ -272,6 +325,30 @@ order by file, line, position
 """
 
 
+# of no width, so an id that holds one looks like another
+_INVISIBLE = r"'[\x{AD}\x{200B}-\x{200F}\x{2060}\x{FEFF}]'"
+
+
+def _causes_of(table_name: str) -> str:
+    return staging_of(f"{table_name} causes")
+
+
+def _causes_sql(table: Table) -> str:
+    """SQL that keeps why a key is not in its table, for the rows that refer to it."""
+    return f"""
+        create or replace table {_causes_of(table.name)} as
+        select
+            staged.{quoted(table.key)} as key,
+            arg_min(places.file || ' line ' || places.line, problems.row_id) as place,
+            arg_min(problems.reason, (problems.row_id, problems.position)) as reason
+        from problems
+        inner join places on problems.row_id = places.row_id
+        inner join {staging_of(table.name)} as staged on problems.row_id = staged.rowid
+        where problems.first_row_id is null and staged.{quoted(table.key)} is not null
+        group by staged.{quoted(table.key)}
+    """
+
+
 def _is_true(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
     return connection.execute(sql).fetchall() == [(True,)]
 
@@ -302,6 +379,7 @@ def _note_places(
 def _orphans_sql(table: Table, reference: Reference) -> str:
     name, key = quoted(reference.column), quoted(reference.table_column)
     begin, end = literal(f'{reference.column} "'), literal(f'" is not in {reference.table}')
+    seen = f"regexp_extract(child.{name}::varchar, {_INVISIBLE})"
     return f"""
         insert into problems
         select
@@ -309,10 +387,15 @@ def _orphans_sql(table: Table, reference: Reference) -> str:
             {table.column_names.index(reference.column)},
             {literal(reference.column)},
             child.{name},
-            {begin} || child.{name} || {end},
+            {begin} || child.{name} || {end}
+                || coalesce(': its row, ' || causes.place || ', is in quarantine: ' || causes.reason, '')
+                || case when {seen} <> ''
+                    then printf(' (it holds the invisible character U+%04X)', unicode({seen}))
+                    else '' end,
             null
         from {staging_of(table.name)} as child
         anti join {staging_of(reference.table)} as parent on child.{name} = parent.{key}
+        left join {_causes_of(reference.table)} as causes on child.{name} = causes.key
         where child.{name} is not null
     """
 

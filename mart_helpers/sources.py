@@ -10,7 +10,9 @@ import io
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -20,7 +22,7 @@ from mart_helpers.contract import Table
 from mart_helpers.errors import InputError
 from mart_helpers.files import sha256_of
 from mart_helpers.parameters import shown
-from mart_helpers.records import FileCount, Located, count_records, opened, records_at
+from mart_helpers.records import FileCount, Located, count_records, first_records, opened, records_at
 from mart_helpers.texts import literal, one_line, quoted, visible
 
 T = TypeVar("T")
@@ -30,6 +32,9 @@ SEED_ROWS = "seed rows"
 #: What is wrong with a row as a whole; no column of an extract can have this name, as names are trimmed.
 ROW_FAULT = quoted(" row fault")
 
+#: Which of the files read together a row is of, from 0.
+FILE_INDEX = quoted(" file index")
+
 _NO_FAULT = f"null::varchar as {ROW_FAULT}"
 
 _SURPLUS, _IGNORED = " surplus", " ignored "
@@ -37,6 +42,8 @@ _SURPLUS, _IGNORED = " surplus", " ignored "
 _NO_FIELD = "\x01no field\x01"
 
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
+
+_SMALL_BYTES = 1 << 20
 
 _DELIMITERS = (",", ";", "\t", "|")
 
@@ -118,6 +125,8 @@ class SeedRows(NamedTuple):
 class CsvFile(NamedTuple):
     """A CSV file, plain or gzipped; `blank_lines` stand before its header.
 
+    Its rows may be read together with those of `others`, which are written alike.
+
     DuckDB takes a row with an empty field too many for a whole one. So it reads a field more than the
     header has, and fills fields that are not there with a text that no file holds: what the last fields
     hold tells whether the row had as many as the header.
@@ -130,6 +139,8 @@ class CsvFile(NamedTuple):
     ignored: tuple[str, ...]
     blank_lines: int
     is_parallel: bool = True
+    notes_rejects: bool = True
+    others: tuple[Path, ...] = ()
 
     @property
     def rows_sql(self) -> str:
@@ -137,16 +148,29 @@ class CsvFile(NamedTuple):
         # all that is ignored is looked at too: bytes that are no UTF-8 are an error there as well
         looked_at = [*(field for field in self.fields if field.startswith(_IGNORED)), self.fields[-1]]
         is_short = " or ".join(f"{quoted(field)} is null" for field in looked_at)
+        # DuckDB takes a kilobyte of memory to note a reject, whatever its limit
+        errors = (
+            "store_rejects = true, rejects_limit = 0" if self.notes_rejects else "ignore_errors = true"
+        )
+        files = ", ".join(map(_file, [self.path, *self.others]))
+        file_index = f", file_index as {FILE_INDEX}" if self.others else ""
         return (
             f"select {', '.join(map(quoted, self.fields))}, "
             f"case when {is_short} then 'the row has fewer fields than the header' "
             f"when {quoted(_SURPLUS)} is not null then 'the row has more fields than the header' "
-            f"end as {ROW_FAULT} "
-            f"from read_csv({_file(self.path)}, columns = {{{columns}}}, auto_detect = false, "
+            f"end as {ROW_FAULT}{file_index} "
+            f"from read_csv([{files}], columns = {{{columns}}}, auto_detect = false, "
             f"delim = '{self.delimiter}', quote = '\"', escape = '\"', header = true, "
             f"skip = {self.blank_lines}, nullstr = '{_NO_FIELD}', null_padding = true, "
-            f"parallel = {self.is_parallel}, store_rejects = true, rejects_limit = 0, "
-            "hive_partitioning = false)"
+            f"parallel = {self.is_parallel}, {errors}, hive_partitioning = false)"
+        )
+
+    def is_like(self, other: Source) -> bool:
+        """Whether the rows of both may be read together: they are small, and written alike."""
+        return (
+            isinstance(other, CsvFile)
+            and other[2:] == self[2:]
+            and max(self.path.stat().st_size, other.path.stat().st_size) < _SMALL_BYTES
         )
 
     def count(self) -> FileCount:
@@ -154,6 +178,14 @@ class CsvFile(NamedTuple):
 
     def places(self, numbers: Iterable[int]) -> Iterator[Located]:
         return records_at(self.path, self.name, self.delimiter, numbers=numbers)
+
+    @contextmanager
+    def head(self) -> Iterator["CsvFile"]:
+        """A file of its own with the first records, as many as are a quarter of a megabyte."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "head.csv")
+            path.write_bytes(first_records(self.path, self.name, self.delimiter))
+            yield self._replace(path=path)
 
     def rejected(self, offsets: Iterable[int]) -> Iterator[Located]:
         """The records at these offsets, ascending, of all that DuckDB refused (see `REJECTED_AT`)."""

@@ -70,8 +70,8 @@ def suspects_sql(table: Table) -> str:
     )
 
 
-def problems_sql(table: Table) -> str:
-    """A query for what is wrong with single rows of the staging table, a row for each fault.
+def problems_sql(table: Table, most: int | None = None) -> str:
+    """A query for what is wrong with single rows, or the first `most`, of the staging table, by fault.
 
     Its columns are row_id, position (of the column, from 0; -1: the row as a whole), column_name, value
     (at most 1,000 characters) and reason.
@@ -84,7 +84,7 @@ def problems_sql(table: Table) -> str:
     return f"""
         with suspects as (
             select rowid as row_id, from_json({SUSPECT}, '["VARCHAR"]') as texts
-            from {staging_of(table.name)} where {SUSPECT} is not null
+            from {staging_of(table.name)} where {SUSPECT} is not null {f"limit {most}" if most else ""}
         ),
         texts as (select row_id as " row id", {", ".join(texts)} from suspects),
         {_typed_steps(table.columns)}
@@ -145,7 +145,8 @@ def _must_be_there(column: Column) -> bool:
 def _looks_wrong(column: Column) -> str:
     if _must_be_there(column):
         return f"{quoted(column.name)} is null"
-    return f"({quoted(column.name)} is null and {_text(column)} <> '')"
+    # lazily: only text that is no value is trimmed
+    return f"case when {quoted(column.name)} is null then {trimmed_sql(_text(column))} <> '' end"
 
 
 def _is_broken(rule: Rule) -> str:
@@ -165,6 +166,12 @@ def _faults(table: Table) -> list[tuple[str, str]]:
                 position, column, _quoting(column, f" is not {form_of(column.type).words}")
             )
             faults.append((f"{quoted(column.name)} is null and {text} <> ''", wrong))
+        if column.type == "DATE":
+            zone = rf"regexp_full_match({text}, '.*:[0-9]{{2}}(\.[0-9]+)?\s*(Z|[+-][0-9:]+)')"
+            faults[-1] = (f"{faults[-1][0]} and not {zone}", faults[-1][1])
+            words = " has a time zone, so its day is in doubt: give a date (yyyy-mm-dd)"
+            wrong = _problem_of(position, column, _quoting(column, words))
+            faults.append((f"{quoted(column.name)} is null and {zone}", wrong))
     for rule in table.rules:
         position = table.column_names.index(rule.columns[0])
         column = table.columns[position]

@@ -733,6 +733,32 @@ def test_a_line_of_1_gb_is_refused_in_little_memory(tmp_path: Path):
     assert int(kilobytes) < 600_000
 
 
+BAD_ROWS = {
+    "too many fields": lambda number: f"P{number},Pen,Desk,1,2,3,4,5\n",
+    "values": lambda number: f"P{number},Pen,Desk,1;2,2\n",
+    "repeats": lambda number: "P1,Pen,Desk,1,2\n",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", BAD_ROWS)
+def test_a_million_bad_rows_are_refused_in_little_memory(tmp_path: Path, kind: str):
+    path = tmp_path / "dim_product.csv.gz"
+    with gzip.open(path, "wt", compresslevel=1) as file:
+        file.write(PRODUCTS)
+        file.writelines(map(BAD_ROWS[kind], range(1_000_000)))
+    done = subprocess.run(
+        [sys.executable, "-c", _LOAD_AND_MEASURE, str(tmp_path / "mart.duckdb")],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+    )
+    *message, kilobytes = done.stdout.splitlines()
+    assert "1,000,000 of its 1,000,001 rows" in message[0], done.stderr
+    assert "× such as line" in message[1]
+    assert int(kilobytes) < 700_000
+
+
 BAD_VALUES = [
     ("sale_id", value) for value in ("", "  ", "S0")
 ] + [

@@ -1,6 +1,8 @@
 import os
 import shutil
+from datetime import date, timedelta
 from pathlib import Path
+from time import process_time
 
 import duckdb
 import pytest
@@ -175,10 +177,72 @@ def test_an_orphan_names_the_table_that_lacks_its_key(candidate, inputs):
     assert quarantined(candidate, "line, reason") == [(3, 'customer_id "C999" is not in dim_customer')]
 
 
-def test_a_quarantined_dimension_row_makes_its_sales_orphans(candidate, inputs):
+def test_an_orphan_whose_dimension_row_is_in_quarantine_leads_to_its_fault(candidate, inputs):
     (inputs / "dim_customer.csv").write_text(CUSTOMERS + "C3,Three,,,,never\n")
     load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", "S2,2024-01-01,C3,P1,1,2,0"))
-    assert quarantined(candidate, "line, column_name, value") == [(3, "customer_id", "C3")]
+    reason = (
+        'customer_id "C3" is not in dim_customer: its row, dim_customer.csv line 4, is in quarantine: '
+        'signup_date "never" is not a date (yyyy-mm-dd)'
+    )
+    assert quarantined(candidate, "line, column_name, value, reason") == [
+        (3, "customer_id", "C3", reason)
+    ]
+    with pytest.raises(
+        InputError, match=r"its row, dim_customer\.csv line 4, is in quarantine: signup_date"
+    ):
+        load_sales(candidate, inputs, sales("S2,2024-01-01,C3,P1,1,2,0"))
+
+
+def test_an_invisible_character_in_an_id_is_named(candidate, inputs):
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", "S2,2024-01-01,C1\u200b,P1,1,2,0"))
+    ((reason,),) = quarantined(candidate, "reason")
+    assert reason.endswith("is not in dim_customer (it holds the invisible character U+200B)")
+
+
+def test_a_zone_is_told_as_the_fault_of_a_date(candidate, inputs):
+    days = ["2024-03-04T10:00:00Z", "2024-03-04 10:00:00+01"]
+    rows = [f"S{number},{day},C1,P1,1,2,0" for number, day in enumerate(days, 2)]
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", *rows))
+    assert quarantined(candidate, "reason") == [
+        (f'sale_date "{day}" has a time zone, so its day is in doubt: give a date (yyyy-mm-dd)',)
+        for day in days
+    ]
+
+
+def test_a_file_of_which_most_is_bad_is_refused_among_many_good_ones(candidate, inputs):
+    (inputs / "fact_sales").mkdir()
+    for month in range(1, 31):
+        rows = [f"S{min(month, 29)}-{number},{GOOD_SALE}" for number in range(20)]
+        (inputs / "fact_sales" / f"{month:02}.csv").write_text(sales(*rows))
+    loader = Loader(candidate, inputs, 0.1)
+    loader.load("dim_customer", from_seed=False)
+    loader.load("dim_product", from_seed=False)
+    with pytest.raises(
+        InputError, match=r"fact_sales/30.csv: none of its 20 rows is good(.|\n)*of line 2"
+    ):
+        loader.load("fact_sales", from_seed=False)
+
+
+def test_three_years_of_daily_files_load_in_seconds_each_with_its_own_account(candidate, inputs):
+    (inputs / "fact_sales").mkdir()
+    for number in range(1095):
+        day = date(2022, 1, 1) + timedelta(number)
+        rows = [f"S{number}-{line},{day},C1,P1,1,2.00,0" for line in range(1 + number % 3)]
+        if number == 1000:
+            rows.append("S,soon,C1,P1,1,2,0")
+        (inputs / "fact_sales" / f"{day}.csv").write_text(sales(*rows))
+    loader = Loader(candidate, inputs, 0.1)
+    loader.load("dim_customer", from_seed=False)
+    loader.load("dim_product", from_seed=False)
+    began = process_time()
+    loader.load("fact_sales", from_seed=False)
+    assert process_time() - began < 6  # 12 one by one, 1 together
+    books = candidate.connection.execute(
+        "select rows_loaded, rows_quarantined from build_inputs "
+        "where table_name = 'fact_sales' order by file"
+    ).fetchall()
+    assert books == [(1 + number % 3, int(number == 1000)) for number in range(1095)]
+    assert quarantined(candidate, "file, line") == [("fact_sales/2024-09-27.csv", 4)]
 
 
 def test_a_row_with_several_bad_values_has_an_entry_for_each_and_counts_once(candidate, inputs):
