@@ -195,8 +195,10 @@ class Loader:
     def _fill(self, table: Table, source: Source, *, notes_rejects: bool) -> duckdb.Error | None:
         if isinstance(source, CsvFile):
             source = source._replace(notes_rejects=notes_rejects)
-        self._connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
-        try:
+        try:  # any of these may be interrupted by the count
+            self._connection.execute(
+                "drop table if exists reject_errors; drop table if exists reject_scans"
+            )
             read_rows(source, lambda rows: fill_staging(self._connection, table, rows, source.fields))
         except duckdb.OutOfMemoryException:
             raise
