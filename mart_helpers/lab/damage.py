@@ -281,7 +281,7 @@ def decimal_comma(sample: Sample) -> Files:
     return {"fact_sales.csv": _csv(rows, delimiter=";")}
 
 
-@_caught_by(QUARANTINE, "repeats that of line", "sale_id")
+@_caught_by(REFUSAL, "repeats that of line", "sale_id")
 def doubled_month(sample: Sample) -> Files:
     """The monthly files were put in place by hand, one of them wrongly."""
     sent = dict(zip(sample.months, [*sample.months[:-1], sample.months[-2]], strict=True))
