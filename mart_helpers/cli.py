@@ -6,25 +6,20 @@ is imported by the function that needs it, so that `--help` answers at once.
 
 import os
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import zip_longest
 from pathlib import Path
 from tempfile import gettempdir
-from time import monotonic
-from typing import TYPE_CHECKING
 
 import click
 
 from mart_helpers.errors import MartError, StateError, UsageError
 from mart_helpers.options import Command
+from mart_helpers.outcome import Outcome, hand_on
 from mart_helpers.parameters import resolve, shown
+from mart_helpers.progress import reported
 from mart_helpers.texts import aligned, size_text, visible
-
-if TYPE_CHECKING:
-    from mart_helpers.run import Progress
 
 ALL = ("01_build", "04_quality", "02_explore", "03_export", "05_dashboard")
 
@@ -47,14 +42,21 @@ def main(argv: list[str] | None = None, program: str = "mart") -> int:
     except click.UsageError as error:
         asked = error.ctx.command_path if error.ctx else program
         return _refused(f"{error.format_message()} See `{asked} --help`.", error.exit_code)
-    except MartError as error:
-        return _refused(str(error), error.exit_status)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a full disk, no folder for temporary files, and the like
+    except (MartError, OSError) as error:
+        return _refused(*_told(error))
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """What is said of an error, and the exit status."""
+    if isinstance(error, MartError):
+        return str(error), error.exit_status
+    if isinstance(error, OSError):  # a full disk, no folder for temporary files, and the like
         where = f"{shown(error.filename)}: " if error.filename else ""
-        return _refused(f"{where}{error.strerror or error}.", 1)
+        return f"{where}{error.strerror or error}.", 1
+    return f"{type(error).__name__}: {error}", 1
 
 
 def _refused(message: str, status: int) -> int:
@@ -104,98 +106,47 @@ def _run_notebooks(ctx: click.Context, **values: object) -> None:
     notebooks, is_paged = ctx.command.notebooks, values.get("html", True)  # a report is a page
     if values["show_code"] and not is_paged:
         raise UsageError("--show-code is about the page of a notebook: give --html as well.")
+    if values["notify"] is not None and not values["notify"].strip():
+        raise UsageError('--notify: found "", expected a command.')
     database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
-    gettempdir()  # cells are compiled there, so its lack is told now
-    results: dict[str, list[str]] = {}
-    if "formats" in values:  # an unknown one is refused now, not when others have run
-        from mart_helpers.export import export_folders
+    outcome = Outcome(ctx.info_name, notebooks, database, data_dir)
+    with _notified(values["notify"], outcome):
+        gettempdir()  # cells are compiled there, so its lack is told now
+        if "formats" in values:  # an unknown one is refused now, not when others have run
+            from mart_helpers.export import export_folders
 
-        folders = ", ".join(map(shown, export_folders(data_dir, values["formats"])))
-    seconds, executed = {}, []
-    for notebook in notebooks:
-        started = monotonic()
-        with _reported(notebook, values["verbose"]) as on_cell:
-            from mart_helpers.run import new_run_folder, run_notebook, summary_of
-
-            folder = executed[0].parent if executed else new_run_folder(data_dir / "runs", ctx.info_name)
-            own = {p.name: ctx.obj[p.name] for p in ctx.command.declared(notebook) if p.name in ctx.obj}
-            executed.append(run_notebook(notebook, own, folder, on_cell))
-            results |= _by_word(summary_of(executed[-1]), notebook.partition("_")[2])
-        seconds[notebook] = [f"{monotonic() - started:.1f} s"]
-    report = data_dir / "quality" / "quality_report.json"
-    if "04_quality" in notebooks and report.exists():
-        from mart_helpers.inspect import last_verdict
-
-        results["checks"] = last_verdict(report)
-    if "01_build" in notebooks and database.exists():
-        results["mart"] = [f"{shown(database)} ({size_text(database)})"]
-    if "03_export" in notebooks:
-        results["exports"] = [folders]
-    if "04_quality" in notebooks:
-        results["quality"] = [shown(report.parent)]
-    results["executed"] = [shown(executed[0].parent)]
-    if is_paged:
-        from mart_helpers.pages import write_pages, write_report
-
-        places = (executed, data_dir / "pages", database)
-        if ctx.info_name == "report":
-            pages = [write_report(*places, report, values["show_code"])]
-        else:
-            pages = write_pages(*places, values["show_code"])
-        results["page"] = list(map(shown, pages))
-    if "dashboard" in results:  # to look at first, so it is read last
-        results["dashboard"] = results.pop("dashboard")
-    times = seconds if len(notebooks) > 1 else {}
-    rows = [
-        row for each in (times | results).items() for row in zip_longest(each[:1], each[1], fillvalue="")
-    ]
-    _say(aligned(rows, indent=""))
-
-
-def _by_word(summary: list[str], word: str) -> dict[str, list[str]]:
-    """The lines of a notebook's summary by the word at their start; `word` where there is none."""
-    lines: dict[str, list[str]] = {}
-    for line in summary:
-        start, gap, text = line.partition("  ")
-        word = start if gap and start else word
-        lines.setdefault(word, []).append(text.strip() if gap else line)
-    return lines
+            outcome.exports = list(export_folders(data_dir, values["formats"]))
+        for notebook in notebooks:
+            given = {
+                p.name: ctx.obj[p.name] for p in ctx.command.declared(notebook) if p.name in ctx.obj
+            }
+            with reported(notebook, values["verbose"]) as on_cell:
+                outcome.run(notebook, given, on_cell)
+        if is_paged:
+            outcome.write_pages(values["show_code"])
+        _say(outcome.lines())
 
 
 @contextmanager
-def _reported(notebook: str, verbose: bool = False) -> Iterator[Callable[["Progress"], None]]:
-    """Show a run on stderr: one line that follows the cells, where someone watches it on a terminal.
-
-    Where it is `verbose`, each cell that has run leaves a line.
-    """
-    live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    started = cell_started = monotonic()
-    at = ""
-
-    def say(text: str, end: str = "\n") -> None:
-        if live:
-            text = f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}"
-        with suppress(OSError):  # what is done counts, not who is told
-            print(text, end=end, file=sys.stderr, flush=True)
-
-    def follow(progress: "Progress | None") -> None:
-        nonlocal at, cell_started
-        if verbose and at:
-            say(f"{at}  {monotonic() - cell_started:.2f} s")
-        if progress:
-            at = f"{notebook}  {progress.cell}/{progress.cells}  {progress.heading}"
-            cell_started = monotonic()
-            if live:
-                say(at, end="")
-
-    outcome = "stopped after"
-    say(f"{notebook}  starting", end="" if live else "\n")
+def _notified(command: str | None, outcome: Outcome) -> Iterator[None]:
+    """Hand the outcome of the block to `command`, unless there is none or somebody interrupts."""
     try:
-        yield follow
-        outcome = "done in"
-    finally:
-        follow(None)
-        say(f"{notebook}  {outcome} {monotonic() - started:.1f} s")
+        yield
+    except Exception as error:
+        _notify(command, outcome, *_told(error))
+        raise
+    _notify(command, outcome, "", 0)
+
+
+def _notify(command: str | None, outcome: Outcome, error: str, status: int) -> None:
+    if command is None:
+        return
+    try:
+        problem = hand_on(command, outcome.summary(status, error))
+    except Exception as failure:  # what is done counts, not who is told
+        problem = f"was not called: {_told(failure)[0]}"
+    if problem:
+        _refused(f"--notify: `{command}` {problem}", status)
 
 
 HTML, SHOW_CODE, VERBOSE = (
@@ -205,6 +156,9 @@ HTML, SHOW_CODE, VERBOSE = (
         (["--show-code"], "with the code of the notebook's cells on the page"),
         (["-v", "--verbose"], "print each cell and its seconds"),
     )
+)
+NOTIFY = click.Option(
+    ["--notify"], metavar="COMMAND", help="command that gets a summary as JSON on its standard input"
 )
 
 for name, notebooks, flags, text in (
@@ -216,7 +170,7 @@ for name, notebooks, flags, text in (
     ("all", ALL, [HTML], "Build, quality, explore, export and dashboard, in this order."),
     ("report", ALL[:-1], [], "Do all of that, and write it as one page of HTML to mail."),
 ):
-    settings = {"help": text, "params": [*flags, SHOW_CODE, VERBOSE], "callback": _run_notebooks}
+    settings = {"help": text, "params": [*flags, SHOW_CODE, VERBOSE, NOTIFY], "callback": _run_notebooks}
     mart.add_command(Command(name, notebooks=notebooks, **settings))
 
 
@@ -291,7 +245,7 @@ def portfolio(out: str, inputs_dir: str, **_: object) -> None:
     """Make pictures of the mart and of what it says."""
     from mart_helpers.portfolio import make_portfolio
 
-    with _reported("portfolio"):
+    with reported("portfolio"):
         paths = make_portfolio(resolve(inputs_dir), Path(out))
     _say("\n".join(f"wrote {_typed(path)}" for path in paths))
 

@@ -277,7 +277,7 @@ def _expected(parameter: Parameter, value: object) -> str | None:
         return 'a date as yyyy-mm-dd, or "" for an open end'
     if name.endswith("_limit") and not _is_limit(value):
         return f"a size from {_LEAST_MEGABYTES}MB on, such as 4GB, or a share, such as 70%"
-    return "a path" if name.endswith(PATHS) and not _is_path(value) else None
+    return _expected_path(value) if name.endswith(PATHS) else None
 
 
 def _is_of(value: object, kind: type) -> bool:
@@ -302,16 +302,18 @@ def _is_limit(text: str) -> bool:
     return 1 <= number <= 100 if unit == "%" else number * _MEGABYTES[unit] >= _LEAST_MEGABYTES
 
 
-def _is_path(text: str) -> bool:
-    """Whether there can be such a path, be there something or not."""
+def _expected_path(text: str) -> str | None:
+    """What is expected in place of a path that cannot be; None for one that can, be it there or not."""
     try:
         text.encode()
         os.lstat(resolve(text))
-    except (ValueError, RuntimeError):  # half a character, a NUL, an unknown ~user
-        return False
+    except UnicodeEncodeError:
+        return "a path in UTF-8; rename the file or folder"
+    except (ValueError, RuntimeError):  # a NUL, an unknown ~user
+        return "a path"
     except OSError as error:
-        return error.errno != errno.ENAMETOOLONG
-    return bool(text)
+        return "a shorter path" if error.errno == errno.ENAMETOOLONG else None
+    return None if text else "a path"
 
 
 def _found(value: object, kind: type) -> str:

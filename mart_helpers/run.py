@@ -7,6 +7,7 @@ from collections import ChainMap
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -104,6 +105,20 @@ def summary_of(executed: Path) -> list[str]:
     """
     cells = [cell for cell in notebook_cells(executed) if "summary" in tags(cell)]
     return [line for cell in cells for output in cell.get("outputs", []) for line in _lines(output)]
+
+
+def table_of(executed: Path, tag: str) -> list[dict[str, str]]:
+    """The rows, as texts by column, of the first table that a cell of an executed notebook shows.
+
+    The cell is the one tagged `tag`; nothing if there is none, or if it shows no table.
+    """
+    from bs4 import BeautifulSoup
+
+    cells = [cell for cell in notebook_cells(executed) if tag in tags(cell)]
+    shown = [output.get("data", {}).get("text/html", "") for c in cells for output in c["outputs"]]
+    table = BeautifulSoup("".join(chain(*shown)), "html.parser").table
+    rows = [[each.get_text() for each in row(["th", "td"])] for row in table("tr")] if table else [[]]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
 
 
 def _lines(output: dict) -> list[str]:

@@ -146,7 +146,7 @@ def refusal(run: subprocess.CompletedProcess) -> str:
     assert run.returncode == 1, run.stderr
     assert "Traceback" not in run.stdout + run.stderr
     before, *messages = re.split(r"^mart: ", run.stderr, flags=re.MULTILINE)
-    assert re.fullmatch(r"(\d\d_\w+  (starting|(stopped after|done in) [\d.]+ s)\n)*", before)
+    assert re.fullmatch(r"(\d{4}-\d\d-\d\d [\d:]{8}  \d\d_\w+  .*\b[\d.]+ s\n)*", before)
     (message,) = messages
     return message
 
@@ -579,7 +579,7 @@ def test_an_interrupted_all_leaves_no_process_and_a_whole_mart(home: Path, tmp_p
             # a shell says 130 for both; Python ends by the signal if that came within an exec()
             assert run.wait(20) in (130, -signal.SIGINT), f"{moment}: {said.read_text()}"
         *_, stopped, last = said.read_text().splitlines()
-        assert (stopped.split()[1], last) == ("stopped", "mart: interrupted.")
+        assert (stopped.split()[3], last) == ("stopped", "mart: interrupted.")
         assert "Traceback" not in said.read_text()
         assert all_gone(home)
         assert_whole(database)

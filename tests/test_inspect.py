@@ -1,8 +1,108 @@
 """`inspect` describes any mart on the terminal."""
 
-import duckdb
+import subprocess
+import sys
+from pathlib import Path
 
+import duckdb
+import pytest
+from conftest import CHECKOUT
+
+from mart_helpers.cli import main
+from mart_helpers.errors import StateError
 from mart_helpers.inspect import describe_mart
+
+MART = """
+    create table fact_sales (sale_id varchar primary key, "net amount" decimal(18, 4));
+    comment on table fact_sales is 'one row per sale line';
+    comment on column fact_sales.sale_id is 'key of the source';
+    insert into fact_sales select range, 1 from range(1234);
+    create table build_log (
+        build_id integer, built_at timestamp,
+        rows_read bigint, rows_loaded bigint, rows_quarantined bigint
+    );
+    insert into build_log values
+        (1, '2025-01-01', 7, 7, 0), (2, '2024-05-06 07:08:09.5', 1240, 1234, 6);
+    create table quarantine (
+        table_name varchar, file varchar, line bigint, column_name varchar, reason varchar
+    );
+    insert into quarantine values
+        ('fact_sales', 'fact_sales.csv', 7, 'sale_id', 'sale_id is missing'),
+        ('fact_sales', 'fact_sales.csv', 9, 'quantity', 'quantity "two" is not a whole number'),
+        ('fact_sales', 'fact_sales.csv', 8, 'quantity', 'quantity "one" is not a whole number');
+"""
+
+
+@pytest.fixture
+def mart(tmp_path: Path) -> Path:
+    path = tmp_path / "mart.duckdb"
+    with duckdb.connect(path) as connection:
+        connection.execute(MART)
+    return path
+
+
+def test_the_last_build_and_every_table_are_shown(mart):
+    assert describe_mart(mart) == (
+        f"{mart} ({mart.stat().st_size / 1e6:.1f} MB)\n\n"
+        "last build\n"
+        "  build_id          2\n"
+        "  built_at          2024-05-06 07:08:09\n"
+        "  rows_read         1,240\n"
+        "  rows_loaded       1,234\n"
+        "  rows_quarantined  6\n\n"
+        "fact_sales: 1,234 rows. one row per sale line\n"
+        "  sale_id     varchar        key of the source\n"
+        "  net amount  decimal(18,4)\n\n"
+        "build_log: 2 rows\n"
+        "  build_id          integer\n"
+        "  built_at          timestamp\n"
+        "  rows_read         bigint\n"
+        "  rows_loaded       bigint\n"
+        "  rows_quarantined  bigint\n\n"
+        "quarantine: 3 rows\n"
+        "  table_name   varchar\n"
+        "  file         varchar\n"
+        "  line         bigint\n"
+        "  column_name  varchar\n"
+        "  reason       varchar"
+    )
+
+
+def test_where_there_is_no_mart_the_command_says_how_to_get_one(home, capsys):
+    assert main(["inspect"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "mart: There is no mart at data/mini_data_mart.duckdb yet. Run 01_build, or `mart build`.\n",
+    )
+
+
+def test_what_cannot_be_opened_as_a_mart_is_named(tmp_path, mart):
+    damaged = tmp_path / "damaged.duckdb"
+    damaged.write_bytes(mart.read_bytes()[:5000])
+    for path, message in {
+        tmp_path: "as a mart.",
+        damaged: "as a mart. Take back the one before",
+    }.items():
+        with pytest.raises(StateError, match=f"^{path} cannot be opened {message}"):
+            describe_mart(path)
+
+
+def test_a_mart_that_another_process_writes_is_not_described(mart):
+    command = [sys.executable, "-m", "mart", "inspect", "--database", mart]
+    with duckdb.connect(mart):
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "is open for writing in another program. Close it there" in done.stderr
+
+
+def test_the_command_stops_quietly_when_its_reader_does(mart):
+    with duckdb.connect(mart) as connection:
+        for number in range(40):
+            columns = ", ".join(f"{'c' * 60}_{each} integer" for each in range(40))
+            connection.execute(f"create table wide_{number} ({columns})")
+    piped = f'"{sys.executable}" -m mart inspect --database "{mart}" | head -n 1'
+    done = subprocess.run(piped, shell=True, cwd=CHECKOUT, capture_output=True, text=True)
+    assert (done.stderr, done.stdout[: len(str(mart))]) == ("", str(mart))
 
 
 def test_the_last_build_is_that_of_the_highest_number(tmp_path):

@@ -29,6 +29,7 @@ FORMS = {"text/plain", "text/html", "image/png"}
 PICTURE_METADATA = {"alt", "height", "width"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SUMMARY = {"tags": ["summary"]}
+TOLD = [SUMMARY, {"tags": ["checks"]}, {"tags": ["changes"]}]
 LONGEST_PYTHON, LONGEST_SQL, MOST_SILENT = 12, 40, 4
 SECTION = re.compile(r"^(#|###+) ", re.MULTILINE)
 
@@ -90,9 +91,9 @@ def its_last_cell_links_to_a_notebook(notebook: dict) -> Iterator[str]:
 
 @rule
 def its_cells_have_a_source_and_no_tags_of_their_own(notebook: dict) -> Iterator[str]:
-    """Tags are for the parameters, and for the summary that the command line prints at its end."""
+    """Tags are for the parameters, and for what the command line prints at its end and hands on."""
     for number, cell in enumerate(notebook["cells"]):
-        is_known = not cell["metadata"] or number == 1 or cell["metadata"] == SUMMARY
+        is_known = not cell["metadata"] or number == 1 or cell["metadata"] in TOLD
         if not source(cell).removeprefix("%%sql").strip() or not is_known:
             yield f"cell {cell['id']}"
 

@@ -1,0 +1,235 @@
+"""What a command that runs notebooks comes to: lines for people, JSON for the command of `--notify`."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import zip_longest
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from mart_helpers.parameters import shown
+from mart_helpers.texts import aligned, size_text
+
+if TYPE_CHECKING:
+    from mart_helpers.run import Progress
+
+SUMMARY_VERSION = 1
+
+NOTIFY_SECONDS = 60  # in which the command of `--notify` has to end
+
+_COUNTS = ("rows_before", "rows_after", "added", "removed", "changed")
+
+
+class Outcome:
+    """Runs the notebooks of a command, and collects what is to be told of them."""
+
+    def __init__(self, command: str, notebooks: tuple[str, ...], database: Path, data_dir: Path) -> None:
+        self.command, self.notebooks = command, notebooks
+        self.database, self.data_dir = database, data_dir
+        self.exports: list[Path] = []
+        self._report = data_dir / "quality" / "quality_report.json"
+        self._report_before = _identity(self._report)
+        self._began, self._started = datetime.now(UTC), monotonic()
+        self._folder: Path | None = None
+        self._executed: dict[str, Path] = {}
+        self._seconds: dict[str, float] = {}
+        self._pages: list[Path] = []
+
+    def run(
+        self, notebook: str, values: dict[str, object], on_cell: Callable[["Progress"], None]
+    ) -> None:
+        """Run one of the notebooks; raises as `run_notebook` and `new_run_folder` do."""
+        from mart_helpers.run import new_run_folder, run_notebook
+
+        started = monotonic()
+        try:
+            self._folder = self._folder or new_run_folder(self.data_dir / "runs", self.command)
+            self._executed[notebook] = run_notebook(notebook, values, self._folder, on_cell)
+        finally:
+            self._seconds[notebook] = monotonic() - started
+
+    def write_pages(self, show_code: bool) -> None:
+        """Write what was executed as pages: one of all for `report`, else one a notebook."""
+        from mart_helpers.pages import write_pages, write_report
+
+        places = (list(self._executed.values()), self.data_dir / "pages", self.database)
+        if self.command == "report":
+            self._pages = [write_report(*places, self._report, show_code)]
+        else:
+            self._pages = write_pages(*places, show_code)
+
+    def lines(self) -> str:
+        """Seconds, what the notebooks say of themselves, and where the results are, as aligned lines."""
+        results: dict[str, list[str]] = {}
+        if len(self.notebooks) > 1:
+            results |= {name: [f"{seconds:.1f} s"] for name, seconds in self._seconds.items()}
+        results |= self._said()
+        if "04_quality" in self._executed and self._report.exists():
+            from mart_helpers.inspect import last_verdict
+
+            results["checks"] = last_verdict(self._report)
+        if "01_build" in self._executed and self.database.exists():
+            results["mart"] = [f"{shown(self.database)} ({size_text(self.database)})"]
+        if self.exports:
+            results["exports"] = [", ".join(map(shown, self.exports))]
+        if "04_quality" in self._executed:
+            results["quality"] = [shown(self._report.parent)]
+        results["executed"] = [shown(self._folder)]
+        if self._pages:
+            results["page"] = list(map(shown, self._pages))
+        if "dashboard" in results:  # to look at first, so it is read last
+            results["dashboard"] = results.pop("dashboard")
+        rows = [
+            row for word, texts in results.items() for row in zip_longest([word], texts, fillvalue="")
+        ]
+        return aligned(rows, indent="")
+
+    def _said(self) -> dict[str, list[str]]:
+        """The lines of the notebooks' summaries by the word at their start, or the notebook's own."""
+        from mart_helpers.run import summary_of
+
+        said: dict[str, list[str]] = {}
+        for notebook, executed in self._executed.items():
+            lines: dict[str, list[str]] = {}
+            word = notebook.partition("_")[2]
+            for line in summary_of(executed):
+                start, gap, text = line.partition("  ")
+                word = start if gap and start else word
+                lines.setdefault(word, []).append(text.strip() if gap else line)
+            said |= lines
+        return said
+
+    def summary(self, exit_status: int, error: str = "") -> dict[str, object]:
+        """What `--notify` hands on, an object of version 1.
+
+        - `format_version` (1), `command`, `exit_status`; `error`: the message of a failure, or null
+        - `verdict`: `fail` if the command failed or a check of severity error did not pass, else `warn`
+          if another did not, else `pass`; null if no checks have run
+        - `headline`: the error or the verdict, in a sentence
+        - `began_at` (ISO 8601, UTC), `seconds`; `notebooks`: each with `notebook`, `result` (`done`,
+          `stopped`, `not run`) and `seconds`
+        - `build`: what `build_facts` tells of the build that this run has published, or null
+        - `changes`: the rows of *Before and after* in 01_build, one a table, money as it is shown there,
+          or null; `is_changed`: whether a row was added, removed or changed, or null
+        - `checks`: `counts` and `failures` of the quality report that this run has written, or null
+        - `database`, `executed`, `quality`, `exports` and `pages`: absolute paths of what this run has
+          written, null or an empty list if it has not
+        - `lines`: what the notebooks say of themselves, as it is printed
+        """
+        report, changes = self._new_report(), self._changes()
+        return {
+            "format_version": SUMMARY_VERSION,
+            "command": self.command,
+            "exit_status": exit_status,
+            "error": error or None,
+            **self._verdict(error, report),
+            "began_at": self._began.isoformat(timespec="seconds"),
+            "seconds": round(monotonic() - self._started, 3),
+            "notebooks": [self._step(each) for each in self.notebooks],
+            "build": self._build(),
+            "changes": changes,
+            "is_changed": changes and any(_differs(each) for each in changes),
+            "checks": report and {name: report[name] for name in ("counts", "failures")},
+            "database": str(self.database),
+            "executed": self._folder and str(self._folder),
+            "quality": report and str(self._report.parent),
+            "exports": list(map(str, self.exports if "03_export" in self._executed else [])),
+            "pages": list(map(str, [*self._pages, *self._dashboard()])),
+            "lines": [line for lines in self._said().values() for line in lines],
+        }
+
+    def _verdict(self, error: str, report: dict | None) -> dict[str, str | None]:
+        if error:
+            return {"verdict": "fail", "headline": error.splitlines()[0]}
+        if report:
+            from mart_helpers.checks import verdict
+
+            return {"verdict": report["status"], "headline": verdict(report)}
+        said = [f"{word}: {lines[0]}" for word, lines in self._said().items()]
+        return {"verdict": self._gate(), "headline": "; ".join(said) or "done"}
+
+    def _gate(self) -> str | None:
+        """The verdict of a build that was published, on the checks that it has run."""
+        from mart_helpers.checks import outcome
+
+        found = {outcome(check) for check in self._table("checks")}
+        return "warn" if found - {"pass", "skipped"} else "pass" if found else None
+
+    def _changes(self) -> list[dict[str, object]] | None:
+        rows = self._table("changes")
+        return [{name: _typed(name, text) for name, text in row.items()} for row in rows] or None
+
+    def _table(self, tag: str) -> list[dict[str, str]]:
+        """The rows that a cell of the build shows, if it was published."""
+        from mart_helpers.run import table_of
+
+        return table_of(self._executed["01_build"], tag) if "01_build" in self._executed else []
+
+    def _build(self) -> dict[str, object] | None:
+        if "01_build" not in self._executed:
+            return None
+        from mart_helpers.books import build_facts
+        from mart_helpers.session import open_published
+
+        with open_published(self.database) as connection:
+            return build_facts(connection)
+
+    def _dashboard(self) -> list[Path]:
+        page = self.data_dir / "pages" / "dashboard.html"
+        return [page] if "05_dashboard" in self._executed else []
+
+    def _new_report(self) -> dict | None:
+        if _identity(self._report) in (None, self._report_before):
+            return None
+        return json.loads(self._report.read_text(encoding="utf-8"))
+
+    def _step(self, notebook: str) -> dict[str, object]:
+        result = "done" if notebook in self._executed else "stopped"
+        seconds = self._seconds.get(notebook)
+        is_run = seconds is not None
+        return {
+            "notebook": notebook,
+            "result": result if is_run else "not run",
+            "seconds": round(seconds, 3) if is_run else None,
+        }
+
+
+def hand_on(command: str, summary: Mapping[str, object]) -> str:
+    """Hand `summary` as JSON to a shell command on its standard input; what went wrong, if anything.
+
+    What the command prints goes to standard error. It has 60 seconds, then it is killed.
+    """
+    process = subprocess.Popen(
+        command, shell=True, stdin=subprocess.PIPE, stdout=2, start_new_session=True
+    )
+    try:
+        process.communicate(json.dumps(summary, indent=2).encode(), NOTIFY_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"has not ended in {NOTIFY_SECONDS} seconds, and was stopped"
+    finally:
+        if process.poll() is None:  # it, and what it has started
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return f"ended with status {process.returncode}" if process.returncode else ""
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from the one that was there before; None if there is none."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
+
+
+def _typed(column: str, text: str) -> int | str | None:
+    """What a row of *Before and after* has in a column: its counts are numbers."""
+    return int(text.replace(",", "")) if column in _COUNTS else text or None
+
+
+def _differs(row: Mapping[str, object]) -> bool:
+    return any(row[name] for name in ("added", "removed", "changed"))
