@@ -25,7 +25,7 @@ from matplotlib.font_manager import findfont, get_font, get_font_names
 from matplotlib.ticker import MaxNLocator
 from numpy import isfinite, nanmax, nanmin, ndenumerate
 
-from mart_helpers.checks import checked_table
+from mart_helpers.verdict import checked_table
 
 # Okabe and Ito's blue and orange: told apart from each other and from the greys in every kind of
 # colour vision, and by their lightness in print.
@@ -34,7 +34,7 @@ BLUE, ORANGE, PALE = "#0072B2", "#E69F00", "#C9DCE8"
 INK, GREY, LIGHT = "#222222", "#666666", "#DDDDDD"
 _STACK, _HEAT = (BLUE, ORANGE, PALE), LinearSegmentedColormap.from_list("heat", ["#F3F8FB", BLUE])
 # Okabe and Ito's too, and told apart by their lightness alone. In the order in which they are drawn.
-_OUTCOMES = {"broken": INK, "fail": "#D55E00", "warn": ORANGE, "pass": PALE}
+_OUTCOMES = {"broken": INK, "fail": "#D55E00", "warn": ORANGE, "skipped": "#BDBDBD", "pass": PALE}
 
 # Fonts with letters that ours lacks. Those that are installed help out.
 _OTHER_FONTS = (
@@ -273,8 +273,8 @@ def draw_bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str
 def draw_checks(check_results: pd.DataFrame) -> Figure:
     """A bar a table of the rows of `run_checks`: how many of its checks passed, and how many did not.
 
-    What did not pass stands at the left, broken first, then failed, then what is only a warning. The
-    same is said in words at the end of the bar. Checks of no table in particular have the last bar.
+    What did not pass stands at the left, broken first, then failed, warned and skipped. The same is
+    said in words at the end of the bar. Checks of no table in particular have the last bar.
     """
     title = "Checks by table"
     counts = _outcomes(check_results)
@@ -353,8 +353,7 @@ def _outcomes(check_results: pd.DataFrame) -> pd.DataFrame:
     """How many checks of each table came out how: a row a table, a column an outcome that occurs."""
     names = check_results["check_name"].tolist()
     tables = [checked_table(name, names) for name in names]
-    warned = (check_results["status"] == "fail") & (check_results["severity"] == "warn")
-    counts = pd.crosstab(tables, check_results["status"].mask(warned, "warn").to_numpy())
+    counts = pd.crosstab(tables, check_results["status"].to_numpy())
     order = sorted(counts.index, key=lambda table: (table == "checks", table))
     found = counts.loc[order, [outcome for outcome in _OUTCOMES if outcome in counts]]
     return found.rename({"checks": "other checks"})

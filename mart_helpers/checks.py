@@ -1,14 +1,16 @@
 """Checks: a check is a view of bad rows in schema `checks`, its comment `severity: sentence`.
 
 Those that any mart needs are derived (`derived`), what a business knows beyond that is written in
-01_build. All are run the same way.
+01_build. All are run the same way. Two columns of a view mean something: a reason in `skipped_because`
+says that nobody asked, in a row that is none of the bad ones; `found_in_words` says what was found in
+better words than a count, the same in each row.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 import pandas as pd
@@ -25,10 +27,13 @@ from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
 from mart_helpers.tables import without_mathematics
 from mart_helpers.texts import aligned, quoted
+from mart_helpers.verdict import NOT_PASSED, RESULTS, STOPPED_BY, headline, verdict_lines
 
 SEVERITIES = ("error", "warn")
 
-_RESULT_COLUMNS = ["check_name", "severity", "status", "bad_rows", "sentence", "query"]
+_RESULT_COLUMNS = ["check_name", "severity", "status", "bad_rows", "finding", "sentence", "query"]
+
+_SKIPPED, _IN_WORDS = "skipped_because", "found_in_words"
 
 _SAMPLE_ROWS = 5
 
@@ -38,7 +43,7 @@ _SHOWN_WHOLE = 4  # of failed checks, so that a message fits on one screen
 
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 
-_NOTHING_FAILED = "Every check has passed."
+_NOTHING_FAILED = "No check has failed."
 
 
 class Failure(NamedTuple):
@@ -51,6 +56,7 @@ class Failure(NamedTuple):
     check_name: str
     severity: str
     status: str
+    finding: str
     sentence: str
     bad_rows: int | None
     sample: pd.DataFrame
@@ -58,23 +64,22 @@ class Failure(NamedTuple):
 
 
 def run_checks(session: Session, start_date: str = "", end_date: str = "") -> pd.DataFrame:
-    """Count the bad rows of every check: one row a check, failed ones first.
+    """Count the bad rows of every check: one row a check, the worst first.
 
     If a view has a `date_key` or a `sale_date`, only rows from `start_date` to `end_date` count (ISO
-    8601, both included, empty: open). Columns: check_name, severity, status (pass, fail, or broken if
-    the view itself fails), bad_rows (missing if broken), sentence, query (for all bad rows). The
-    attribute `built_at` tells of which build these results are.
+    8601, both included, empty: open). Columns: check_name, severity, status (one of
+    `verdict.RESULTS`), bad_rows (missing if broken or skipped), finding (what was found, in words;
+    missing if passed), sentence (what should hold), query (for all bad rows). The attribute `built_at`
+    tells of which build these results are.
     """
     connection = session.connection
-    checks = connection.execute(_CHECKS).fetchall()
-    columns = dict(connection.execute(_COLUMNS).fetchall()) if start_date or end_date else {}
-    queries = [_bad_rows_sql(name, columns.get(name, []), start_date, end_date) for name, _ in checks]
-    counts = _counted_at_once(connection, queries)
-    results = [
-        _result(connection, name, comment, query, count)
-        for (name, comment), query, count in zip(checks, queries, counts, strict=True)
+    views = [
+        _View.of(name, comment, columns, start_date, end_date)
+        for name, comment, columns in connection.execute(_VIEWS).fetchall()
     ]
-    results.sort(key=lambda result: (result[2], result[1], result[0]))
+    counts = _counted_at_once(connection, views)
+    results = [_result(connection, *each) for each in zip(views, counts, strict=True)]
+    results.sort(key=lambda result: (RESULTS.index(result[2]), result[1], result[0]))
     found = pd.DataFrame(results, columns=_RESULT_COLUMNS).astype({"bad_rows": "Int64"})
     found.attrs["built_at"] = build_time(connection)
     return found
@@ -98,17 +103,12 @@ def explain_failures(
     Beside surrogate keys stand the natural ones. With `inputs_dir`, rows that come from an extract name
     its file and line, as long as the file is the one that the last build read.
     """
-    return _explained(session, check_results.itertuples(), inputs_dir)
-
-
-def _explained(session: Session, results: Iterable[tuple], inputs_dir: str | None) -> Failures:
-    failed = [row for row in results if row.status != "pass"]
-    if not failed:
-        return Failures()
     natural_keys = declared_keys(session.connection)
+    failed = check_results[check_results["status"].isin(NOT_PASSED)]
+    is_counted = failed["status"] != "broken"
     samples = [
-        _sample(session.connection, row, natural_keys) if row.status == "fail" else pd.DataFrame()
-        for row in failed
+        _sample(session.connection, query, natural_keys) if counted else pd.DataFrame()
+        for query, counted in zip(failed["query"], is_counted, strict=True)
     ]
     if inputs_dir is not None:
         _add_origins(session.connection, samples, natural_keys, resolve(inputs_dir))
@@ -117,32 +117,29 @@ def _explained(session: Session, results: Iterable[tuple], inputs_dir: str | Non
             row.check_name,
             row.severity,
             row.status,
+            row.finding,
             row.sentence,
-            None if row.status == "broken" else row.bad_rows,
+            row.bad_rows if counted else None,
             sample,
             row.query,
         )
-        for row, sample in zip(failed, samples, strict=True)
+        for row, counted, sample in zip(failed.itertuples(), is_counted, samples, strict=True)
     )
 
 
 def stop_on_failures(
     session: Session, check_results: pd.DataFrame, fail_on: str, inputs_dir: str | None = None
 ) -> None:
-    """Raise CheckFailed if a check of severity `fail_on` (error, warn or never) or worse did not pass.
+    """Raise CheckFailed if a check came out as bad as `fail_on`, one of error, warn and never.
 
-    The message names each such check with its count and some of its rows.
+    A broken check counts as an error, a skipped one never stops. The message names each such check with
+    its count and some of its rows.
     """
     if fail_on == "never":
         return
-    if not len(check_results):
-        raise CheckFailed(
-            "There are no checks, so nothing vouches for the mart. Build it with 01_build."
-        )
-    counted = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
-    results = (row for row in check_results.itertuples() if row.severity in counted)
-    failed = _explained(session, results, inputs_dir)
-    if failed:
+    stopping = check_results[check_results["status"].isin(STOPPED_BY[fail_on])]
+    if len(stopping) or not len(check_results):
+        failed = explain_failures(session, stopping, inputs_dir)
         texts = [_as_text(each) for each in failed[:_SHOWN_WHOLE]]
         texts += [_headline(each) for each in failed[_SHOWN_WHOLE:]]
         if session.candidate:
@@ -150,40 +147,71 @@ def stop_on_failures(
                 "Nothing is published, the mart is as it was. "
                 f"Look closer in {shown(session.candidate)}."
             )
-        raise CheckFailed("\n".join([f"{len(failed)} of {len(check_results)} checks failed.", *texts]))
+        raise CheckFailed("\n".join([f"{headline(check_results.to_dict('records'))}.", *texts]))
 
 
-_CHECKS = """
-select view_name, coalesce(comment, '')
-from duckdb_views()
-where database_name = current_database() and schema_name = 'checks'
+_VIEWS = """
+select
+    views.view_name,
+    coalesce(any_value(views.comment), ''),
+    list(columns.column_name)
+from duckdb_views() as views
+left join duckdb_columns() as columns
+    on views.view_oid = columns.table_oid and views.database_oid = columns.database_oid
+where views.database_name = current_database() and views.schema_name = 'checks'
+group by views.view_name
 """
 
-_COLUMNS = """
-select table_name, list(column_name)
-from duckdb_columns()
-where database_name = current_database() and schema_name = 'checks'
-group by table_name
-"""
+
+class _View(NamedTuple):
+    """A check to run: the query for its bad rows, and SQL for the words it has for them."""
+
+    name: str
+    severity: str
+    sentence: str
+    query: str
+    finding: str
+    skipped: str
+
+    @classmethod
+    def of(cls, name: str, comment: str, columns: list[str], start_date: str, end_date: str) -> "_View":
+        severity, _, sentence = comment.partition(":")
+        if severity not in SEVERITIES:
+            severity, sentence = "error", comment or "has no comment of the form 'severity: sentence'"
+        view = f"checks.{name if _PLAIN_NAME.fullmatch(name) else quoted(name)}"
+        meant = [column for column in (_SKIPPED, _IN_WORDS) if column in columns]
+        kept = f"* exclude ({', '.join(meant)})" if meant else "*"
+        conditions = _within(columns, start_date, end_date)
+        conditions += [f"{_SKIPPED} is null"] if _SKIPPED in columns else []
+        rows = f"from {view}" + (f" where {' and '.join(conditions)}" if conditions else "")
+        return cls(
+            name,
+            severity,
+            sentence.strip(),
+            f"select {kept} {rows}",
+            f"(select min({_IN_WORDS}) {rows})" if _IN_WORDS in columns else "null",
+            f"(select min({_SKIPPED}) from {view})" if _SKIPPED in columns else "null",
+        )
+
+    @property
+    def count(self) -> str:
+        return f"count(*), {self.finding}, {self.skipped} from ({self.query})"
 
 
-def _bad_rows_sql(name: str, columns: list[str], start_date: str, end_date: str) -> str:
-    view = f"checks.{name if _PLAIN_NAME.fullmatch(name) else quoted(name)}"
-    return f"select * from {view}{_within(columns, start_date, end_date)}"
-
-
-def _counted_at_once(connection: duckdb.DuckDBPyConnection, queries: list[str]) -> Sequence[int | None]:
-    """The rows of each query, counted side by side; None for all where one of them fails.
+def _counted_at_once(
+    connection: duckdb.DuckDBPyConnection, views: list[_View]
+) -> Sequence[tuple | None]:
+    """The rows of each check, counted side by side, and its words; None for all where one of them fails.
 
     Within a transaction of a cell they are planned twice, by `sql`: a failure would end it by `execute`.
     """
     ask = connection.sql if _is_in_transaction(connection) else connection.execute
-    counts = [f"select {n} as n, count(*) from ({query})" for n, query in enumerate(queries)]
+    counts = [f"select {n} as n, {view.count}" for n, view in enumerate(views)]
     try:
         found = ask(" union all ".join(counts)).fetchall() if counts else []
     except duckdb.Error:
-        return [None] * len(queries)
-    return [count for _, count in sorted(found)]
+        return [None] * len(views)
+    return [count for _, *count in sorted(found)]
 
 
 def _is_in_transaction(connection: duckdb.DuckDBPyConnection) -> bool:
@@ -192,38 +220,43 @@ def _is_in_transaction(connection: duckdb.DuckDBPyConnection) -> bool:
     return first == second
 
 
-def _result(
-    connection: duckdb.DuckDBPyConnection, name: str, comment: str, query: str, bad_rows: int | None
-) -> tuple:
-    severity, _, sentence = comment.partition(":")
-    if severity not in SEVERITIES:
-        severity, sentence = "error", comment or "has no comment of the form 'severity: sentence'"
+def _result(connection: duckdb.DuckDBPyConnection, view: _View, count: tuple | None) -> tuple:
+    """The row of a check in the results."""
     try:
-        if bad_rows is None:
-            ((bad_rows,),) = connection.sql(f"select count(*) from ({query})").fetchall()
+        bad_rows, finding, skipped = count or connection.sql(f"select {view.count}").fetchall()[0]
         if bad_rows:  # counting reads no columns, and one of them may be what fails
-            connection.execute(f"select count(hash(bad)) from ({query}) as bad").fetchall()
+            connection.execute(f"select count(hash(bad)) from ({view.query}) as bad").fetchall()
     except duckdb.Error as error:
-        return name, severity, "broken", None, str(error).splitlines()[0], query
-    return name, severity, "fail" if bad_rows else "pass", bad_rows, sentence.strip(), query
+        status, bad_rows = "broken", None
+        finding = f"{view.name} cannot run: {str(error).splitlines()[0]}"
+    else:
+        if bad_rows:
+            status = "warn" if view.severity == "warn" else "fail"
+            rows = "row" if bad_rows == 1 else "rows"
+            finding = finding or f"{view.name} has {bad_rows:,} bad {rows}"
+        elif skipped is not None:
+            status, bad_rows, finding = "skipped", None, f"{view.name}, because {skipped}"
+        else:
+            status, finding = "pass", None
+    return view.name, view.severity, status, bad_rows, finding, view.sentence, view.query
 
 
-def _within(columns: list[str], start_date: str, end_date: str) -> str:
-    """The `where` that keeps to the days, as far as rows with these columns belong to days."""
+def _within(columns: list[str], start_date: str, end_date: str) -> list[str]:
+    """The conditions that keep to the days, as far as rows with these columns belong to days."""
     conditions = []
     for day, sign in ((start_date, ">="), (end_date, "<=")):
         if day and "sale_date" in columns:
             conditions.append(f"sale_date {sign} date '{day}'")
         elif day and "date_key" in columns:
             conditions.append(f"date_key {sign} {day.replace('-', '')}")
-    return f" where {' and '.join(conditions)}" if conditions else ""
+    return conditions
 
 
 def _sample(
-    connection: duckdb.DuckDBPyConnection, row: tuple, natural_keys: dict[str, str]
+    connection: duckdb.DuckDBPyConnection, query: str, natural_keys: dict[str, str]
 ) -> pd.DataFrame:
     """The first bad rows of a check, the natural keys of what they point to in front."""
-    columns = connection.sql(row.query).columns
+    columns = connection.sql(query).columns
     references = references_in(columns, star_columns(connection))
     ids, joins = [], []
     for number, (column, dimension) in enumerate(references.items()):
@@ -236,7 +269,7 @@ def _sample(
                 f"on bad.{quoted(column)} = d{number}.{quoted(surrogate)}"
             )
     return connection.execute(
-        f"select {''.join(ids)}bad.* from ({row.query}) as bad {' '.join(joins)} "
+        f"select {''.join(ids)}bad.* from ({query}) as bad {' '.join(joins)} "
         f"order by all limit {_SAMPLE_ROWS}"
     ).df()
 
@@ -263,10 +296,8 @@ def _add_origins(
 
 
 def _headline(failure: Failure) -> str:
-    name = f"{failure.check_name} ({failure.severity})"
-    if failure.bad_rows is None:
-        return f"{name} cannot run: {failure.sentence}"
-    return f"{name}: {failure.bad_rows:,} bad. Expected: {failure.sentence}"
+    expected = "" if failure.status == "broken" else f". Expected: {failure.sentence}"
+    return f"{failure.status}: {failure.finding}{expected}"
 
 
 def _as_text(failure: Failure) -> str:
@@ -286,56 +317,8 @@ def _as_html(failure: Failure) -> str:
     return without_mathematics(f"{headline}{table}{all_of_them}")
 
 
-def checked_table(check_name: str, check_names: Collection[str]) -> str:
-    """The table that a check is about, `checks` where it is about none in particular.
-
-    A table has a check `<table>_has_rows`, and the names of its checks begin with its own.
-    """
-    tables = (name.removesuffix("_has_rows") for name in check_names if name.endswith("_has_rows"))
-    found = [table for table in tables if check_name.startswith(f"{table}_")]
-    return max(found, key=len, default="checks")
-
-
-def verdict(report: Mapping[str, object]) -> str:
-    """What a quality report says of its checks and of the quarantine, in a sentence."""
-    checks, passed = report["counts"]["checks"], report["counts"]["pass"]
-    if not checks:
-        return "There are no checks, so nothing vouches for the mart."
-    said = f"All {checks:,} checks passed"
-    if passed < checks:
-        said = f"{checks - passed:,} of {checks:,} checks did not pass"
-    aside = report["rows_quarantined"]
-    return f"{said}; {_counted(aside, 'row')} in quarantine." if aside else f"{said}."
-
-
-def outcome(check: Mapping[str, object]) -> str:
-    """One word for a check: pass, warn or fail by its severity, or broken."""
-    is_warning = check["status"] == "fail" and check["severity"] == "warn"
-    return "warn" if is_warning else str(check["status"])
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number:,} {word} is" if number == 1 else f"{number:,} {word}s are"
-
-
-_MOST_NAMED = 20
-
-
-def verdict_of(checks: Iterable[Any]) -> list[str]:
-    """How many of the results of `run_checks` passed, and a line for each that did not."""
-    checks = list(checks)
-    bad = [each for each in checks if each.status != "pass"]
-    lines = [
-        f"{each.severity}: {each.check_name}, "
-        + ("cannot run" if each.status == "broken" else f"{each.bad_rows:,} bad")
-        for each in bad[:_MOST_NAMED]
-    ]
-    more = [f"and {len(bad) - _MOST_NAMED} more"] if len(bad) > _MOST_NAMED else []
-    return [f"{len(checks) - len(bad)} of {len(checks)} passed", *lines, *more]
-
-
 def build_summary(session: Session, check_results: pd.DataFrame) -> str:
     """What a build did with its rows, and which checks did not pass, as aligned lines of text."""
-    rows, checks = account_of(session.connection), verdict_of(check_results.itertuples())
+    rows, checks = account_of(session.connection), verdict_lines(check_results.to_dict("records"))
     words = ["rows", *[""] * (len(rows) - 1), "checks", *[""] * (len(checks) - 1)]
     return aligned(list(zip(words, [*rows, *checks], strict=True)), indent="")

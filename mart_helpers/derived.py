@@ -21,7 +21,7 @@ from mart_helpers.contract import (
     surrogate_key,
 )
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
-from mart_helpers.texts import quoted
+from mart_helpers.texts import literal, quoted
 
 
 class Check(NamedTuple):
@@ -30,11 +30,12 @@ class Check(NamedTuple):
     name: str
     query: str
     sentence: str
+    severity: str = "error"
 
 
 @in_words()
 def derive_checks(session: Session) -> None:
-    """Create a view in schema `checks` for each check that any mart needs, all of severity error.
+    """Create a view in schema `checks` for each check that any mart needs.
 
     Raises QueryError if the session only reads.
     """
@@ -42,9 +43,9 @@ def derive_checks(session: Session) -> None:
     connection.execute("create schema if not exists checks")
     for check in [*_structural_checks(connection), *_checks_of_books(connection)]:
         view = f"checks.{quoted(check.name)}"
-        sentence = check.sentence.replace("'", "''")
         connection.execute(f"create or replace view {view} as {check.query}")
-        connection.execute(f"comment on view {view} is 'error: {sentence}'")
+        comment = literal(f"{check.severity}: {check.sentence}")
+        connection.execute(f"comment on view {view} is {comment}")
 
 
 def _structural_checks(connection: DuckDBPyConnection) -> Iterator[Check]:
@@ -132,6 +133,12 @@ def _checks_of_books(connection: DuckDBPyConnection) -> Iterator[Check]:
         return
     star = star_types(connection)
     for name in declared_tables(connection):
+        yield Check(
+            f"{name}_has_no_row_in_quarantine",
+            _IN_QUARANTINE.format(table=literal(name)),
+            f"no row of {name} is in quarantine",
+            "warn",
+        )
         if name in star:
             table = read_contract(connection, name)
             yield _rows_check(table)
@@ -211,6 +218,32 @@ from duckdb_functions()
 where database_name = current_database() and schema_name = 'main' and function_type = 'macro'
 """
 
+_IN_QUARANTINE = f"""
+with set_aside as (
+    select file, line, string_agg(reason, '; ' order by reason) as reasons
+    from quarantine
+    where table_name = {{table}}
+    group by file, line
+),
+read as (
+    select sum(rows_read) as rows
+    from build_inputs
+    where table_name = {{table}} and build_id = (select max(build_id) from {BUILD_LOG})
+)
+select
+    set_aside.*,
+    format(
+        '{{{{:,}}}} {{{{}}}} ({{{{:.1f}}}} %) of {{{{}}}} {{{{}}}} in quarantine',
+        count(*) over (),
+        if(count(*) over () = 1, 'row', 'rows'),
+        100 * count(*) over () / read.rows,
+        {{table}},
+        if(count(*) over () = 1, 'is', 'are')
+    ) as found_in_words
+from set_aside
+cross join read
+"""
+
 _NOT_IN_QUARANTINE = f"""
 with set_aside as (
     select table_name, file, count(distinct line) as rows_in_quarantine
@@ -258,14 +291,16 @@ compared as (
     inner join builds as earlier
         on this_build.stage = earlier.stage and this_build.build_id > earlier.build_id
 )
-select what, usual, found, tolerance
+select
+    what,
+    usual,
+    found,
+    tolerance,
+    if(earlier_builds < 5, 'fewer than 5 builds came before', null) as skipped_because
 from compared
 where
-    earlier_builds >= 5
-    and usual is not null
-    and (
-        found is null
-        or found <= usual * (1 - tolerance)
-        or (not drops_only and found >= usual * (1 + tolerance))
-    )
+    earlier_builds < 5
+    or found is null and usual is not null
+    or found <= usual * (1 - tolerance)
+    or (not drops_only and found >= usual * (1 + tolerance))
 """

@@ -3,14 +3,13 @@
 import json
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import duckdb
 
-from mart_helpers.checks import verdict_of
 from mart_helpers.parameters import shown
 from mart_helpers.session import BUILD_LOG, open_published, unreadable
 from mart_helpers.texts import aligned, one_line, quoted, size_text
+from mart_helpers.verdict import verdict_lines
 
 
 def describe_mart(database: Path) -> str:
@@ -28,9 +27,8 @@ def describe_mart(database: Path) -> str:
 
 
 def last_verdict(report: Path) -> list[str]:
-    """What `verdict_of` tells of the checks in a quality report."""
-    checks = json.loads(report.read_text(encoding="utf-8"))["checks"]
-    return verdict_of(SimpleNamespace(**each) for each in checks)
+    """What `verdict_lines` tells of the checks in a quality report."""
+    return verdict_lines(json.loads(report.read_text(encoding="utf-8"))["checks"])
 
 
 def _newest_build(connection: duckdb.DuckDBPyConnection) -> list[str]:

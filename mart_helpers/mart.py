@@ -44,6 +44,7 @@ from mart_helpers.session import (
 )
 from mart_helpers.tables import show_frames
 from mart_helpers.texts import literal
+from mart_helpers.verdict import STOPPED_BY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,8 +106,8 @@ def publish(session: Session, check_results: "pd.DataFrame", keep_previous: int 
     """Replace the published mart by the candidate in one step, and keep the newest `keep_previous`.
 
     `check_results` are what `run_checks` found in this candidate. The session then reads the published
-    mart. Raises StateError, with the published mart as it was, if a check of severity error did not
-    pass or has not run, another build has begun meanwhile, or the file cannot be replaced.
+    mart. Raises StateError, with the published mart as it was, if a check has failed, is broken or has
+    not run, another build has begun meanwhile, or the file cannot be replaced.
     """
     database, candidate = session.database, candidate_path(session.database)
     _take_up(session)
@@ -169,8 +170,8 @@ def _refuse_unchecked(session: Session, check_results: "pd.DataFrame") -> None:
         raise StateError(
             f"{nothing} the check {not_run[0]} has not run. Run the cell with `run_checks` again."
         )
-    of_errors = check_results["severity"] == "error"
-    failed = check_results.loc[of_errors & (check_results["status"] != "pass"), "check_name"]
+    stopping = check_results["status"].isin(STOPPED_BY["error"])
+    failed = check_results.loc[stopping, "check_name"]
     if len(failed):
         raise StateError(
             f"{nothing} the checks have failed: {', '.join(failed)}. Mend the inputs or the notebook, "

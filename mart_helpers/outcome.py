@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mart_helpers.parameters import shown
 from mart_helpers.texts import aligned, size_text
+from mart_helpers.verdict import overall
 
 if TYPE_CHECKING:
     from mart_helpers.run import Progress
@@ -108,8 +109,8 @@ class Outcome:
         """What `--notify` hands on, an object of version 1.
 
         - `format_version` (1), `command`, `exit_status`; `error`: the message of a failure, or null
-        - `verdict`: `fail` if the command failed or a check of severity error did not pass, else `warn`
-          if another did not, else `pass`; null if no checks have run
+        - `verdict`: `fail` if the command failed or a check has failed or is broken, else `warn` if one
+          warns, else `pass`; null if no checks have run
         - `headline`: the error or the verdict, in a sentence
         - `began_at` (ISO 8601, UTC), `seconds`; `notebooks`: each with `notebook`, `result` (`done`,
           `stopped`, `not run`) and `seconds`
@@ -147,18 +148,14 @@ class Outcome:
         if error:
             return {"verdict": "fail", "headline": error.splitlines()[0]}
         if report:
-            from mart_helpers.checks import verdict
-
-            return {"verdict": report["status"], "headline": verdict(report)}
+            return {"verdict": report["status"], "headline": report["headline"]}
         said = [f"{word}: {lines[0]}" for word, lines in self._said().items()]
         return {"verdict": self._gate(), "headline": "; ".join(said) or "done"}
 
     def _gate(self) -> str | None:
         """The verdict of a build that was published, on the checks that it has run."""
-        from mart_helpers.checks import outcome
-
-        found = {outcome(check) for check in self._table("checks")}
-        return "warn" if found - {"pass", "skipped"} else "pass" if found else None
+        found = [check["status"] for check in self._table("checks")]
+        return overall(found) if found else None
 
     def _changes(self) -> list[dict[str, object]] | None:
         rows = self._table("changes")

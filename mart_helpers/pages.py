@@ -18,7 +18,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mart_helpers.books import build_facts as last_build
-from mart_helpers.checks import verdict
 from mart_helpers.files import whole_files
 from mart_helpers.parameters import PATHS, home, notebook_parameters
 from mart_helpers.session import open_published
@@ -31,7 +30,7 @@ REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
 
 # A word and a mark beside each colour, so that none has to be told by the colour.
-_MARKS = {"pass": "✓", "warn": "▲", "fail": "✗", "broken": "✗"}
+_MARKS = {"pass": "✓", "skipped": "–", "warn": "▲", "fail": "✗", "broken": "✗"}
 
 # What neither XML 1.0 (section 2.2) nor HTML lets stand in a text, however it is escaped.
 _FORBIDDEN = re.compile(
@@ -99,7 +98,7 @@ def write_report(
         "Report on the data mart",
         dict(ChainMap(*(chapter.given for chapter in reversed(chapters)), build_figures(build))),
         status=quality["status"],
-        verdict=verdict(quality),
+        verdict=f"{quality['headline']}.",
         chapters=chapters,
     )
     _write([folder / REPORT], [text])

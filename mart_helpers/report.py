@@ -20,18 +20,19 @@ from markupsafe import Markup
 
 from mart_helpers.books import build_facts as last_build
 from mart_helpers.charts import draw_checks
-from mart_helpers.checks import SEVERITIES, Failure, checked_table, outcome, verdict
+from mart_helpers.checks import SEVERITIES, Failure
 from mart_helpers.errors import QueryError, StateError, UsageError
 from mart_helpers.files import sole_writer, whole_files
 from mart_helpers.pages import build_figures, cell_text, printable, render_page
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
 from mart_helpers.texts import quoted
+from mart_helpers.verdict import RESULTS, checked_table, headline, overall
 
 if TYPE_CHECKING:
     from mart_helpers.charts import Chart
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 
 REPORT, HISTORY, VIOLATIONS = "quality_report.json", "history.csv", "violations"
 
@@ -39,8 +40,6 @@ REPORT, HISTORY, VIOLATIONS = "quality_report.json", "history.csv", "violations"
 REPORTS = (HISTORY, "junit.xml", "quality_report.csv", "quality_report.html", REPORT)
 
 _HISTORY_COLUMNS = ["build_id", "built_at", "check_name", "severity", "status", "bad_rows"]
-
-_STATUSES = ("pass", "fail", "broken")
 
 _FETCHED_ROWS = 10_000
 
@@ -75,18 +74,19 @@ def write_quality_report(
 ) -> dict[str, object]:
     """Write the report in `<data_dir>/quality`, each file whole or not at all; the report itself.
 
-    Version 2 of `quality_report.json` is an object with
+    Version 3 of `quality_report.json` is an object with
 
-    - `format_version` (2), `mart` (its file's name), `start_date` and `end_date` of the `days` that were
+    - `format_version` (3), `mart` (its file's name), `start_date` and `end_date` of the `days` that were
       checked (null: open), `build_id` and `built_at` of the last build (ISO 8601, UTC), and its
       `rows_loaded`, `rows_quarantined`, `revenue_loaded`, `revenue_quarantined` (money is text with all
       its decimals); null is what the log of the builds does not have
-    - `status`: `fail` where a check of severity error did not pass or there is no check at all, else
-      `warn` where one of severity warn did not pass, else `pass`
-    - `counts`: how many `checks` there are, how many `pass`, `fail`, and are `broken`
-    - `checks`: `check_results`, a broken check with `bad_rows` null, as nobody could count
-    - `failures`: those that did not pass, each with check_name, severity, status, sentence, bad_rows, a
-      `sample` of its bad rows, the `query` for all, and `violations`, the file they are in, or null
+    - `status`: `fail` if a check has failed or is broken, or there is none, else `warn` if one warns,
+      else `pass`; `headline`, what the checks come to in a sentence, the worst first
+    - `counts`: how many `checks` there are, and how many are `broken`, `fail`, `warn`, `skipped`, `pass`
+    - `checks`: `check_results`; `bad_rows` of a broken or skipped check is null, as nobody counted
+    - `failures`: those that did not pass, each with check_name, severity, status, finding, sentence,
+      bad_rows, a `sample` of its bad rows, the `query` for all, and `violations`, the file they are in,
+      or null
     - `max_violations`: how many rows such a file has at most
     - `row_counts`, `inputs` and `quarantine`: the rows of the other frames, fields as their columns
 
@@ -107,18 +107,16 @@ def write_quality_report(
         raise UsageError(f"max_violations: found {max_violations}, expected 0 or more.")
     listed = {f"{VIOLATIONS}/{_file_name(each.check_name)}": each for each in failures if each.bad_rows}
     listed = listed if max_violations else {}
-    checks = check_results.assign(
-        bad_rows=check_results["bad_rows"].astype("Int64").mask(check_results["status"] == "broken")
-    )
     report = {
         "format_version": REPORT_VERSION,
         "mart": session.database.name,
         "start_date": days[0] or None,
         "end_date": days[1] or None,
         **last_build(session.connection),
-        "status": _status(checks),
-        "counts": _counts(checks),
-        "checks": _records(checks),
+        "status": overall(check_results["status"]),
+        "headline": headline(check_results.to_dict("records")),
+        "counts": _counts(check_results),
+        "checks": _records(check_results),
         "failures": [_failure(each, listed) for each in failures],
         "max_violations": max_violations,
         "row_counts": _records(row_counts),
@@ -130,7 +128,7 @@ def write_quality_report(
         documents = {
             HISTORY: _history(folder / HISTORY, report),
             "junit.xml": junit_xml(report),
-            "quality_report.csv": checks.to_csv(index=False, lineterminator="\n"),
+            "quality_report.csv": check_results.to_csv(index=False, lineterminator="\n"),
             "quality_report.html": report_page(report, draw_checks(check_results)),
             REPORT: json.dumps(report, indent=2, ensure_ascii=False) + "\n",
         }
@@ -157,16 +155,9 @@ def violations_in(folder: Path) -> set[str]:
         return set()
 
 
-def _status(checks: pd.DataFrame) -> str:
-    not_passed = set(checks.loc[checks["status"] != "pass", "severity"])
-    if "error" in not_passed or checks.empty:
-        return "fail"
-    return "warn" if not_passed else "pass"
-
-
 def _counts(checks: pd.DataFrame) -> dict[str, int]:
     by_status = checks["status"].value_counts()
-    return {"checks": len(checks)} | {status: int(by_status.get(status, 0)) for status in _STATUSES}
+    return {"checks": len(checks)} | {status: int(by_status.get(status, 0)) for status in RESULTS}
 
 
 def _failure(failure: Failure, listed: dict[str, Failure]) -> dict[str, object]:
@@ -174,6 +165,7 @@ def _failure(failure: Failure, listed: dict[str, Failure]) -> dict[str, object]:
         "check_name": failure.check_name,
         "severity": failure.severity,
         "status": failure.status,
+        "finding": failure.finding,
         "sentence": failure.sentence,
         "bad_rows": None if failure.bad_rows is None else int(failure.bad_rows),
         "sample": _records(failure.sample),
@@ -250,11 +242,10 @@ def _earlier(path: Path) -> pd.DataFrame:
         raise _no_history(path, f"it begins with {','.join(rows)[:80]}")
     if not text.endswith("\n"):
         raise _no_history(path, "its last line has no end")
-    is_counted = rows["bad_rows"].str.isdecimal() | (rows["status"] == "broken") & (
-        rows["bad_rows"] == ""
-    )
+    is_uncounted = rows["status"].isin(["broken", "skipped"]) & (rows["bad_rows"] == "")
+    is_counted = rows["bad_rows"].str.isdecimal() | is_uncounted
     is_right = rows["build_id"].str.isdecimal() & rows["severity"].isin(SEVERITIES) & is_counted
-    wrong = rows[~(is_right & rows["status"].isin(_STATUSES))]
+    wrong = rows[~(is_right & rows["status"].isin(RESULTS))]
     if len(wrong):
         raise _no_history(path, f"it has the row {','.join(wrong.iloc[0])[:80]}")
     return rows
@@ -273,12 +264,12 @@ _LONGEST_CELL = 40
 def junit_xml(report: Mapping[str, object]) -> str:
     """One `testsuite`, one `testcase` a check, for a report as `write_quality_report` gives it.
 
-    The class of a test is the table that the check is about, or `checks`. A check of severity error
-    that failed is a `failure`, a broken one of any severity an `error`; each has the sentence and the
-    count as its message, some bad rows and the query for all of them as its body. One of severity warn
-    that failed is `skipped`, with the same message and body: such a test is shown with its words, and
-    turns no build red. The time is that of the build of the mart, no test has a duration: the same
-    report is the same XML.
+    The class of a test is the table that the check is about, or `checks`. A check that failed is a
+    `failure`, a broken one an `error`; each has the finding and the sentence as its message, some bad
+    rows and the query for all of them as its body. A warning is `skipped`, with the same message and
+    body: such a test is shown with its words, and turns no build red. So is a skipped check, with its
+    reason. The time is that of the build of the mart, no test has a duration: the same report is the
+    same XML.
 
     Valid by the schemas of the Ant task (windyroad/JUnit-Schema) and of Jenkins (xunit-plugin,
     `junit-10.xsd`), save for a mart without any build, which has no time. Characters that XML forbids
@@ -305,19 +296,19 @@ def junit_xml(report: Mapping[str, object]) -> str:
 
 
 def _result(failure: Mapping[str, object]) -> FinalResult:
-    kind = {"fail": junitparser.Failure, "broken": junitparser.Error, "warn": junitparser.Skipped}
+    kind = {"fail": junitparser.Failure, "broken": junitparser.Error}
     message = printable(_message(failure))
-    # the schema of the Ant task knows no type of a skipped test
-    result = kind[outcome(failure)](message, None if outcome(failure) == "warn" else failure["severity"])
-    result.text = printable(f"{message}\n{_sample(failure)}{failure.get('query', '')}")
+    if failure["status"] in kind:
+        result = kind[failure["status"]](message, failure["severity"])
+    else:  # the schema of the Ant task knows no type of a skipped test
+        result = junitparser.Skipped(message)
+    result.text = printable(f"{message}\n{_sample(failure)}{failure['query']}")
     return result
 
 
 def _message(failure: Mapping[str, object]) -> str:
-    if failure["status"] == "broken":
-        return f"cannot run: {failure['sentence']}"
-    count = failure["bad_rows"]
-    return f"{count:,} bad {'row' if count == 1 else 'rows'}. Expected: {failure['sentence']}"
+    expected = f". Expected: {failure['sentence']}" if failure["status"] in ("fail", "warn") else ""
+    return f"{failure['status']}: {failure['finding']}{expected}"
 
 
 def _sample(failure: Mapping[str, object]) -> str:
@@ -337,9 +328,8 @@ def report_page(report: Mapping[str, object], chart: "Chart") -> str:
         "Quality of the data mart",
         build_figures(report) | days,
         status=report["status"],
-        verdict=verdict(report),
+        verdict=f"{report['headline']}.",
         report=report,
-        outcome=outcome,
         side=_side,
         chart=chart,
         picture=b64encode(chart.png).decode("ascii"),

@@ -26,7 +26,7 @@ from mart_helpers.charts import (
     draw_stacks,
     style,
 )
-from mart_helpers.checks import checked_table
+from mart_helpers.verdict import checked_table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -55,10 +55,11 @@ STACKS = ("month", ["revenue"], "Revenue", "revenue")
 MIXED = checks(
     ("fact_sales_has_rows", "error", "pass"),
     ("fact_sales_sale_id_is_unique", "error", "fail"),
-    ("fact_sales_is_recent", "warn", "fail"),
+    ("fact_sales_is_recent", "warn", "warn"),
     ("dim_product_has_rows", "error", "pass"),
     ("dim_product_product_id_is_unique", "error", "pass"),
     ("few_returns", "warn", "broken"),
+    ("last_sale_is_recent", "warn", "skipped"),
 )
 
 
@@ -292,13 +293,13 @@ def test_a_bar_a_table_says_in_words_how_its_checks_came_out() -> None:
     assert dict(zip(tables, words, strict=True)) == {
         "dim_product": "2 pass",
         "fact_sales": "1 fail, 1 warn, 1 pass",
-        "other checks": "1 broken",
+        "other checks": "1 broken, 1 skipped",
     }
     longest = dict(sorted((round(bar.get_y() + 0.35), bar.get_corners()[2][0]) for bar in axes.patches))
-    assert longest == {0: 2, 1: 3, 2: 1}
+    assert longest == {0: 2, 1: 3, 2: 2}
     colours = {bar.get_facecolor() for bar in axes.patches}
     lightness = sorted(0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue, _ in colours)
-    assert len(lightness) == 4
+    assert len(lightness) == 5
     assert all(lighter - darker > 0.1 for darker, lighter in pairwise(lightness))
     assert_is_whole(figure)
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 import pytest
-from checked_marts import BREAKS, RETURNS, MakeMart, made_of
+from checked_marts import BREAKS, RETURNS, MakeMart, custom_check, made_of
 from conftest import sql_of
 
 from mart_helpers.checks import explain_failures, run_checks, stop_on_failures
 from mart_helpers.derived import derive_checks
 from mart_helpers.errors import CheckFailed
 from mart_helpers.session import Session, current_database, has_table, open_published
+from mart_helpers.verdict import NOT_PASSED, headline, overall, verdict_lines
 
 STAR = """
 create schema contract;
@@ -63,7 +64,7 @@ def with_fault(sample_mart: Path, tmp_path: Path) -> Iterator[Callable[[str], Se
 
 
 def failed(results: pd.DataFrame) -> dict[str, int]:
-    bad = results[results["status"] != "pass"]
+    bad = results[results["status"].isin(NOT_PASSED)]
     return dict(zip(bad["check_name"], bad["bad_rows"], strict=True))
 
 
@@ -138,7 +139,8 @@ def test_checks_may_be_derived_within_a_transaction(candidate: Session, end: str
     derive_checks(candidate)
     assert not has_table(candidate.connection, "published", "nothing")
     candidate.execute(end)
-    assert len(run_checks(candidate)) == (5 if end == "commit" else 0)
+    names = run_checks(candidate)["check_name"]
+    assert names.str.startswith("dim_thing").sum() == (3 if end == "commit" else 0)
 
 
 def test_names_that_sql_would_have_to_quote_are_checked_too(candidate: Session) -> None:
@@ -198,6 +200,7 @@ ALSO = {
     "dim_date_has_no_gap": {ROWS, AMOUNTS},
     "no_sale_in_the_future": {"dim_date_has_no_gap", "no_long_gap_without_sales"},
     "no_long_gap_without_sales": {ROWS, AMOUNTS},
+    "quarantine_has_every_rejected_row": {"dim_product_has_no_row_in_quarantine"},
     "no_discount_without_customer": {AMOUNTS},
     "unit_price_is_near_list_price": {AMOUNTS},
 }
@@ -206,7 +209,7 @@ ALSO = {
 def test_the_sample_passes_every_check(with_fault):
     results = run_checks(with_fault("select 1"))
     assert failed(results) == {}
-    assert len(results) == 39
+    assert len(results) == 42
     assert set(FAULTS) < set(results["check_name"])
 
 
@@ -233,10 +236,11 @@ def test_a_dimension_that_lost_or_gained_a_member_fails(with_fault):
 
 def test_the_last_sale_has_to_be_recent_if_a_day_is_named(with_fault):
     session = with_fault("select 1")
-    for as_of_date, failures in (("2025-01-07", {}), ("2025-01-08", {"last_sale_is_recent": 1})):
-        session.connection.execute(f"set variable as_of_date = date '{as_of_date}'")
-        session.connection.execute("set variable max_age_days = 7")
-        assert failed(run_checks(session)) == failures
+    session.connection.execute("set variable max_age_days = 7")
+    for day, status in (("null", "skipped"), ("'2025-01-07'", "pass"), ("'2025-01-08'", "warn")):
+        session.connection.execute(f"set variable as_of_date = {day}::date")
+        results = run_checks(session).set_index("check_name")
+        assert results.loc["last_sale_is_recent", "status"] == status
 
 
 def test_a_sale_is_in_the_future_by_the_day_asked_for_or_else_by_the_local_day(with_fault):
@@ -273,39 +277,40 @@ def earlier_builds(rows: list[int], stage: int = 3) -> str:
 
 
 @pytest.mark.parametrize(
-    ("words", "log", "is_refused"),
+    ("words", "log", "status"),
     [
-        ("almost half as much is within the tolerance", earlier_builds([4071] * 5), False),
-        ("half as much is not", earlier_builds([4072] * 5), True),
-        ("half as much again is not", earlier_builds([1357] * 5), True),
-        ("one odd build does not move the median", earlier_builds([2036, 2036, 9, 2036, 9**9]), False),
-        ("four earlier builds are too few", earlier_builds([9000] * 4), False),
-        ("builds of another stage do not count", earlier_builds([9000] * 9, stage=1), False),
+        ("almost half as much is within the tolerance", earlier_builds([4071] * 5), "pass"),
+        ("half as much is not", earlier_builds([4072] * 5), "fail"),
+        ("half as much again is not", earlier_builds([1357] * 5), "fail"),
+        ("one odd build does not move the median", earlier_builds([2036, 2036, 9, 2036, 9**9]), "pass"),
+        ("four earlier builds are too few", earlier_builds([9000] * 4), "skipped"),
+        ("builds of another stage do not count", earlier_builds([9000] * 9, stage=1), "skipped"),
         (
             "rises are let pass by choice",
             earlier_builds([1357] * 5) + "; update build_log set drops_only = true",
-            False,
+            "pass",
         ),
         (
             "falls are not",
             earlier_builds([4072] * 5) + "; update build_log set drops_only = true",
-            True,
+            "fail",
         ),
         (
             "the tolerance is that of the build",
             earlier_builds([4072] * 5) + "; update build_log set volume_tolerance = 0.6",
-            False,
+            "pass",
         ),
         (
             "a build that was not measured is not near",
             earlier_builds([2036] * 5) + f"; update build_log set revenue_loaded = null {LATEST}",
-            True,
+            "fail",
         ),
     ],
 )
-def test_a_build_is_measured_by_earlier_ones(with_fault, words, log, is_refused):
-    found = failed(run_checks(with_fault(log)))
-    assert found == ({"build_is_near_earlier_builds": 1} if is_refused else {})
+def test_a_build_is_measured_by_earlier_ones(with_fault, words, log, status):
+    results = run_checks(with_fault(log)).set_index("check_name")
+    assert results.loc["build_is_near_earlier_builds", "status"] == status
+    assert set(failed(results.reset_index())) <= {"build_is_near_earlier_builds"}
 
 
 # What is said of them
@@ -358,7 +363,7 @@ def test_fail_on_says_from_which_severity_on_a_run_stops(
     results = run_checks(mart)
     for fail_on, is_stopped in stops.items():
         if is_stopped:
-            with pytest.raises(CheckFailed, match=r"^1 of 1[23] checks failed"):
+            with pytest.raises(CheckFailed, match=r"^1 (error|warning): .*; 1[12] passed"):
                 stop_on_failures(mart, results, fail_on)
         else:
             stop_on_failures(mart, results, fail_on)
@@ -373,9 +378,9 @@ def test_the_message_names_check_count_and_rows_and_fits_on_one_screen(with_faul
         stop_on_failures(session, run_checks(session), "warn")
     message = str(stop.value)
     assert message.startswith(
-        "7 of 39 checks failed.\nfact_sales_customer_key_is_in_dim_customer (error): "
+        "7 errors: fact_sales_customer_key_is_in_dim_customer has 2,000 bad rows and 6 more; "
     )
-    assert "2,000 bad. Expected: every customer_key of fact_sales is in dim_customer" in message
+    assert "2,000 bad rows. Expected: every customer_key of fact_sales is in dim_customer" in message
     assert "4711" in message
     assert len(message.splitlines()) < 45
 
@@ -383,9 +388,13 @@ def test_the_message_names_check_count_and_rows_and_fits_on_one_screen(with_faul
 def test_a_check_that_cannot_run_is_broken_and_never_a_pass(make_mart: MakeMart) -> None:
     mart = make_mart(BREAKS)
     results = run_checks(mart)
-    assert results.loc[0, ["check_name", "status"]].to_list() == ["needs_scratch", "broken"]
-    with pytest.raises(CheckFailed, match=r"needs_scratch .*cannot run.*scratch"):
-        stop_on_failures(mart, results, "warn")
+    assert results.loc[0, ["check_name", "severity", "status"]].to_list() == [
+        "needs_scratch",
+        "warn",
+        "broken",
+    ]
+    with pytest.raises(CheckFailed, match=r"^1 broken check: needs_scratch cannot run: .*scratch"):
+        stop_on_failures(mart, results, "error")
 
 
 def test_a_broken_check_ends_no_transaction(candidate: Session) -> None:
@@ -402,6 +411,68 @@ def test_a_mart_without_any_check_is_not_vouched_for(with_fault):
     session = with_fault("drop schema checks cascade")
     with pytest.raises(CheckFailed, match="There are no checks, so nothing vouches for the mart"):
         stop_on_failures(session, run_checks(session), "error")
+
+
+# What the results come to
+
+ASKED = custom_check("asked", "warn: nothing", "select 'nobody asked' as skipped_because, null as n")
+
+
+def test_a_check_that_says_why_it_is_skipped_has_neither_passed_nor_stops(make_mart: MakeMart) -> None:
+    mart = make_mart(ASKED)
+    results = run_checks(mart)
+    (skipped,) = results[results["status"] == "skipped"].itertuples()
+    assert skipped.bad_rows is pd.NA
+    assert skipped.finding == "asked, because nobody asked"
+    checks = results.to_dict("records")
+    assert verdict_lines(checks) == ["12 checks passed, 1 skipped", f"skipped: {skipped.finding}"]
+    stop_on_failures(mart, results, "warn")
+    assert explain_failures(mart, results) == []
+
+
+def test_a_bad_row_counts_beside_one_that_says_skipped(make_mart: MakeMart) -> None:
+    bad = custom_check(
+        "asked", "warn: -", "from (values ('nobody', 1), (null, 2)) _ (skipped_because, n)"
+    )
+    mart = make_mart(bad)
+    (failure,) = explain_failures(mart, run_checks(mart))
+    assert (failure.status, failure.bad_rows) == ("warn", 1)
+    assert failure.sample.to_dict("list") == {"n": [2]}
+    assert mart.connection.execute(failure.query).fetchall() == [(2,)]
+
+
+def test_a_check_may_say_in_words_what_it_found(make_mart: MakeMart) -> None:
+    mart = make_mart(
+        custom_check("newest", "warn: -", "select unnest([1, 2]) as n, 'May is short' as found_in_words")
+    )
+    results = run_checks(mart)
+    assert headline(results.to_dict("records")) == "1 warning: May is short; 12 passed"
+    (failure,) = explain_failures(mart, results)
+    assert (failure.bad_rows, list(failure.sample)) == (2, ["n"])
+
+
+def test_the_worst_result_is_told_first_and_decides() -> None:
+    found = {"pass": None, "skipped": "s", "warn": "w", "fail": "f", "broken": "b"}
+    checks = [{"status": status, "finding": finding} for status, finding in found.items()]
+    come_to = [overall(each["status"] for each in checks[:number]) for number in range(6)]
+    assert come_to == ["fail", "pass", "pass", "warn", "fail", "fail"]
+    assert headline([]) == "There are no checks, so nothing vouches for the mart"
+    told = "1 broken check: b; 1 error: f; 2 warnings: w and 1 more; 1 passed, 1 skipped"
+    assert headline([*checks, checks[2]]) == told
+
+
+def test_a_row_in_quarantine_is_a_warning_from_the_first_one_on(with_fault):
+    row = "insert into quarantine values ('fact_sales', 'f.csv', {}, 'a', 'b', 'c', 'd')"
+    for lines, said in (
+        ([3], "1 row (0.1 %) of fact_sales is"),
+        ([3, 3, 5], "2 rows (0.1 %) of fact_sales are"),
+    ):
+        session = with_fault(";".join(row.format(line) for line in lines))
+        results = run_checks(session)
+        session.close()
+        (warned,) = results[results["status"] == "warn"].itertuples()
+        assert warned.check_name == "fact_sales_has_no_row_in_quarantine"
+        assert warned.finding == f"{said} in quarantine"
 
 
 # What is in quarantine, as 04_quality lists it
