@@ -130,7 +130,7 @@ def publish(session: Session, check_results: "pd.DataFrame", keep_previous: int 
     with suppress(OSError):  # the next build tries again
         forget_all_but(database, keep_previous)
     session.end_build()
-    session.reopen(open_published(database), identity(database))
+    session.connection, session.opened = open_published(database), identity(database)
     sync_folder(database)
 
 

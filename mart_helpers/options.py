@@ -7,7 +7,14 @@ import click
 from click.core import ParameterSource, augment_usage_errors
 
 from mart_helpers.errors import UsageError
-from mart_helpers.parameters import PATHS, Parameter, checked, notebook_parameters, notebook_path
+from mart_helpers.parameters import (
+    PATHS,
+    Parameter,
+    fault,
+    notebook_parameters,
+    notebook_path,
+    refuse_backwards,
+)
 
 COMMON = (
     Parameter("database", str, "data/mini_data_mart.duckdb", "the mart, one DuckDB file"),
@@ -47,8 +54,7 @@ class Command(click.Command):
         with augment_usage_errors(ctx):
             rest = super().parse_args(ctx, args)
         if not ctx.resilient_parsing:  # as in completion, which sees unfinished commands
-            parameters = self.parameters()
-            ctx.params |= checked(parameters, {p.name: ctx.params[p.name] for p in parameters}, _spelt)
+            refuse_backwards(ctx.params)
             ctx.obj = {
                 name: _absolute(name, value)
                 for name, value in ctx.params.items()
@@ -58,25 +64,24 @@ class Command(click.Command):
         return rest
 
 
-class Choice(click.Choice):
-    """Choices to show and to complete; what is none of them is refused by `checked`."""
+def _as_option(parameter: Parameter) -> click.Option:
+    """The option for a parameter: its types and choices are click's, the rest as notebooks check it."""
 
-    def convert(self, value: object, *_: object) -> object:
+    def checked(ctx: click.Context, option: click.Parameter, value: object) -> object:
+        if found := fault(parameter, value):
+            raise click.BadParameter(f"{found}.", ctx, option)
         return value
 
-
-def _as_option(parameter: Parameter) -> click.Option:
-    """The option for a parameter; its value stays text, which `checked` reads as the notebooks do."""
-    word, kind, metavar = _spelt(parameter.name), click.STRING, parameter.type.__name__.upper()
+    word, kind, metavar = _spelt(parameter.name), parameter.type, parameter.type.__name__.upper()
     if parameter.choices:
-        kind, metavar = Choice([str(each) for each in parameter.choices]), None
-    elif parameter.type is bool:
-        word, kind, metavar = f"{word}/--no-{word[2:]}", None, None
-    elif parameter.type is str:
+        kind, metavar = click.Choice(parameter.choices), None
+    elif kind is bool:
+        word, metavar = f"{word}/--no-{word[2:]}", None
+    elif kind is str:
         kind = click.Path() if _is_path(parameter.name) else kind
         metavar = "YYYY-MM-DD" if parameter.name.endswith("_date") else None
-    default = {"default": parameter.default, "show_default": True}
-    return click.Option([word], type=kind, metavar=metavar, help=parameter.help, **default)
+    settings = {"default": parameter.default, "show_default": True, "help": parameter.help}
+    return click.Option([word], type=kind, metavar=metavar, callback=checked, **settings)
 
 
 def _spelt(name: str) -> str:

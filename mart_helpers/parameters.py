@@ -1,4 +1,4 @@
-"""The parameters of a notebook: read from its cell, and values checked against them.
+"""The parameters of a notebook, read from its cell, and what is wrong with a value of one.
 
 A parameters cell holds lines `name: type = literal  # help`, as `papermill --help-notebook` reads
 them. Only the standard library is used, so that `mart --help` answers at once.
@@ -7,14 +7,13 @@ them. Only the standard library is used, so that `mart --help` answers at once.
 import ast
 import errno
 import json
-import math
 import os
 import re
-import tokenize
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import date
-from io import StringIO
+from itertools import chain
+from math import inf, isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +22,8 @@ from mart_helpers.texts import did_you_mean
 
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
+_LINE = re.compile(r"(\w+): (str|int|float|bool) = (.+?)(?:  # *(.*))?")
+
 _EXPECTED = {
     str: "text (str)",
     int: "a whole number (int)",
@@ -30,27 +31,18 @@ _EXPECTED = {
     bool: "true or false (bool)",
 }
 
-# How text says a value, on a command line and in a list of choices.
-_SPELLED = {
-    str: re.compile(r"[\w.+-]+"),
-    int: re.compile(r"[+-]?[0-9]+"),
-    float: re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
-    bool: re.compile(r"true|false", re.IGNORECASE),
-}
-
 _ONE_OF = re.compile(r"\bone of ([^:]+)")
+
+_CHOICE = {str: r"[\w.+-]+", int: r"[0-9]+"}  # how a comment writes one
 
 _OR_MORE = re.compile(r"\b([0-9]+) or more\b")
 
-_ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-
 _LIMIT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(MB|GB|TB|%)", re.IGNORECASE)
 
-_MEGABYTES = {"MB": 1, "GB": 1_000, "TB": 1_000_000}
+# The least and the most of each unit; the reader of a large CSV file alone takes 32 MB.
+_LIMITS = {"MB": (50, inf), "GB": (0.05, inf), "TB": (0.00005, inf), "%": (1, 100)}
 
-_LEAST_MEGABYTES = 50  # the reader of a large CSV file takes 32 of them
-
-_INJECTED = "# Parameters"  # so begins the cell that papermill adds
+_INJECTED = "# Parameters\n"  # so begins the cell that papermill adds
 
 PATHS = ("_dir", "database")  # a parameter of such a name is a path
 
@@ -75,17 +67,8 @@ def read_parameters(source: str) -> list[Parameter]:
 
     Raises UsageError for a line that is no `name: type = literal`.
     """
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError as error:
-        raise UsageError(f"parameters cell, line {error.lineno}: {error.msg}.") from error
-    tokens = tokenize.generate_tokens(StringIO(source).readline)
-    comments = {
-        token.start[0]: token.string.lstrip("# ").rstrip()
-        for token in tokens
-        if token.type == tokenize.COMMENT
-    }
-    return [_parameter(source, each, comments.get(each.end_lineno, "")) for each in statements]
+    lines = enumerate(map(str.rstrip, source.splitlines()), start=1)
+    return [_parameter(line, number) for number, line in lines if line and line[0] != "#"]
 
 
 def notebook_parameters(path: Path) -> list[Parameter]:
@@ -127,40 +110,68 @@ def is_run(cell: dict) -> bool:
     return is_code and "skip-execution" not in tags(cell)
 
 
-def checked(
-    parameters: list[Parameter],
-    values: dict[str, object],
-    spell: Callable[[str], str] = str,
-) -> dict[str, object]:
-    """`values` in the types of `parameters`; text, as a command line has it, is parsed.
+def fault(parameter: Parameter, value: object) -> str:
+    """What is wrong with the value, such as `found 4, expected one of 1, 2, 3`; empty if nothing is.
 
-    `spell` turns a name into the user's word for it. Raises UsageError for an unknown name, a value
-    of another type, outside the choices or below the minimum, a `…_date` that is neither empty nor
-    ISO 8601 `yyyy-mm-dd`, a `…_limit` that is neither `4GB` nor `70%`, and a start after its end.
+    It may be of another type, outside the choices, or below the minimum. A `…_date` is empty or ISO 8601
+    `yyyy-mm-dd`, a `…_limit` like `4GB` or `70%`; `…_dir` and `database` are paths that can be.
     """
-    _refuse_unknown(parameters, values, spell)
-    known = {each.name: each for each in parameters}
-    typed = {name: _parsed(known[name], value) for name, value in values.items()}
-    defaults = {each.name: each.default for each in parameters if each.default is not None}
-    _refuse_wrong(parameters, defaults | typed, spell)
-    return typed
+    name, kind, expected = parameter.name, parameter.type, ""
+    if not _is_of(value, kind):
+        expected = _EXPECTED[kind]
+    elif parameter.choices and value not in parameter.choices:
+        expected = f"one of {', '.join(map(str, parameter.choices))}"
+    elif parameter.minimum is not None and value < parameter.minimum:
+        expected = f"{parameter.minimum} or more"
+    elif name.endswith("_date") and value and not _is_date(value):
+        expected = 'a date as yyyy-mm-dd, or "" for an open end'
+    elif name.endswith("_limit") and not _is_limit(value):
+        expected = "a size from 50MB on, such as 4GB, or a share, such as 70%"
+    elif name.endswith(PATHS):
+        expected = _expected_path(value)
+    if not expected:
+        return ""
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    text = text.encode(errors="backslashreplace").decode()  # no kernel sends half a character
+    text = text if len(text) <= 60 else f"{text[:56]} …"
+    given = "" if _is_of(value, kind) else f" ({type(value).__name__})"
+    return f"found {text}{given}, expected {expected}"
 
 
-def check_cell(cell_sources: list[str], namespace: dict[str, object]) -> None:
+def refuse_backwards(values: Mapping[str, object]) -> None:
+    """Raise UsageError if `start_date` is after `end_date`; either may be missing or empty."""
+    start, end = values.get("start_date"), values.get("end_date")
+    if start and end and start > end:
+        raise UsageError(
+            f"The start date {start} is after the end date {end}. Swap them, or leave one out."
+        )
+
+
+def check_cell(cell_sources: list[str], namespace: Mapping[str, object]) -> None:
     """Refuse wrong parameters inside a running notebook; without a parameters cell, do nothing.
 
     `cell_sources` are the cells executed so far (IPython's `In`), `namespace` is where they ran.
-    Raises UsageError as `checked` does, also for names that papermill injected and no one declared.
+    Raises UsageError for a value with a `fault`, a start after its end, and for names that papermill
+    injected and no one declared.
     """
     parameters: list[Parameter] = []
     for source in cell_sources:
         with suppress(UsageError):
             # the last counts: a kernel may have run another notebook before
             parameters = read_parameters(source) or parameters
-    for source in cell_sources if parameters else []:
-        if source.splitlines()[:1] == [_INJECTED]:
-            _refuse_unknown(parameters, _assigned(source))
-    _refuse_wrong(parameters, namespace)
+    if not parameters:
+        return
+    known = [each.name for each in parameters]
+    for name in chain(*map(_injected, cell_sources)):
+        if name not in known:
+            raise UsageError(
+                f"unknown parameter {name}.{did_you_mean(name, known)} "
+                f"Expected one of {', '.join(known)}."
+            )
+    for each in parameters:
+        if each.name in namespace and (found := fault(each, namespace[each.name])):
+            raise UsageError(f"{each.name}: {found}.")
+    refuse_backwards({name: namespace[name] for name in known if name in namespace})
 
 
 def listed(parameter: str, text: str, known: Iterable[str]) -> list[str]:
@@ -195,115 +206,63 @@ def shown(path: str | Path) -> str:
     return str(path.relative_to(home())) if path.is_relative_to(home()) else str(path)
 
 
-def _parameter(source: str, statement: ast.stmt, comment: str) -> Parameter:
-    match statement:
-        case ast.AnnAssign(target=ast.Name(id=name), annotation=ast.Name(id=word), value=value):
-            operand = value.operand if isinstance(value, ast.UnaryOp) else value
-            if word in _TYPES and isinstance(operand, ast.Constant):
-                kind, default = _TYPES[word], ast.literal_eval(value)
-                found = _OR_MORE.search(comment) if kind in (int, float) else None
-                minimum = int(found[1]) if found else None
-                return Parameter(name, kind, default, comment, _choices(comment, kind), minimum)
-    line = source.splitlines()[statement.lineno - 1].strip()
-    raise UsageError(
-        f"parameters cell, line {statement.lineno}: found `{line}`, "
-        "expected `name: type = literal  # help` with type str, int, float or bool."
+def _parameter(line: str, number: int) -> Parameter:
+    try:
+        name, word, value, comment = _LINE.fullmatch(line).groups(default="")
+        default = ast.literal_eval(value)
+    except (AttributeError, ValueError, SyntaxError) as error:
+        raise UsageError(
+            f"parameters cell, line {number}: found `{line}`, "
+            "expected `name: type = literal  # help` with type str, int, float or bool."
+        ) from error
+    kind = _TYPES[word]
+    found = _OR_MORE.search(comment) if kind in (int, float) else None
+    return Parameter(
+        name, kind, default, comment, _choices(comment, kind), int(found[1]) if found else None
     )
 
 
 def _choices(comment: str, kind: type) -> tuple[object, ...]:
     """The values of a `one of a, b, c: …` in `comment`; none where it is just prose."""
     found = _ONE_OF.search(comment)
-    words = [word.strip(" .") for word in found[1].split(",")] if found else []
-    return tuple(map(kind, words)) if all(map(_SPELLED[kind].fullmatch, words)) else ()
+    words = [word.strip(" .") for word in found[1].split(",")] if found and kind in _CHOICE else []
+    are_words = all(re.fullmatch(_CHOICE[kind], word) for word in words)
+    return tuple(map(kind, words)) if are_words else ()
 
 
-def _assigned(source: str) -> list[str]:
+def _injected(source: str) -> list[str]:
     """The names that a cell of papermill's gives values to; none where somebody else wrote it."""
-    with suppress(SyntaxError):
-        targets = [each.targets[0] for each in ast.parse(source).body if isinstance(each, ast.Assign)]
-        return [target.id for target in targets if isinstance(target, ast.Name)]
+    if source.startswith(_INJECTED):
+        with suppress(SyntaxError):
+            targets = [
+                each.targets[0] for each in ast.parse(source).body if isinstance(each, ast.Assign)
+            ]
+            return [target.id for target in targets if isinstance(target, ast.Name)]
     return []
-
-
-def _parsed(parameter: Parameter, value: object) -> object:
-    """The value that a text says; the text itself where it says none of the type."""
-    kind = parameter.type
-    if kind is str or not isinstance(value, str) or not _SPELLED[kind].fullmatch(value):
-        return value
-    with suppress(ValueError):  # a number of thousands of digits
-        return value.lower() == "true" if kind is bool else kind(value)
-    return value
-
-
-def _refuse_unknown(
-    parameters: list[Parameter], names: Iterable[str], spell: Callable[[str], str] = str
-) -> None:
-    known = [each.name for each in parameters]
-    for name in names:
-        if name not in known:
-            raise UsageError(
-                f"unknown parameter {spell(name)}.{did_you_mean(name, known, spell)} "
-                f"Expected one of {', '.join(map(spell, known))}."
-            )
-
-
-def _refuse_wrong(
-    parameters: list[Parameter], values: dict[str, object], spell: Callable[[str], str] = str
-) -> None:
-    given = {each.name: values[each.name] for each in parameters if each.name in values}
-    for each in parameters:
-        if each.name in given and (expected := _expected(each, given[each.name])):
-            found = _found(given[each.name], each.type)
-            raise UsageError(f"{spell(each.name)}: found {found}, expected {expected}.")
-    start, end = given.get("start_date"), given.get("end_date")
-    if start and end and start > end:
-        raise UsageError(
-            f"{spell('start_date')} {start} is after {spell('end_date')} {end}. "
-            "Swap them, or leave one out."
-        )
-
-
-def _expected(parameter: Parameter, value: object) -> str | None:
-    """What the parameter expects where the value is something else."""
-    name, kind = parameter.name, parameter.type
-    if not _is_of(value, kind):
-        return _EXPECTED[kind]
-    if parameter.choices and value not in parameter.choices:
-        return f"one of {', '.join(map(str, parameter.choices))}"
-    if parameter.minimum is not None and value < parameter.minimum:
-        return f"{parameter.minimum} or more"
-    if name.endswith("_date") and value and not _is_date(value):
-        return 'a date as yyyy-mm-dd, or "" for an open end'
-    if name.endswith("_limit") and not _is_limit(value):
-        return f"a size from {_LEAST_MEGABYTES}MB on, such as 4GB, or a share, such as 70%"
-    return _expected_path(value) if name.endswith(PATHS) else None
 
 
 def _is_of(value: object, kind: type) -> bool:
     """Whether `value` can stand for a `kind`: int for float too, but never bool for a number."""
     if kind is float:
-        return type(value) is int or (type(value) is float and math.isfinite(value))
+        return type(value) is int or (type(value) is float and isfinite(value))
     return type(value) is kind
 
 
 def _is_date(text: str) -> bool:
-    with suppress(ValueError):
-        return bool(_ISO_DATE.fullmatch(text) and date.fromisoformat(text))
+    with suppress(ValueError):  # a week, or a date without its hyphens, is none
+        return date.fromisoformat(text).isoformat() == text
     return False
 
 
 def _is_limit(text: str) -> bool:
     """Whether `text` says how much memory: a size, or a percentage of what the machine has."""
     found = _LIMIT.fullmatch(text)
-    if not found:
-        return False
-    number, unit = float(found[1]), found[2].upper()
-    return 1 <= number <= 100 if unit == "%" else number * _MEGABYTES[unit] >= _LEAST_MEGABYTES
+    least, most = _LIMITS[found[2].upper()] if found else (inf, 0)
+    return bool(found) and least <= float(found[1]) <= most
 
 
-def _expected_path(text: str) -> str | None:
-    """What is expected in place of a path that cannot be; None for one that can, be it there or not."""
+def _expected_path(text: str) -> str:
+    """What is expected in place of a path that cannot be; empty for one that can, be it there or not."""
     try:
         text.encode()
         os.lstat(resolve(text))
@@ -312,14 +271,5 @@ def _expected_path(text: str) -> str | None:
     except (ValueError, RuntimeError):  # a NUL, an unknown ~user
         return "a path"
     except OSError as error:
-        return "a shorter path" if error.errno == errno.ENAMETOOLONG else None
-    return None if text else "a path"
-
-
-def _found(value: object, kind: type) -> str:
-    """The value as a message quotes it; with its type, where that is what is wrong with it."""
-    text = f'"{value}"' if isinstance(value, str) else repr(value)
-    text = text.encode(errors="backslashreplace").decode()  # no kernel sends half a character
-    text = text if len(text) <= 60 else f"{text[:56]} …"
-    is_spelled = not isinstance(value, str) or _SPELLED[kind].fullmatch(value)
-    return f"{text} ({type(value).__name__})" if is_spelled and not _is_of(value, kind) else text
+        return "a shorter path" if error.errno == errno.ENAMETOOLONG else ""
+    return "" if text else "a path"

@@ -7,12 +7,12 @@ from collections import ChainMap
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mart_helpers import errors
-from mart_helpers.errors import MartError, StateError
+from mart_helpers.errors import MartError, QueryError, StateError
 from mart_helpers.parameters import (
     home,
     is_run,
@@ -37,7 +37,7 @@ HEADING = re.compile(r"^#{1,6} +(.+?)[ #]*$", re.MULTILINE)
 
 
 class NotebookFailed(MartError):
-    """A cell raised; the text is the error's own, or names the notebook, the cell and the error."""
+    """A cell raised; the text is the error's own, or names notebook, cell, heading and executed copy."""
 
     def __init__(self, message: str, exit_status: int = 1) -> None:
         super().__init__(message)
@@ -160,7 +160,7 @@ def run_folders(runs_dir: Path) -> list[Path]:
 
 
 class _Watch:
-    """Follows papermill from cell to cell, so that a failure can be told by its place."""
+    """Follows papermill from cell to cell, to tell where a failure is."""
 
     def __init__(self, at: Progress, on_cell: Callable[[Progress], None]) -> None:
         self._at, self._on_cell = at, on_cell
@@ -176,12 +176,12 @@ class _Watch:
             self._on_cell(self._at)
 
     def failure(self, error: "PapermillExecutionError", executed: Path) -> NotebookFailed:
-        """A cell's error: one of ours in its own words, any other with the place of the cell."""
+        """A cell's error: one of ours in its own words, any other and one of SQL with its place."""
+        said = f"{error.ename}: {error.evalue}"
         ours = getattr(errors, error.ename, None)
-        if ours and error.traceback == [f"{error.ename}: {error.evalue}"]:
+        if ours and ours is not QueryError and error.traceback == [said]:
             return NotebookFailed(error.evalue, ours.exit_status)
         at, cell = self._started[error.cell_index]
-        said = f"{error.ename}: {error.evalue}"
         if not error.traceback:  # IPython has only complained, such as of an unknown magic
             said = "".join(
                 each["text"] for each in cell["outputs"] if each.get("name") == "stderr"
@@ -206,16 +206,12 @@ def _literal(path: Path) -> str:
 
 def _made(runs_dir: Path, name: str) -> Path:
     """A folder that was not there before: two runs may start within one second."""
-    folder, number = runs_dir / name, 1
-    while True:
-        try:
-            folder.mkdir(parents=True)
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        folder = runs_dir / (f"{name}-{number}" if number > 1 else name)
+        with suppress(FileExistsError):
+            folder.mkdir()
             return folder
-        except FileExistsError:
-            if not runs_dir.is_dir():
-                raise
-        number += 1
-        folder = runs_dir / f"{name}-{number}"
 
 
 _MAGIC = "%%sql"

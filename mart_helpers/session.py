@@ -9,6 +9,7 @@ import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
 
 BUILD_LOG = "build_log"  # a mart has this table, with the history of its builds
 
-_ANSWERS_WITHOUT_ROWS = (["Success"], ["Count"])
-
-_KIND = re.compile(r"^(Catalog|Parser|Binder|Invalid Input|Permission) Error: ")
+_CLASS = re.compile(r"^(Catalog|Parser|Binder|Invalid Input|Permission) Error: ")
 
 _DAMAGED = (
     "The mart is damaged. Take back the one before it with `mart rollback`; or move it away "
@@ -37,18 +36,19 @@ _DAMAGED = (
 
 _NO_ROOM = "Make room on the disk, then run the notebook from its top."
 
-_NO_MEMORY = (
-    "That is more than fits in memory and on the disk. Give a build more with memory_limit; or close "
-    "other programs, and make room on the disk."
+_UNKNOWN = (
+    "Mend the name, or run the notebook from its top. If an older 01_build made this mart, build it "
+    "again."
 )
 
-# what DuckDB says where a file is to blame, or a notebook only reads the mart, and what that means there
+# What DuckDB says of a statement, and the way out; the first that fits.
 _HINTS = {
     "Corrupt database file": _DAMAGED,
     "Could not read enough bytes": _DAMAGED,
     "Could not write": _NO_ROOM,
     "No space left": _NO_ROOM,
-    "Out of Memory": _NO_MEMORY,
+    "Out of Memory": "That is more than fits in memory and on the disk. Give a build more with "
+    "memory_limit; or close other programs, and make room on the disk.",
     "file system operations are disabled": "A notebook reaches no files but those below the folders "
     "that it names when it opens the mart.",
     "external extensions is disabled": "A notebook that reads the mart loads no extensions.",
@@ -56,9 +56,43 @@ _HINTS = {
     "attached in read-only mode": "The mart is only read here. For tables and views of your own: "
     "`create temp table`, `create temp view`. To build again, run 01_build from its top.",
     "already exists": "Has this cell run before? To run it again, run the notebook from its top.",
+    "Catalog Error": _UNKNOWN,
+    "Binder Error": _UNKNOWN,
 }
 
+# What DuckDB says of a file that it cannot open, and what is to be done; the first that fits.
+_REFUSALS = (
+    (
+        "has been locked|different configuration than existing connections",
+        Unavailable,
+        "is open already in this notebook or program. Close that connection first, e.g. `mart.close()`.",
+    ),
+    (
+        "Could not set lock on file|File is already open",  # on Linux and macOS, on Windows
+        Unavailable,
+        "is open for writing in another program. Close it there, or open it read-only.",
+    ),
+    (
+        "Cannot open file|Out of Memory Error",
+        Unavailable,
+        "cannot be opened now. Make it readable, or close other programs, then try again.",
+    ),
+    (
+        "version number",
+        StateError,
+        f"was written by another version of DuckDB than this one, {duckdb.__version__}. Read it with "
+        "that one; or move it away and run 01_build.",
+    ),
+    (
+        "",
+        StateError,
+        "cannot be opened as a mart. Take back the one before it with `mart rollback` and the same "
+        "--database; or move it away and run 01_build, or name another file with database.",
+    ),
+)
 
+
+@dataclass(eq=False)
 class Session:
     """A DuckDB connection as JupySQL sees it: every statement runs once, in the same session.
 
@@ -67,22 +101,12 @@ class Session:
     holds a `lock`; one that reads the published mart has neither.
     """
 
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        database: Path,
-        variables: Mapping[str, Any],
-        *,
-        opened: tuple[int, int] | None = None,
-        candidate: Path | None = None,
-        lock: "BaseFileLock | None" = None,
-    ) -> None:
-        self.connection = connection
-        self.database = database
-        self.opened = opened
-        self.candidate = candidate
-        self.lock = lock
-        self._variables = variables
+    connection: duckdb.DuckDBPyConnection
+    database: Path
+    variables: Mapping[str, Any]
+    opened: tuple[int, int] | None = None
+    candidate: Path | None = None
+    lock: "BaseFileLock | None" = None
 
     def execute(self, sql: str, *, shows: bool = True) -> "pd.DataFrame | None":
         """Run the statements in turn; the rows that the last answers with, None where it has none.
@@ -91,10 +115,10 @@ class Session:
         own words, also when a `$name` is not defined.
         """
         answer = None
-        with in_words(reads_only=self.candidate is None):
+        with in_words():
             for statement in self.connection.extract_statements(sql):
                 if shows or statement.type != duckdb.StatementType.SELECT:
-                    answer = self._frame() if self._run(statement) else None
+                    answer = self._answer(statement)
         return answer
 
     def cursor(self) -> "Cursor":
@@ -115,11 +139,6 @@ class Session:
         self.connection.close()
         self.release()
 
-    def reopen(self, connection: duckdb.DuckDBPyConnection, opened: tuple[int, int] | None) -> None:
-        """Go on with another connection, to read."""
-        self.connection = connection
-        self.opened = opened
-
     def end_build(self) -> None:
         """Let the lock go for good: what was a candidate is published, or never will be."""
         self.release()
@@ -128,35 +147,29 @@ class Session:
     def release(self) -> None:
         """Let the lock go, where it is held, so that another build may begin.
 
-        What was built so far is then in the file, for others to look at: DuckDB 2.0.0 cannot replay the
-        log of a candidate whose process was killed.
+        What was built so far is then in the file, for others to look at: DuckDB cannot replay the log
+        of a candidate whose process was killed.
         """
         if self.lock and self.lock.is_locked:
             with suppress(duckdb.Error):
                 self.connection.execute("checkpoint")
             self.lock.release()
 
-    def _run(self, statement: duckdb.Statement) -> bool:
-        """Run the statement; whether it answers with rows."""
-        values = {name: self._value(name) for name in statement.named_parameters}
-        self.connection.execute(statement, values or None)
-        columns = [column[0] for column in self.connection.description or []]
-        return bool(columns) and (
-            columns not in _ANSWERS_WITHOUT_ROWS or statement.type == duckdb.StatementType.SELECT
-        )
-
-    def _frame(self) -> "pd.DataFrame":
-        """The rows; sums of whole numbers (HUGEINT in DuckDB) as whole numbers, not as floats."""
-        sums = [name for name, kind, *_ in self.connection.description if str(kind) == "HUGEINT"]
-        return self.connection.df().astype({name: "Int64" for name in sums})
-
-    def _value(self, name: str) -> Any:
-        if name not in self._variables:
+    def _answer(self, statement: duckdb.Statement) -> "pd.DataFrame | None":
+        """Run the statement; sums of whole numbers (HUGEINT in DuckDB) stay whole in its rows."""
+        for name in sorted(statement.named_parameters - self.variables.keys()):
             raise QueryError(
                 f"${name} is not defined in this notebook. "
                 f"Run the cell that sets {name} first, or mend the name."
             )
-        return self._variables[name]
+        values = {name: self.variables[name] for name in statement.named_parameters}
+        self.connection.execute(statement, values or None)
+        kinds = {name: str(kind) for name, kind, *_ in self.connection.description or []}
+        is_select = statement.type == duckdb.StatementType.SELECT
+        if not is_select and list(kinds) in ([], ["Success"], ["Count"]):
+            return None
+        sums = {name: "Int64" for name, kind in kinds.items() if kind == "HUGEINT"}
+        return self.connection.df().astype(sums)
 
 
 class Cursor:
@@ -181,13 +194,11 @@ class Cursor:
         if not sql.startswith("SET python_scan_all_frames") and sql != self._sql:
             self._frame, self._sql = self._session.execute(sql), sql
 
-    def fetchall(self) -> list[tuple[Any, ...]]:
-        """No rows."""
+    def fetchmany(self, size: int = 0) -> list[tuple[Any, ...]]:
+        """No rows: they come as a frame."""
         return []
 
-    def fetchmany(self, size: int) -> list[tuple[Any, ...]]:
-        """No rows."""
-        return []
+    fetchall = fetchmany
 
     def df(self) -> "pd.DataFrame | None":
         """The rows, or None after a statement without rows."""
@@ -214,39 +225,15 @@ def attach_sql_magic(session: Session, shell: InteractiveShell) -> None:
 
 
 @contextmanager
-def in_words(*, reads_only: bool = False) -> Iterator[None]:
-    """Raise QueryError for what DuckDB raises: its message, and the way out where there is one to tell.
-
-    `reads_only` says that the statements ask a published mart, which may lack what they ask for.
-    """
+def in_words() -> Iterator[None]:
+    """Raise QueryError for what DuckDB raises: its message, and the way out where there is one."""
     try:
         yield
     except duckdb.Error as error:
-        raise QueryError(_message(error) + _way_out(error, reads_only)) from error
-
-
-def _message(error: duckdb.Error) -> str:
-    """DuckDB's message without its class, by which JupySQL would know it and add advice of its own."""
-    message, _, _ = str(error).partition("\n\nPossible solutions")  # settings that we set
-    return _KIND.sub("", message).strip()
-
-
-def _way_out(error: duckdb.Error, reads_only: bool) -> str:
-    known = [hint for said, hint in _HINTS.items() if said in str(error)]
-    if reads_only and isinstance(error, (duckdb.CatalogException, duckdb.BinderException)):
-        known.append(
-            "Run the notebook from its top. If an older 01_build made this mart, build it again."
-        )
-    elif isinstance(error, duckdb.CatalogException):
-        known.append("Run the notebook from its top, or mend the name.")
-    return f"\n{known[0]}" if known else ""
-
-
-# In DuckDB's words a program writes to the file: on Linux and macOS, on Windows.
-_HELD = ("Could not set lock on file", "File is already open")
-
-# In DuckDB's words it is this program.
-_OPEN_HERE = ("has been locked", "different configuration than existing connections")
+        said, _, _ = str(error).partition("\n\nPossible solutions")  # settings that we set
+        hint = next((f"\n{hint}" for words, hint in _HINTS.items() if words in said), "")
+        # without the class, by which JupySQL would know the error and add advice of its own
+        raise QueryError(_CLASS.sub("", said).strip() + hint) from error
 
 
 def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
@@ -269,7 +256,7 @@ def open_published(database: Path, writable: Sequence[Path] = ()) -> duckdb.Duck
     try:
         connection = connect(database, read_only=True)
         confine(connection, writable)
-        is_one = _holds_mart(connection)
+        is_one = has_table(connection, current_database(connection), BUILD_LOG)
     except duckdb.Error as error:
         raise unreadable(database, error) from error
     if not is_one:
@@ -283,15 +270,6 @@ def is_mart(database: Path) -> bool:
     try:
         open_published(database).close()
     except StateError:
-        return False
-    return True
-
-
-def _holds_mart(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether a new connection opened a mart. To look up one name is quicker than the whole catalog."""
-    try:
-        connection.execute(f"describe {BUILD_LOG}")
-    except duckdb.CatalogException:
         return False
     return True
 
@@ -342,31 +320,8 @@ def no_mart(database: Path) -> StateError:
 
 def unreadable(database: Path, error: duckdb.Error) -> StateError:
     """The error for a file that DuckDB cannot open, with what to do about it."""
-    name, said = shown(database), f"DuckDB says: {error}"
-    if any(words in said for words in _OPEN_HERE):
-        return Unavailable(
-            f"{name} is open already in this notebook or program. Close that connection first, e.g. "
-            "`mart.close()`."
-        )
-    if any(words in said for words in _HELD):
-        return Unavailable(
-            f"{name} is open for writing in another program. Close it there, or open it read-only. "
-            f"{said}"
-        )
-    if "Cannot open file" in said or isinstance(error, duckdb.OutOfMemoryException):
-        return Unavailable(
-            f"{name} cannot be opened now. Make it readable, or close other programs, then try again. "
-            f"{said}"
-        )
-    if "version number" in said:
-        return StateError(
-            f"{name} was written by another version of DuckDB than this one, {duckdb.__version__}. "
-            f"Read it with that one; or move it away and run 01_build. {said}"
-        )
-    return StateError(
-        f"{name} cannot be opened as a mart. Take back the one before it with `mart rollback --database "
-        f"{name}`; or move it away and run 01_build, or name another file with database. {said}"
-    )
+    kind, advice = next(found for words, *found in _REFUSALS if re.search(words, str(error)))
+    return kind(f"{shown(database)} {advice} DuckDB says: {error}")
 
 
 def confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path] = ()) -> None:

@@ -1,6 +1,7 @@
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,20 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         yield make_home(tmp_path_factory.mktemp("shared") / "home", monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def shared_mart(shared_home: Path, sample_mart: Path) -> Path:
+    """The mart of the sample in the shared home."""
+    return put_mart(sample_mart, shared_home)
+
+
+def put_mart(mart: Path, home: Path) -> Path:
+    """A copy of a mart, in `home` where 01_build would publish it."""
+    copy = home / "data" / "mini_data_mart.duckdb"
+    copy.parent.mkdir(exist_ok=True)
+    shutil.copyfile(mart, copy)
+    return copy
+
+
 def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for part in ("notebooks", "inputs"):
@@ -59,7 +74,7 @@ def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def sample_mart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mart of the sample, built once; no test changes it."""
+    """The mart of the sample, built once a run; no test changes it."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = make_home(tmp_path_factory.mktemp("sample") / "home", monkeypatch)
         built = mart_command("build", cwd=home)

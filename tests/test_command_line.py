@@ -174,10 +174,10 @@ def test_the_version_is_that_of_the_project(mart):
             ["trace", "fact_sales", "S1", "--stage", "1"],
             "No such option '--stage'. See `mart trace --help",
         ),
-        (["build", "--stage", "4"], "--stage: found 4, expected one of 1, 2, 3."),
+        (["build", "--stage", "4"], "Invalid value for '--stage': '4' is not one of '1', '2', '3'."),
         (
             ["export", "--start-date", "2024-02-01", "--end-date=2024-01-01"],
-            "--start-date 2024-02-01 is after --end-date 2024-01-01.",
+            "The start date 2024-02-01 is after the end date 2024-01-01.",
         ),
         (["all", "--formats", "csv,cvs"], 'formats: found "cvs", expected some of csv'),
         (["generate", "--sales", "9", "--out", ""], '--out: found "", expected the path of a file'),

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import duckdb
 import openpyxl
 import pytest
-from conftest import mart_command
 from openpyxl.utils.escape import unescape
 from test_explore import ANSWERS
 
@@ -87,17 +87,15 @@ PARSERS: dict[str, Callable[[str], Any]] = {  # of the others, Decimal
 
 
 @pytest.fixture(scope="module")
-def session(shared_home: Path) -> Iterator[Session]:
+def session(shared_mart: Path) -> Iterator[Session]:
     """As that of 03_export: confined, with the answers of 02_explore; there is a table of traps too."""
-    assert mart_command("build", cwd=shared_home).returncode == 0
-    database = shared_home / "data" / "mini_data_mart.duckdb"
-    with duckdb.connect(str(database)) as connection:
+    with duckdb.connect(str(shared_mart)) as connection:
         connection.execute(f"create table traps ({', '.join(TRAPS)})")
         values = ", ".join("?" for _ in TRAPS)
         connection.executemany(
             f"insert into traps values ({values})", list(zip_longest(*TRAPS.values()))
         )
-    session = Session(open_published(database, [shared_home / "data"]), database, {})
+    session = Session(open_published(shared_mart, [shared_mart.parent]), shared_mart, {})
     answer_questions(session, "02_explore", start_date="2024-01-01")
     yield session
     session.close()
@@ -126,8 +124,13 @@ def line_texts(folder: Path, table: str) -> Rows:
 
 
 def cell_texts(folder: Path, table: str) -> Rows:
-    sheet = openpyxl.load_workbook(folder / "Excel-export" / "mini_data_mart.xlsx")[table]
+    sheet = workbook(folder / "Excel-export" / "mini_data_mart.xlsx")[table]
     return [tuple(map(cell_text, row)) for row in sheet.iter_rows(min_row=2, values_only=True)]
+
+
+@cache
+def workbook(path: Path) -> openpyxl.Workbook:
+    return openpyxl.load_workbook(path)
 
 
 def cell_text(value: Any) -> str | bool | None:
@@ -143,37 +146,31 @@ def parsed(text: str | bool | None, kind: str) -> Any:
     return text if text is None or isinstance(text, bool) else PARSERS.get(kind, Decimal)(text)
 
 
-@pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize(
     ("name", "read"),
     [("csv", csv_texts), ("json", array_texts), ("ndjson", line_texts), ("xlsx", cell_texts)],
 )
 def test_every_value_comes_back_from_the(
-    session: Session, shared_home: Path, name: str, read: Callable, table: str
+    session: Session, shared_mart: Path, name: str, read: Callable
 ) -> None:
-    folder = shared_home / "data"
-    export_tables(session, {table: table}, name, str(folder))
-    expected = session.connection.execute(f"from {table}").fetchall()
-    kinds = [column[1].id for column in session.connection.description]
-    if name == "csv":
-        expected = [tuple(None if value == "" else value for value in row) for row in expected]
-    assert [tuple(map(parsed, row, kinds)) for row in read(folder, table)] == expected
+    export_tables(session, dict(zip(TABLES, TABLES, strict=True)), name, str(shared_mart.parent))
+    for table in TABLES:
+        expected = session.connection.execute(f"from {table}").fetchall()
+        kinds = [column[1].id for column in session.connection.description]
+        if name == "csv":
+            expected = [tuple(None if value == "" else value for value in row) for row in expected]
+        found = [tuple(map(parsed, row, kinds)) for row in read(shared_mart.parent, table)]
+        assert found == expected, table
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_every_value_and_type_comes_back_from_the_parquet(
-    session: Session, shared_home: Path, table: str
-) -> None:
-    export_tables(session, {table: table}, "parquet", str(shared_home / "data"))
-    path = shared_home / "data" / "Parquet-export" / f"{table}.parquet"
-    with duckdb.connect() as connection:
-        found = connection.execute("from read_parquet($path)", {"path": str(path)}).fetchall()
-        columns = connection.description
-    assert found == session.connection.execute(f"from {table}").fetchall()
-    expected_types = [
-        "DECIMAL(38,0)"
-        if str(kind) == "HUGEINT"
-        else str(kind)  # Parquet has no whole numbers of 128 bits
-        for _, kind, *_ in session.connection.description
-    ]
-    assert [str(kind) for _, kind, *_ in columns] == expected_types
+def test_every_value_and_type_comes_back_from_the_parquet(session: Session, shared_mart: Path) -> None:
+    export_tables(session, dict(zip(TABLES, TABLES, strict=True)), "parquet", str(shared_mart.parent))
+    for table in TABLES:
+        path = shared_mart.parent / "Parquet-export" / f"{table}.parquet"
+        with duckdb.connect() as connection:
+            found = connection.execute("from read_parquet($path)", {"path": str(path)}).fetchall()
+            types = [str(kind) for _, kind, *_ in connection.description]
+        assert found == session.connection.execute(f"from {table}").fetchall(), table
+        expected = [str(kind) for _, kind, *_ in session.connection.description]
+        # Parquet has no whole numbers of 128 bits
+        assert types == ["DECIMAL(38,0)" if kind == "HUGEINT" else kind for kind in expected], table
