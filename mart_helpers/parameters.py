@@ -22,8 +22,6 @@ from mart_helpers.texts import did_you_mean
 
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
-_LINE = re.compile(r"(\w+): (str|int|float|bool) = (.+?)(?:  # *(.*))?")
-
 _EXPECTED = {
     str: "text (str)",
     int: "a whole number (int)",
@@ -31,15 +29,14 @@ _EXPECTED = {
     bool: "true or false (bool)",
 }
 
+# A line of the cell, and what its comment may say of the values.
+_LINE = re.compile(r"(\w+): (str|int|float|bool) = (.+?)(?:  # *(.*))?")
 _ONE_OF = re.compile(r"\bone of ([^:]+)")
-
-_CHOICE = {str: r"[\w.+-]+", int: r"[0-9]+"}  # how a comment writes one
-
+_CHOICE = {str: r"[\w.+-]+", int: r"[0-9]+"}
 _OR_MORE = re.compile(r"\b([0-9]+) or more\b")
 
+# A limit of memory: of each unit the least and the most. To read a large CSV file alone takes 32 MB.
 _LIMIT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(MB|GB|TB|%)", re.IGNORECASE)
-
-# The least and the most of each unit; the reader of a large CSV file alone takes 32 MB.
 _LIMITS = {"MB": (50, inf), "GB": (0.05, inf), "TB": (0.00005, inf), "%": (1, 100)}
 
 _INJECTED = "# Parameters\n"  # so begins the cell that papermill adds

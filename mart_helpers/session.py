@@ -29,24 +29,11 @@ BUILD_LOG = "build_log"  # a mart has this table, with the history of its builds
 
 _CLASS = re.compile(r"^(Catalog|Parser|Binder|Invalid Input|Permission) Error: ")
 
-_DAMAGED = (
-    "The mart is damaged. Take back the one before it with `mart rollback`; or move it away "
-    "and run 01_build."
-)
-
-_NO_ROOM = "Make room on the disk, then run the notebook from its top."
-
-_UNKNOWN = (
-    "Mend the name, or run the notebook from its top. If an older 01_build made this mart, build it "
-    "again."
-)
-
 # What DuckDB says of a statement, and the way out; the first that fits.
 _HINTS = {
-    "Corrupt database file": _DAMAGED,
-    "Could not read enough bytes": _DAMAGED,
-    "Could not write": _NO_ROOM,
-    "No space left": _NO_ROOM,
+    "Corrupt database file|Could not read enough bytes": "The mart is damaged. Take back the one before "
+    "it with `mart rollback`; or move it away and run 01_build.",
+    "Could not write|No space left": "Make room on the disk, then run the notebook from its top.",
     "Out of Memory": "That is more than fits in memory and on the disk. Give a build more with "
     "memory_limit; or close other programs, and make room on the disk.",
     "file system operations are disabled": "A notebook reaches no files but those below the folders "
@@ -56,8 +43,8 @@ _HINTS = {
     "attached in read-only mode": "The mart is only read here. For tables and views of your own: "
     "`create temp table`, `create temp view`. To build again, run 01_build from its top.",
     "already exists": "Has this cell run before? To run it again, run the notebook from its top.",
-    "Catalog Error": _UNKNOWN,
-    "Binder Error": _UNKNOWN,
+    "^(Catalog|Binder) Error": "Mend the name, or run the notebook from its top. If an older 01_build "
+    "made this mart, build it again.",
 }
 
 # What DuckDB says of a file that it cannot open, and what is to be done; the first that fits.
@@ -231,7 +218,7 @@ def in_words() -> Iterator[None]:
         yield
     except duckdb.Error as error:
         said, _, _ = str(error).partition("\n\nPossible solutions")  # settings that we set
-        hint = next((f"\n{hint}" for words, hint in _HINTS.items() if words in said), "")
+        hint = next((f"\n{hint}" for words, hint in _HINTS.items() if re.search(words, said)), "")
         # without the class, by which JupySQL would know the error and add advice of its own
         raise QueryError(_CLASS.sub("", said).strip() + hint) from error
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import code_cells, make_home, query
+from conftest import code_cells, query
 from golden import ORDER
 from kernels import Kernel, Ran, started
 
@@ -23,13 +23,9 @@ sum(isinstance(each, Figure) for each in gc.get_objects())
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home whose mart has been built."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        folder = make_home(tmp_path_factory.mktemp("order") / "home", monkeypatch)
-        with started(folder) as kernel:
-            assert not kernel.run_all("01_build").failed
-        yield folder
+def home(shared_home: Path, shared_mart: Path) -> Path:
+    """A home with a mart that a build before has made."""
+    return shared_home
 
 
 @pytest.fixture(scope="module", params=ORDER)
@@ -106,26 +102,23 @@ def test_a_cell_run_twice_in_a_row_gives_the_same_or_says_the_way_out(kernel, ho
     assert star(home) == made
 
 
-def test_a_cell_run_again_after_the_end_works_or_says_the_way_out(kernel, home, notebook):
-    assert not kernel.run_all(notebook).failed
-    before = digest(home)
-    for cell in code_cells(notebook)[SET_UP_AND_PARAMETERS:]:
-        ran = kernel.run(cell)
-        assert not ran.failed or says_the_way_out(ran), f"{cell}\n{ran}"
-    assert digest(home) == before
-
-
-def test_run_all_twice_in_one_kernel_shows_the_same(kernel, home, notebook):
+def test_run_all_twice_shows_the_same_and_then_each_cell_may_run_again(kernel, home, notebook):
     made, before = star(home), builds(home)
-    first, second = [[kernel.run(cell) for cell in code_cells(notebook)] for _ in range(2)]
+    cells = code_cells(notebook)
+    first, second = [[kernel.run(cell) for cell in cells] for _ in range(2)]
     different = [
         cell
-        for cell, one, other in zip(code_cells(notebook), first, second, strict=True)
+        for cell, one, other in zip(cells, first, second, strict=True)
         if one != other and not any(words in cell for words in DIFFERS_FROM_BUILD_TO_BUILD)
     ]
     assert different == []
     assert not [ran.evalue for ran in first + second if ran.failed]
     assert builds(home) == before + 2 * (notebook == "01_build")
+    published = digest(home)
+    for cell in cells[SET_UP_AND_PARAMETERS:]:
+        ran = kernel.run(cell)
+        assert not ran.failed or says_the_way_out(ran), f"{cell}\n{ran}"
+    assert digest(home) == published
     assert star(home) == made
     assert kernel.run(FIGURES).text == "0\n", "the results that Jupyter keeps hold no figure"
 

@@ -21,13 +21,6 @@ MEANINGLESS = re.compile(
 )
 BANNED = (ast.FunctionDef, ast.ClassDef, ast.Try, ast.For, ast.While, ast.With, ast.Lambda, ast.AsyncFor)
 ABSOLUTE = re.compile(r"(?<![\w.:/])(/[a-z]+/|~/|[A-Za-z]:\\)", re.IGNORECASE)
-OF_ITS_RUN = re.compile(  # a time of day, or a place on one machine
-    r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d|\b\d\d:\d\d:\d\d\b"
-    r"|/(home|Users|tmp|root|usr|var|opt|work|mnt)/|site-packages|\b0x[0-9a-f]{6,}|\x1b\["
-)
-FORMS = {"text/plain", "text/html", "image/png"}
-PICTURE_METADATA = {"alt", "height", "width"}
-KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SUMMARY = {"tags": ["summary"]}
 TOLD = [SUMMARY, {"tags": ["checks"]}, {"tags": ["changes"]}]
 LONGEST_PYTHON, LONGEST_SQL, MOST_SILENT = 12, 40, 4
@@ -130,8 +123,10 @@ def no_cell_is_long(notebook: dict) -> Iterator[str]:
 
 
 @rule
-def no_cell_shows_more_than_one_thing(notebook: dict) -> Iterator[str]:
-    yield from (source(cell) for cell in code(notebook) if len(cell["outputs"]) > 1)
+def a_cell_shows_one_thing_at_most_and_no_complaint(notebook: dict) -> Iterator[str]:
+    for cell in code(notebook):
+        if len(cell["outputs"]) > 1 or any(each.get("name") == "stderr" for each in cell["outputs"]):
+            yield source(cell)
 
 
 @rule
@@ -206,32 +201,6 @@ AGGREGATES = {
 
 
 @rule
-def it_was_run_in_order_and_nothing_failed(notebook: dict) -> Iterator[str]:
-    counts = [cell["execution_count"] for cell in code(notebook)]
-    outputs = [output for cell in code(notebook) for output in cell["outputs"]]
-    if counts != list(range(1, len(counts) + 1)) or not outputs:
-        yield f"counts are {counts}, {len(outputs)} outputs"
-    for output in outputs:
-        if output["output_type"] == "error" or output.get("name") == "stderr":
-            yield f"{output}"
-
-
-@rule
-def it_carries_no_noise_of_its_run(notebook: dict) -> Iterator[str]:
-    if notebook["metadata"] != {"kernelspec": KERNEL}:
-        yield f"metadata: {notebook['metadata']}"
-    for output in [output for cell in code(notebook) for output in cell["outputs"]]:
-        data, metadata = output.get("data", {}), output.get("metadata", {})
-        is_known = metadata.keys() <= {"image/png"} and data.keys() <= FORMS
-        if not is_known or set(metadata.get("image/png", {})) - PICTURE_METADATA:
-            yield f"{[*data]}, {metadata}"
-        texts = [text for form, text in data.items() if form.startswith("text/")] + [
-            output.get("text", "")
-        ]
-        yield from (match[0] for text in texts if (match := OF_ITS_RUN.search("".join(text))))
-
-
-@rule
 def its_sql_has_the_style(notebook: dict) -> Iterator[str]:
     yield from lint_sql.violations(notebook)
 
@@ -268,15 +237,13 @@ def good(*more: dict) -> dict:
         *more,
         prose("Next: [03](03_export.ipynb)"),
     ]
-    for number, each in enumerate((each for each in cells if each["cell_type"] == "code"), start=1):
-        each["execution_count"] = number
-    return {"cells": cells, "metadata": {"kernelspec": KERNEL}}
+    return {"cells": cells}
 
 
-def changed(number: int, **parts: object) -> dict:
+def changed(number: int, text: str | None = None, **parts: object) -> dict:
     """The good notebook with one cell otherwise."""
     notebook = good()
-    notebook["cells"][number] |= parts
+    notebook["cells"][number] |= parts if text is None else {"source": text}
     return notebook
 
 
@@ -284,19 +251,21 @@ def sql(text: str) -> dict:
     return good(cell(f"%%sql\n{text}"))
 
 
-ERROR = [{"output_type": "error"}]
 STDERR = [{"output_type": "stream", "name": "stderr", "text": "careful"}]
 BROKEN = [
-    (it_begins_with_title_parameters_set_up_and_a_section, changed(0, source="# Try")),
-    (it_begins_with_title_parameters_set_up_and_a_section, changed(1, metadata={})),
-    (it_begins_with_title_parameters_set_up_and_a_section, changed(1, source="top_n: int = 10")),
-    (it_begins_with_title_parameters_set_up_and_a_section, changed(2, source="import duckdb")),
-    (it_begins_with_title_parameters_set_up_and_a_section, changed(2, source="mart = open_mart(1)")),
-    (it_begins_with_title_parameters_set_up_and_a_section, changed(2, outputs=STDERR)),
-    (it_begins_with_title_parameters_set_up_and_a_section, changed(3, source="How many?")),
+    *[
+        (it_begins_with_title_parameters_set_up_and_a_section, changed(*others))
+        for others in (
+            (0, "# Try"),
+            (1, "top_n: int = 10"),
+            (2, "import duckdb"),
+            (2, "mart = open_mart(1)"),
+            (3, "How many?"),
+        )
+    ],
     (it_has_one_title_and_sections, good(prose("# Another title"))),
-    (its_last_cell_links_to_a_notebook, changed(5, source="That was it.")),
-    (its_last_cell_links_to_a_notebook, changed(5, source="[next](06_none.ipynb)")),
+    (its_last_cell_links_to_a_notebook, changed(5, "That was it.")),
+    (its_last_cell_links_to_a_notebook, changed(5, "[next](06_none.ipynb)")),
     (its_cells_have_a_source_and_no_tags_of_their_own, good(cell("%%sql\n"))),
     (its_cells_have_a_source_and_no_tags_of_their_own, changed(4, metadata={"tags": ["skip"]})),
     (it_shows_something_every_few_cells, good(*[cell("mart")] * 5)),
@@ -305,7 +274,8 @@ BROKEN = [
     (no_python_cell_defines_loops_catches_or_prints, good(cell("if True:\n    print('done')"))),
     (no_cell_is_long, good(cell("a_sum = 0\n" * 13))),
     (no_cell_is_long, sql("select\n" + "    sale_id,\n" * 41)),
-    (no_cell_shows_more_than_one_thing, changed(4, outputs=STDERR * 2)),
+    (a_cell_shows_one_thing_at_most_and_no_complaint, changed(4, outputs=STDERR)),
+    (a_cell_shows_one_thing_at_most_and_no_complaint, changed(4, outputs=[{}, {}])),
     (a_chart_stands_alone_in_its_cell, good(cell("months = monthly(mart)\ndraw_line(months)"))),
     *[
         (it_has_no_absolute_path_no_braces_and_no_cell_exempt_from_comparing, good(cell(text)))
@@ -327,45 +297,15 @@ BROKEN = [
     *[
         (what_it_shows_is_ordered_by_columns, sql(text))
         for text in (
-            "from fact_sales",
             "select sale_id from fact_sales limit 10",
             "select sale_id from fact_sales order by all",
             "select product_key, count(*) as sales from fact_sales group by all",
             "select sum(quantity) over () as units from fact_sales",
-            "select (select count(*) from dim_date) as days, sale_id from fact_sales",
             "with sales as (from fact_sales order by sale_id) select sale_id from sales",
         )
     ],
-    (it_was_run_in_order_and_nothing_failed, changed(4, execution_count=7)),
-    (it_was_run_in_order_and_nothing_failed, changed(4, outputs=ERROR)),
-    (it_was_run_in_order_and_nothing_failed, changed(4, outputs=STDERR)),
-    (it_was_run_in_order_and_nothing_failed, changed(4, outputs=[])),
-    (it_carries_no_noise_of_its_run, good() | {"metadata": {"kernelspec": KERNEL, "widgets": {}}}),
-    *[
-        (it_carries_no_noise_of_its_run, good(cell("mart", shown)))
-        for shown in (
-            {"application/vnd.jupyter.widget-view+json": {}},
-            {"text/plain": "built at 2026-01-02 03:04:05"},
-            {"text/html": ["<td>PosixPath('/home/me/mart.duckdb')</td>"]},
-        )
-    ],
-    *[
-        (its_sql_has_the_style, sql(text))
-        for text in (
-            "SELECT count(*) as sales from fact_sales",
-            "select Count(*) as sales from fact_sales",
-            "select sale_id as id, net_amount as amount from fact_sales",
-            "select count(*) sales from fact_sales",
-            "select\n    sale_id\n    , net_amount\nfrom fact_sales",
-            "select\n    sale_id,\n    net_amount,\nfrom fact_sales",
-            "select sale_id from fact_sales where sale_id > 1 and\n    net_amount > 2",
-            "select sale_id from fact_sales order by 1",
-            "select count(*) as sales from fact_sales join dim_date on fact_sales.day = dim_date.day",
-            "select count(*) as sales from fact_sales inner join dim_date using (date_key)",
-            "select day from fact_sales inner join dim_date on fact_sales.day = dim_date.day",
-            "selekt count(*)",
-        )
-    ],
+    (its_sql_has_the_style, sql("select count(*) sales from fact_sales")),
+    (its_sql_has_the_style, sql("selekt count(*)")),
 ]
 
 

@@ -92,13 +92,12 @@ def test_the_comparison_sees_each_number_and_each_picture_that_is_changed(rerun,
     ("damage", "words"),
     [
         (lambda cell: cell.update(outputs=[]), "outputs differ"),
-        (lambda cell: cell.update(outputs=cell["outputs"] * 2), "outputs differ"),
         (lambda cell: cell["outputs"][0]["data"].popitem(), "outputs differ"),
         (lambda cell: cell.update(execution_count=None), "execution_count differ"),
         (lambda cell: cell.update(source=[*cell["source"], "\n# more"]), "source differ"),
         (lambda cell: cell["metadata"].update(scrolled=True), "metadata differ"),
     ],
-    ids=["no outputs", "an output twice", "a form of it lost", "no count", "other source", "metadata"],
+    ids=["no outputs", "a form lost", "no count", "other source", "metadata"],
 )
 def test_the_comparison_sees_a_cell_that_is_not_as_a_run_leaves_it(damage, words):
     notebook, number = saved("04_quality"), 4
@@ -114,14 +113,12 @@ def test_no_row_column_or_value_of_a_saved_table_is_cut_off(name):
         assert key == PICTURE or not CUT_OFF.search(text), f"cell {number}: {text}"
 
 
-@pytest.mark.parametrize(
-    "values", [{"a": range(100)}, {"a": ["x" * 200]}, [range(99)]], ids=["rows", "values", "columns"]
-)
-def test_a_table_that_is_cut_off_is_seen(values):
-    frame = pd.DataFrame(values)
-    with pd.option_context("display.max_columns", 30, "display.max_colwidth", 100):
-        assert CUT_OFF.search(repr(frame))
-        assert CUT_OFF.search(frame._repr_html_())
+def test_a_table_that_is_cut_off_is_seen():
+    for values in ({"a": range(100)}, {"a": ["x" * 200]}, [range(99)]):
+        frame = pd.DataFrame(values)
+        with pd.option_context("display.max_columns", 30, "display.max_colwidth", 100):
+            assert CUT_OFF.search(repr(frame))
+            assert CUT_OFF.search(frame._repr_html_())
 
 
 @pytest.fixture(scope="module")
@@ -173,14 +170,3 @@ def test_nbval_finds_every_saved_output_again(home):
     assert result.returncode == 0, result.stdout[-3000:]
     expected = [(name, cell) for name in ORDER for cell in range(len(code_cells(name)))]
     assert verdicts(result) == dict.fromkeys(expected, "PASSED")
-
-
-def test_nbval_sees_a_price_that_changed_in_an_extract(home):
-    sales = home / "inputs" / "fact_sales.csv"
-    first, second, *others = sales.read_text().splitlines(keepends=True)
-    fields = second.split(",")
-    fields[5] = "99.99"
-    sales.write_text("".join([first, ",".join(fields), *others]))
-    result = nbval(home, "01_build")
-    assert result.returncode == 1
-    assert "Cell outputs differ" in result.stdout
