@@ -11,6 +11,7 @@ import pytest
 from conftest import CHECKOUT, mart_command, query
 
 from mart_helpers.kept import kept_builds, previous_path
+from mart_helpers.run import NotebookFailed, run_notebook
 
 LOG = """
 select build_id, stage, duckdb_version, rows_read, rows_loaded, rows_quarantined, revenue_loaded, seconds
@@ -49,9 +50,8 @@ def test_it_is_built_over_with_its_history_and_taken_back(home: Path, database: 
 
 def test_its_builds_count_when_a_later_one_is_measured(home: Path, database: Path):
     for _ in range(3):
-        assert mart_command("build", cwd=home).returncode == 0
+        run_notebook("01_build", {}, home)
     sales = home / "inputs" / "fact_sales.csv"
     sales.write_text("".join(sales.read_text().splitlines(keepends=True)[:900]))
-    refused = mart_command("build", cwd=home)
-    assert refused.returncode == 1
-    assert "build_is_near_earlier_builds (error): 2 bad" in refused.stderr
+    with pytest.raises(NotebookFailed, match=r"build_is_near_earlier_builds \(error\): 2 bad"):
+        run_notebook("01_build", {}, home)

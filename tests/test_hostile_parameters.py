@@ -119,9 +119,13 @@ def shown(executed: Path) -> list[str]:
 
 
 def files(home: Path) -> set[Path]:
-    """All files in and around the home, but for what a refused build leaves to look at."""
+    """All files in and around the home, but for the lock, and what a refused build leaves to look at."""
     around = home.parents[1].rglob("*")
-    return {path for path in around if ".candidate" not in path.name and path.parent != home}
+    return {
+        path
+        for path in around
+        if not (".candidate" in path.name or path.suffix == ".lock" or path.parent == home)
+    }
 
 
 def rows(database: Path) -> list[list[tuple]]:

@@ -19,6 +19,7 @@ from golden import ORDER, PICTURE
 from nbformat.v4 import new_code_cell, new_notebook
 
 MADE_HERE = (platform.system(), platform.machine()) == ("Linux", "x86_64")
+SET_UP = 'from mart_helpers.mart import open_candidate\nmart = open_candidate("canary.duckdb")'
 SHOWN = ("text/plain", "text/html", PICTURE, "text")
 # pandas: dots for rows, columns or ends of values, and how many there would be
 CUT_OFF = re.compile(r"\.\.\.(?!\w)|^ *\.\. |>\.\.<|\[\d+ rows x|<p>\d+ rows ×", re.MULTILINE)
@@ -125,13 +126,13 @@ def test_a_table_that_is_cut_off_is_seen():
 def nbval_on_changed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], str]:
     """nbval's verdicts on 01_build when each cell is saved otherwise than its run leaves it.
 
-    Behind it a notebook whose second cell fails.
+    Behind it a notebook with a `%%sql` cell that fails.
     """
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = make_home(tmp_path_factory.mktemp("changed") / "home", monkeypatch)
         build = home / "notebooks" / "01_build.ipynb"
         build.write_text(json.dumps(changed_everywhere(saved("01_build"))))
-        sources = ("'no output saved'", "raise RuntimeError", "1 + 1")
+        sources = ("'no output saved'", SET_UP, "%%sql\nselect * from no_such_table", "1 + 1")
         cells = [new_code_cell(source, execution_count=n) for n, source in enumerate(sources, start=1)]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         failing = new_notebook(cells=cells, metadata={"kernelspec": kernel})
@@ -161,8 +162,9 @@ def test_nbval_fails_each_cell_that_is_saved_otherwise_than_it_runs(nbval_on_cha
     assert found == dict.fromkeys(range(len(code_cells("01_build"))), "FAILED")
 
 
-def test_nbval_counts_no_cell_behind_a_failed_one_as_passed(nbval_on_changed):
-    assert [nbval_on_changed["failing", cell] for cell in range(3)] == ["FAILED", "FAILED", "SKIPPED"]
+def test_nbval_fails_an_sql_cell_and_counts_none_behind_it_as_passed(nbval_on_changed):
+    found = [nbval_on_changed["failing", cell] for cell in range(4)]
+    assert found == ["FAILED", "PASSED", "FAILED", "SKIPPED"]
 
 
 def test_nbval_finds_every_saved_output_again(home):

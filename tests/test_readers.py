@@ -283,7 +283,7 @@ REFUSED = {
     "export database '{outside}'": NO_FILES,
     "attach '{outside}/other.duckdb'": NO_FILES,
     "attach '{home}/data/mini_data_mart.duckdb.previous-1' as earlier": NO_FILES,
-    "create persistent secret mine (type http)": "",
+    "create persistent secret mine (type http)": "ecret",
     "install httpfs": NO_FILES,
     "install httpfs from community": NO_FILES,
     "load httpfs": NO_EXTENSIONS,
@@ -355,6 +355,7 @@ def test_a_reader_makes_what_is_its_own(reading, shared_mart):
 
 def test_only_the_export_writes_and_only_into_its_folders(shared_home, shared_mart):
     copy = shared_home / "data" / "CSV-export" / "mine.csv"
+    copy.parent.mkdir()
     with started(shared_home) as kernel:
         written = []
         for notebook in ORDER[1:]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, query
+from conftest import CHECKOUT, put_mart, query
 from kernels import Kernel, Ran, started
 from test_damaged_files import (
     CUSTOMERS,
@@ -47,11 +47,10 @@ def build(kernel: Kernel, inputs: Path, database: Path) -> Ran:
 
 
 @pytest.fixture(scope="module")
-def published(kernel: Kernel, home: Path) -> Path:
-    """The mart of the sample, built twice: so a previous one is kept beside it."""
-    database = home / "data" / "mart.duckdb"
-    for _ in range(2):
-        assert not build(kernel, CHECKOUT / "inputs", database).failed
+def published(kernel: Kernel, home: Path, sample_mart: Path) -> Path:
+    """The mart of the sample, built over an equal one, which is kept beside it."""
+    database = put_mart(sample_mart, home)
+    assert not build(kernel, CHECKOUT / "inputs", database).failed
     return database
 
 
@@ -93,7 +92,7 @@ def test_a_good_build_after_the_refused_ones_is_published(kernel: Kernel, publis
     put(inputs, {"fact_sales.csv": GOOD.encode()})
     assert not build(kernel, inputs, published).failed
     after = contents(published)
-    assert after["mart.duckdb"] not in before.values()
-    assert before["mart.duckdb"] in after.values(), "the mart before is kept"
+    assert after[published.name] not in before.values()
+    assert before[published.name] in after.values(), "the mart before is kept"
     assert query(published, "select count(*) from fact_sales") == [(1,)]
     assert query(published, "select max(build_id) from build_log") == [(3,)]

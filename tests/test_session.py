@@ -120,13 +120,6 @@ def test_a_failing_cell_fails_papermill_with_the_message(canary):
     assert "QueryError: Table with name no_such_table does not exist!" in result.stderr
 
 
-def test_a_failing_cell_fails_nbval(canary):
-    run = [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", "-q", canary.name]
-    result = subprocess.run(run, capture_output=True, text=True, cwd=canary.parent)
-    assert result.returncode == 1
-    assert "no_such_table does not exist" in result.stdout
-
-
 def test_readers_cannot_write_to_the_mart(outputs):
     assert "read-only" in error(outputs["reader inserts"])
     assert "read-only" in error(outputs["reader drops"])
