@@ -67,7 +67,7 @@ def hostile(parameter: Parameter) -> list[tuple[object, str]]:
     if parameter.choices:
         refused += [(value, "one of ") for value in (*TEXTS, "")]
     if parameter.name.endswith(PATHS):
-        refused += [(value, "a path") for value in NO_PATHS]
+        refused += [(value, "a shorter path" if len(value) > 4000 else "a path") for value in NO_PATHS]
     return refused
 
 
