@@ -69,9 +69,9 @@ def _say(text: str) -> None:
     """Print a result. Raises StateError where it cannot be written."""
     try:
         print(visible(text), flush=True)
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
         raise StateError(f"The results cannot be printed: {error.strerror}.") from error
 
 
@@ -103,25 +103,22 @@ def mart(ctx: click.Context) -> None:
 @click.pass_context
 def _run_notebooks(ctx: click.Context, **values: object) -> None:
     """Run the notebooks of the command, each with the values given for it; say where the results are."""
-    notebooks, is_paged = ctx.command.notebooks, values.get("html", True)  # a report is a page
+    is_paged = values.get("html", True)  # a report is a page
     if values["show_code"] and not is_paged:
         raise UsageError("--show-code is about the page of a notebook: give --html as well.")
     if values["notify"] is not None and not values["notify"].strip():
         raise UsageError('--notify: found "", expected a command.')
-    database, data_dir = resolve(values["database"]), resolve(values["data_dir"])
-    outcome = Outcome(ctx.info_name, notebooks, database, data_dir)
+    places = map(resolve, (values["database"], values["data_dir"]))
+    outcome = Outcome(ctx.info_name, ctx.command.notebooks, *places)
     with _notified(values["notify"], outcome):
         gettempdir()  # cells are compiled there, so its lack is told now
         if "formats" in values:  # an unknown one is refused now, not when others have run
             from mart_helpers.export import export_folders
 
-            outcome.exports = list(export_folders(data_dir, values["formats"]))
-        for notebook in notebooks:
-            given = {
-                p.name: ctx.obj[p.name] for p in ctx.command.declared(notebook) if p.name in ctx.obj
-            }
+            outcome.exports = list(export_folders(outcome.data_dir, values["formats"]))
+        for notebook in outcome.notebooks:
             with reported(notebook, values["verbose"]) as on_cell:
-                outcome.run(notebook, given, on_cell)
+                outcome.run(notebook, ctx.command.given(notebook, ctx.obj), on_cell)
         if is_paged:
             outcome.write_pages(values["show_code"])
         _say(outcome.lines())
@@ -139,10 +136,8 @@ def _notified(command: str | None, outcome: Outcome) -> Iterator[None]:
 
 
 def _notify(command: str | None, outcome: Outcome, error: str, status: int) -> None:
-    if command is None:
-        return
     try:
-        problem = hand_on(command, outcome.summary(status, error))
+        problem = command and hand_on(command, outcome.summary(status, error))
     except Exception as failure:  # what is done counts, not who is told
         problem = f"was not called: {_told(failure)[0]}"
     if problem:

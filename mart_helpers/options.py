@@ -40,11 +40,20 @@ class Command(click.Command):
         return [each for each in known if not self.only or each.name in self.only]
 
     def parameters(self) -> list[Parameter]:
-        """Those of all notebooks; where several have one of a name, the first describes it."""
+        """Those of all notebooks. Of one name, the first with the most choices describes it."""
         union: dict[str, Parameter] = {}
         for each in chain(*map(self.declared, self.notebooks), COMMON):
-            union.setdefault(each.name, each)
+            if len(each.choices) > len(union.setdefault(each.name, each).choices):
+                union[each.name] = each
         return list(union.values())
+
+    def given(self, notebook: str, values: dict[str, object]) -> dict[str, object]:
+        """Those of the `values` that the notebook takes; what is no choice there leaves the default."""
+        return {
+            each.name: values[each.name]
+            for each in self.declared(notebook)
+            if each.name in values and (not each.choices or values[each.name] in each.choices)
+        }
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*map(_as_option, self.parameters()), *super().get_params(ctx)]

@@ -23,6 +23,7 @@ stage: int = 3  # one of 1, 2, 3: 1 seed rows, 2 sales from CSV, 3 every table f
 inputs_dir: str = "inputs"  # folder with the CSV extracts
 max_rejected_share: float = 0.1  # share of bad rows that stops the build
 drops_only: bool = False  # refuse only falls
+fail_on: str = "error"  # publish nothing from this severity on, one of error, warn
 {DATABASE}"""
 QUALITY = f'fail_on: str = "error"  # one of error, warn, never: what stops\n{DATABASE}\n{DATA_DIR}'
 SET_UP = """\
@@ -48,7 +49,7 @@ def home(tmp_path, monkeypatch):
     notebooks = {
         "01_build": (
             BUILD,
-            "write('log/build', stage, inputs_dir, database, drops_only)",
+            "write('log/build', stage, inputs_dir, database, drops_only, fail_on)",
             f"import duckdb\nduckdb.connect(resolve(database)).execute('{BUILD_LOG}')",
             SUMMARY,
         ),
@@ -212,7 +213,7 @@ def test_all_runs_each_notebook_with_its_own_values_and_says_where_the_results_a
     done = mart("all", *options, "--drops-only", "--data-dir", "out", "--database=data/m.duckdb")
     assert done.returncode == 0
     said = (home / "log/build/values.txt").read_text()
-    assert said == f"2 {tmp_path}/in {tmp_path}/data/m.duckdb True"
+    assert said == f"2 {tmp_path}/in {tmp_path}/data/m.duckdb True error"
     assert (home / "log/explore/values.txt").read_text() == "3"
     out = tmp_path / "out"
     assert (out / "CSV-export/values.txt").read_text() == "2024-01-01 csv,json"
@@ -271,6 +272,17 @@ def test_all_stops_at_the_first_failure(home, mart):
     ]
     assert done.stdout == ""
     assert not (home / "log/explore").exists()
+
+
+def test_a_choice_that_one_notebook_lacks_leaves_it_its_default(home, mart):
+    (home / "data").mkdir()
+    assert "--fail-on [error|warn|never]" in mart("all", "--help").stdout
+    assert mart("all", "--fail-on", "never").returncode == 0
+    assert (home / "log/build/values.txt").read_text().endswith(" error")
+    assert (home / "data/quality/values.txt").read_text() == "never"
+    done = mart("build", "--fail-on", "never")
+    assert done.returncode == 2
+    assert "--fail-on': 'never' is not one of 'error', 'warn'" in done.stderr
 
 
 def test_generate_lists_the_files_it_wrote_below_the_callers_folder(home, mart, tmp_path, monkeypatch):
