@@ -1,4 +1,4 @@
-"""Charts for the notebooks: lines, bars, stacks, heat maps, and how checks came out.
+"""Charts for the notebooks: lines, stacks, heat maps, bars, and the star schema of a mart.
 
 Money has no currency sign, because the mart knows none.
 """
@@ -8,66 +8,40 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from io import BytesIO
 from itertools import groupby
 from math import ceil
-from typing import ParamSpec
+from pathlib import Path
+from unicodedata import east_asian_width
 
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font, get_font_names
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.path import Path as Curve
 from matplotlib.ticker import MaxNLocator
 from numpy import isfinite, nanmax, nanmin, ndenumerate
 
-from mart_helpers.verdict import checked_table
+from mart_helpers.contract import star_references, star_types, surrogate_key
+from mart_helpers.session import Session
+from mart_helpers.texts import one_line, quoted
 
 # Okabe and Ito's blue and orange: told apart from each other and from the greys in every kind of
 # colour vision, and by their lightness in print.
-BLUE, ORANGE, PALE = "#0072B2", "#E69F00", "#C9DCE8"
+BLUE, ORANGE, PALE, GREY = "#0072B2", "#E69F00", "#C9DCE8", "#666666"
 
-INK, GREY, LIGHT = "#222222", "#666666", "#DDDDDD"
-_STACK, _HEAT = (BLUE, ORANGE, PALE), LinearSegmentedColormap.from_list("heat", ["#F3F8FB", BLUE])
-# Okabe and Ito's too, and told apart by their lightness alone. In the order in which they are drawn.
-_OUTCOMES = {"broken": INK, "fail": "#D55E00", "warn": ORANGE, "skipped": "#BDBDBD", "pass": PALE}
-
-# Fonts with letters that ours lacks. Those that are installed help out.
-_OTHER_FONTS = (
-    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "IPAexGothic"),
-    *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Hiragino Sans", "PingFang SC"),
-    *("Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Apple SD Gothic Neo", "Arial Unicode MS"),
-    *("Noto Emoji", "Segoe UI Emoji", "Segoe UI Symbol", "Symbola", "STIXGeneral"),
+_STYLE = matplotlib.rc_params_from_file(
+    Path(__file__).parent / "templates" / "charts.mplstyle", use_default_template=False
 )
 
-NOTHING_TO_DRAW = "no sales in this range"
+NOTHING_TO_DRAW = "nothing to show in this range"
 
-_STYLE = {
-    "font.size": 10,
-    "text.color": INK,
-    # else a product called "$5 or $6" would be set as a formula
-    "text.parse_math": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": GREY,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": LIGHT,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-}
-
-DOTS_PER_INCH, _SHOWN_DOTS_PER_INCH = 144, 96
-_INCHES_WIDE, _PAD_INCHES, _LETTER_INCHES, _SHORTEST_AXIS = 8.0, 0.1, 0.085, 4.8
+_SHOWN_DPI, _INCHES_WIDE, _PAD_INCHES, _LETTER_INCHES, _SHORTEST_AXIS = 96, 8.0, 0.1, 0.085, 4.8
 _TITLE_LETTERS, _LABEL_LETTERS, _LABEL_LINES, _MOST_BARS, _MOST_TICKS = 80, 36, 2, 40, 7
-
-P = ParamSpec("P")
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,19 +64,18 @@ class Chart:
         return self.png, {"width": width, "height": height, "alt": self.title}
 
 
-def drawn(draw: Callable[P, Figure]) -> Callable[P, Chart]:
+def drawn(draw: Callable[..., Figure]) -> Callable[..., Chart]:
     """`draw` in the style of our charts, its figure finished and let go: one takes megabytes."""
 
     @wraps(draw)
-    def finished(*given: P.args, **named: P.kwargs) -> Chart:
+    def finished(*given: object, **named: object) -> Chart:
         with style():
             figure = draw(*given, **named)
             FigureCanvasAgg(figure)
             file = BytesIO()
             # without Software, which would be the version of matplotlib
-            figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-        inches = figure.get_size_inches()
-        width, height = (round(side * _SHOWN_DOTS_PER_INCH) for side in inches)
+            figure.savefig(file, format="png", metadata={"Software": None})
+        width, height = (round(side * _SHOWN_DPI) for side in figure.get_size_inches())
         return Chart(figure.get_label(), file.getvalue(), (width, height))
 
     return finished
@@ -115,45 +88,40 @@ def style() -> Iterator[None]:
         # whatever matplotlib has to say would show a path of this machine in the notebook
         warnings.simplefilter("ignore")
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE | {"font.family": families("DejaVu Sans")})
+        matplotlib.rcParams.update(_STYLE | {"font.family": _families()})
         yield
 
 
 @cache
-def families(first: str) -> list[str]:
+def _families(*first: str) -> list[str]:
     installed = get_font_names()
-    return [first, *(name for name in _OTHER_FONTS if name in installed)]
+    return [*first, *(name for name in _STYLE["font.sans-serif"] if name in installed)]
 
 
 def legible(text: str) -> str:
     """The text with the numbers, `⟨U+73C8⟩`, of letters that no font has: as boxes all are alike."""
-    parts = groupby(text, _is_in_a_font)
-    return "".join("".join(part) if is_in else _numbers(part) for is_in, part in parts)
-
-
-def _numbers(letters: Iterator[str]) -> str:
-    return f"⟨{' '.join(f'U+{ord(letter):04X}' for letter in letters)}⟩"
+    return "".join(
+        "".join(part) if is_in else f"⟨{' '.join(f'U+{ord(letter):04X}' for letter in part)}⟩"
+        for is_in, part in groupby(text, _is_in_a_font)
+    )
 
 
 @cache
 def _is_in_a_font(letter: str) -> bool:
-    fonts = (get_font(findfont(name)) for name in families("DejaVu Sans"))
+    fonts = (get_font(findfont(name)) for name in _families())
     return any(font.get_char_index(ord(letter)) for font in fonts)
 
 
 def _new_figure(title: str, height: float) -> tuple[Figure, Axes]:
     lines = textwrap.fill(legible(title), _TITLE_LETTERS)
     height += 0.2 * lines.count("\n")
-    figure = Figure(figsize=(_INCHES_WIDE, height), dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=(_INCHES_WIDE, height), layout="constrained")
     figure.set_label(title)
-    figure.get_layout_engine().set(w_pad=_PAD_INCHES, h_pad=_PAD_INCHES)
-    figure.suptitle(lines, x=_PAD_INCHES / _INCHES_WIDE, ha="left", size=12, weight="bold")
-    axes = figure.add_subplot()
-    axes.tick_params(length=0)
-    return figure, axes
+    figure.suptitle(lines, x=_PAD_INCHES / _INCHES_WIDE, ha="left")
+    return figure, figure.add_subplot()
 
 
-def empty_figure(title: str, words: str = NOTHING_TO_DRAW) -> Figure:
+def _empty_figure(title: str, words: str = NOTHING_TO_DRAW) -> Figure:
     figure, axes = _new_figure(title, height=1.4)
     axes.set_axis_off()
     axes.text(0.5, 0.5, words, color=GREY, ha="center", va="center", transform=axes.transAxes)
@@ -171,22 +139,15 @@ def draw_line(
     """
     rows = frame.dropna(subset=[x, y])
     if rows.empty:
-        return empty_figure(title)
+        return _empty_figure(title)
     figure, axes = _new_figure(title, height=3.4)
-    is_date = pd.api.types.is_datetime64_any_dtype(rows[x])
-    places = (date2num(rows[x]) if is_date else _floats(rows[x])).tolist()
-    values = _floats(rows[y]).tolist()
+    lines = {y: {"color": BLUE, "marker": "o", "markersize": 3.5}}
     if before and rows[before].notna().any():
-        earlier = _floats(rows[before]).tolist()
-        axes.plot(places, earlier, color=PALE, linewidth=2.5, label=_words(before), clip_on=False)
-    else:
-        earlier = []
-    axes.plot(places, values, color=BLUE, marker="o", markersize=3.5, clip_on=False, label=_words(y))
-    if earlier:
-        _add_legend(axes)
-    _name_places(axes, places, rows[x])
-    _scale_from_zero(axes, [value for value in values + earlier if isfinite(value)])
-    axes.set(xlabel=_words(x), ylabel=unit)
+        lines = {before: {"color": PALE, "linewidth": 2.5}} | lines
+    values = [_floats(rows[name]) for name in lines]
+    for (name, look), heights in zip(lines.items(), values, strict=True):
+        axes.plot(rows[x], heights, label=_words(name), clip_on=False, **look)
+    _lay_columns(axes, rows[x], rows[x], pd.concat(values), unit)
     return figure
 
 
@@ -199,17 +160,15 @@ def draw_stacks(frame: pd.DataFrame, x: str, parts: Sequence[str], title: str, u
     """
     rows = frame.dropna(subset=[x])
     if rows.empty:
-        return empty_figure(title)
+        return _empty_figure(title)
     figure, axes = _new_figure(title, height=3.4)
-    places, foot = range(len(rows)), pd.Series(0.0, rows.index)
-    for part, colour in zip(parts, _STACK, strict=False):
+    places, foot = pd.Series(range(len(rows))), pd.Series(0.0, rows.index)
+    for part, colour in zip(parts, (BLUE, ORANGE, PALE), strict=False):
         height = _floats(rows[part].fillna(0))
         axes.bar(places, height, bottom=foot, color=colour, width=0.75, label=_words(part))
         foot = foot + height
-    _name_places(axes, list(places), rows[x])
-    _scale_from_zero(axes, foot.tolist())
-    _add_legend(axes)
-    axes.set(xlabel=_words(x), ylabel=unit)
+    axes.set_xlim(-0.6, max(len(rows), _MOST_TICKS) - 0.4)  # a few bars would be fat
+    _lay_columns(axes, places, rows[x], foot, unit)
     return figure
 
 
@@ -223,28 +182,22 @@ def draw_heat_map(frame: pd.DataFrame, label: str, title: str) -> Figure:
     """
     rows, title = _first_rows(frame, title)
     numbers = rows.drop(columns=label).apply(_floats).dropna(axis="columns", how="all")
-    in_thousands = not numbers.empty and numbers.abs().max(axis=None) >= 1_000_000
-    title = f"{title}, in thousands" if in_thousands else title
-    if rows.empty:
-        return empty_figure(title)
     if numbers.empty:
-        return empty_figure(title, "no figures in this range")
+        return _empty_figure(title)
+    in_thousands = numbers.abs().max(axis=None) >= 1_000_000
+    title = f"{title}, in thousands" if in_thousands else title
     figure, axes = _new_figure(title, height=1.0 + 0.34 * len(rows))
     values = numbers.to_numpy() / (1000 if in_thousands else 1)
     low, high = min(0.0, nanmin(values)), nanmax(values)
+    # no deeper than letters can be read on
+    axes.imshow(values, cmap="Blues", vmin=low, vmax=low + 2 * (high - low), aspect="auto")
     decimals = _decimals(values[isfinite(values)].tolist())
-    axes.imshow(values, cmap=_HEAT, vmin=low, vmax=high, aspect="auto")
     for (line, column), value in ndenumerate(values):
         if isfinite(value):
-            is_dark = value - low > 0.85 * (high - low)
-            text = _number(value, decimals)
-            axes.text(
-                column, line, text, ha="center", va="center", size=9, color="white" if is_dark else INK
-            )
+            axes.text(column, line, _number(value, decimals), ha="center", va="center", size=9)
     axes.set_xticks(range(values.shape[1]), [_words(name) for name in numbers.columns])
     axes.set_yticks(range(len(rows)), [_short(text) for text in rows[label]])
     axes.xaxis.tick_top()
-    axes.spines[:].set_visible(False)
     return figure
 
 
@@ -257,44 +210,24 @@ def draw_bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str
     """
     rows, title = _first_rows(frame.dropna(subset=[value]), title)
     if rows.empty:
-        return empty_figure(title)
+        return _empty_figure(title)
     labels = [_short(text) for text in rows[label].astype(object).fillna("not given")]
     inches = 0.42 if any("\n" in text for text in labels) else 0.3
     figure, axes = _new_figure(title, height=1.0 + inches * len(rows))
     values = _floats(rows[value]).tolist()
+    names = [_number(value, _decimals(values)) for value in values]
     # by place, not by name: two products may share a name
-    bars = axes.barh(range(len(rows)), values, color=BLUE, height=0.7)
-    _name_values(axes, bars, values)
-    _lay_bars(axes, labels, unit)
-    return figure
-
-
-@drawn
-def draw_checks(check_results: pd.DataFrame) -> Figure:
-    """A bar a table of the rows of `run_checks`: how many of its checks passed, and how many did not.
-
-    What did not pass stands at the left, broken first, then failed, warned and skipped. The same is
-    said in words at the end of the bar. Checks of no table in particular have the last bar.
-    """
-    title = "Checks by table"
-    counts = _outcomes(check_results)
-    if counts.empty:
-        return empty_figure(title, "there are no checks")
-    figure, axes = _new_figure(title, height=1.0 + 0.3 * len(counts))
-    left = pd.Series(0, counts.index)
-    for outcome in counts:
-        axes.barh(range(len(counts)), counts[outcome], left=left, color=_OUTCOMES[outcome], height=0.7)
-        left = left + counts[outcome]
-    words = [
-        ", ".join(f"{count:,} {outcome}" for outcome, count in row.items() if count)
-        for row in counts.to_dict("records")
-    ]
-    # the part of the axis that the longest words take at the end of the longest bar
-    part = min(_LETTER_INCHES * (max(map(len, words)) + 2) / _SHORTEST_AXIS, 0.6)
-    axes.set_xlim(0, left.max() / (1 - part))
-    for place, (end, text) in enumerate(zip(left, words, strict=True)):
-        axes.annotate(text, (end, place), (4, 0), textcoords="offset points", va="center")
-    _lay_bars(axes, [_short(table) for table in counts.index], "checks")
+    axes.bar_label(axes.barh(range(len(rows)), values, color=BLUE, height=0.7), names, padding=3)
+    lowest, highest = min(0.0, *values), max(0.0, *values)
+    # the part of the axis that a value takes at the end of its bar, at most a third
+    part = min(_LETTER_INCHES * (max(map(len, names)) + 1) / _SHORTEST_AXIS, 1 / 3)
+    room = part / (1 - 2 * part) * (highest - lowest or 1.0)
+    axes.set_xlim(lowest - room * (lowest < 0), highest + room)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_xticks([])  # the values at the ends of the bars leave a scale nothing to say
+    axes.set_xlabel(unit, loc="left")
+    axes.axvline(0, color=GREY, linewidth=0.8)
     return figure
 
 
@@ -305,58 +238,22 @@ def _first_rows(frame: pd.DataFrame, title: str) -> tuple[pd.DataFrame, str]:
     return frame.head(_MOST_BARS), f"{title} (the first {_MOST_BARS} of {len(frame):,})"
 
 
-def _name_places(axes: Axes, places: Sequence[float], values: pd.Series) -> None:
-    step = ceil(len(values) / _MOST_TICKS)
-    axes.set_xticks(places[::step], _tick_labels(values[::step]))
-
-
-def _add_legend(axes: Axes) -> None:
-    """Names of the series above the axes, where no line can run through them."""
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0.2)
-
-
-def _scale_from_zero(axes: Axes, values: list[float]) -> None:
-    lowest, highest = min(0.0, *values), max(0.0, *values)
+def _lay_columns(axes: Axes, places: pd.Series, names: pd.Series, values: pd.Series, unit: str) -> None:
+    """Name a few of the places below the axes, and scale the values so that zero is among them."""
+    step = ceil(len(places) / _MOST_TICKS)
+    axes.set_xticks(places[::step], _tick_labels(names[::step]))
+    axes.set(xlabel=_words(names.name), ylabel=unit)
+    heights = [value for value in values if isfinite(value)]
+    lowest, highest = min(0.0, *heights), max(0.0, *heights)
     room = 0.06 * (highest - lowest) or 1.0
     axes.set_ylim(lowest - room * (lowest < 0), highest + room)
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    decimals = _decimals(values)
+    decimals = _decimals(heights)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=decimals == 0))
     axes.yaxis.set_major_formatter(lambda value, _: _number(value, decimals))
     axes.grid(axis="y")
-
-
-def _name_values(axes: Axes, bars: object, values: list[float]) -> None:
-    """Write each value at the end of its bar, which leaves the scale nothing to say."""
-    decimals = _decimals(values)
-    names = [_number(value, decimals) for value in values]
-    lowest, highest = min(0.0, *values), max(0.0, *values)
-    # the part of the axis that a value takes at the end of its bar, at most a third
-    part = min(_LETTER_INCHES * (max(map(len, names)) + 1) / _SHORTEST_AXIS, 1 / 3)
-    room = part / (1 - 2 * part) * (highest - lowest or 1.0)
-    axes.set_xlim(lowest - room * (lowest < 0), highest + room)
-    axes.bar_label(bars, names, padding=3)
-
-
-def _lay_bars(axes: Axes, labels: list[str], unit: str) -> None:
-    """The first bar on top, and no scale: each bar has its words at its end."""
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.axvline(0, color=GREY, linewidth=0.8)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    axes.set_xticks([])
-    axes.set_xlabel(unit, loc="left")
-
-
-def _outcomes(check_results: pd.DataFrame) -> pd.DataFrame:
-    """How many checks of each table came out how: a row a table, a column an outcome that occurs."""
-    names = check_results["check_name"].tolist()
-    tables = [checked_table(name, names) for name in names]
-    counts = pd.crosstab(tables, check_results["status"].to_numpy())
-    order = sorted(counts.index, key=lambda table: (table == "checks", table))
-    found = counts.loc[order, [outcome for outcome in _OUTCOMES if outcome in counts]]
-    return found.rename({"checks": "other checks"})
+    if len(axes.get_legend_handles_labels()[0]) > 1:  # above the axes, where no line can run through it
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
 
 
 def _decimals(values: list[float]) -> int:
@@ -388,3 +285,119 @@ def _words(name: str) -> str:
 def _short(text: object) -> str:
     lines = textwrap.wrap(legible(str(text)), _LABEL_LETTERS, max_lines=_LABEL_LINES, placeholder=" …")
     return "\n".join(lines)
+
+
+# Of the star: lengths are in points, y runs downwards. A letter of this size is so wide.
+_SIZE, _LETTER, _LINE, _LONGEST_NAME = 8.5, 5.12, 13.0, 100
+_HEAD, _PADDING, _BETWEEN, _BESIDE, _TITLE, _MARGIN = 32.0, 7.0, 20.0, 62.0, 34.0, 10.0
+
+
+@drawn
+def draw_star(mart: Session) -> Figure:
+    """The star schema of the mart that `mart` has open, published or candidate.
+
+    Facts stand in the middle, dimensions at their sides, each with its rows, columns and types.
+    Keys go by their names: `dim_<thing>` has `<thing>_key` (PK), a table that refers to it has a
+    `<thing>_key` or `<role>_<thing>_key` (FK). Arrows lead from facts to dimensions.
+    """
+    title, references = "Star schema", star_references(mart.connection)
+    boxes = [_Box(mart, name, types) for name, types in star_types(mart.connection).items()]
+    if not boxes:
+        return _empty_figure(title, "no tables named dim_… or fact_…")
+    width, height = _place(boxes, references)
+    figure = Figure(figsize=(width / 72, height / 72))
+    figure.set_label(title)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    axes.text(_MARGIN, _MARGIN, title, size=12, weight="bold", va="top")
+    named = {box.name: box for box in boxes}
+    for box in boxes:
+        _add_box(axes, box, references[box.name])
+        for key, dimension in references[box.name].items() if box.is_fact else ():
+            _add_arrow(axes, box, key, named[dimension])
+    return figure
+
+
+class _Box:
+    """A table of the star, and where it is drawn."""
+
+    left = top = 0.0
+
+    def __init__(self, mart: Session, name: str, types: dict[str, str]) -> None:
+        count = mart.connection.execute(f"select count(*) from main.{quoted(name)}").fetchone()[0]
+        self.name, self.types = name, types
+        self.rows = f"{count:,} {'row' if count == 1 else 'rows'}"
+        self.is_fact = name.startswith("fact_")
+        self.key = None if self.is_fact else surrogate_key(name)
+        self.height = _HEAD + len(types) * _LINE + _PADDING
+        # a column has its name, its type, and before them PK or FK and a blank
+        letters = max(map(_wide, types)) + max(map(_wide, types.values())) + 5
+        self.width = max(letters, _wide(name), _wide(self.rows)) * _LETTER + 2 * _PADDING
+
+    def line(self, column: str) -> float:
+        """Where the middle of the line of `column` is."""
+        return self.top + _HEAD + (list(self.types).index(column) + 0.5) * _LINE
+
+
+def _place(boxes: list[_Box], references: dict[str, dict[str, str]]) -> tuple[float, float]:
+    """Put facts in the middle, each dimension at the side that is shorter so far; width and height."""
+    facts = [box for box in boxes if box.is_fact]
+    used = [dimension for fact in facts for dimension in references[fact.name].values()]
+    sides: tuple[list[_Box], list[_Box]] = ([], [])
+    for box in sorted(boxes, key=lambda each: -each.height):
+        if not box.is_fact:
+            min(sides, key=_high).append(box)
+    for side in sides:
+        # in the order of the facts' columns, so that arrows do not cross
+        side.sort(key=lambda each: used.index(each.name) if each.name in used else len(used))
+    stacks = [stack for stack in (sides[0], facts, sides[1]) if stack]
+    highest, left = max(map(_high, stacks)), _MARGIN
+    for stack in stacks:
+        top, width = _TITLE + (highest - _high(stack)) / 2, max(box.width for box in stack)
+        for box in stack:
+            box.left, box.top, box.width = left, top, width
+            top += box.height + _BETWEEN
+        left += width + _BESIDE
+    return left - _BESIDE + _MARGIN, _TITLE + highest + _MARGIN
+
+
+def _high(stack: list[_Box]) -> float:
+    return sum(box.height + _BETWEEN for box in stack) - _BETWEEN
+
+
+def _add_box(axes: Axes, box: _Box, references: dict[str, str]) -> None:
+    left, right, colour = (
+        box.left + _PADDING,
+        box.left + box.width - _PADDING,
+        BLUE if box.is_fact else GREY,
+    )
+    write = partial(axes.text, family=_families("DejaVu Sans Mono"), size=_SIZE, va="center_baseline")
+    for height, fill in ((box.height, "white"), (_HEAD - 4, colour)):
+        axes.add_patch(Rectangle((box.left, box.top), box.width, height, ec=colour, fc=fill))
+    write(left, box.top + 9, _shown(box.name), color="white", weight="bold")
+    write(left, box.top + 21, box.rows, color="white")
+    for name, type_ in box.types.items():
+        y = box.line(name)
+        if name == box.key or name in references:
+            write(left, y, "PK" if name == box.key else "FK", color=BLUE, weight="bold")
+        write(left + 3 * _LETTER, y, _shown(name))
+        write(right, y, _shown(type_.lower()), color=GREY, ha="right")
+
+
+def _add_arrow(axes: Axes, fact: _Box, key: str, dimension: _Box) -> None:
+    left, right = sorted((fact, dimension), key=lambda box: box.left)
+    ends = {left.name: left.left + left.width, right.name: right.left}
+    start = ends[fact.name], fact.line(key)
+    end = ends[dimension.name], dimension.line(dimension.key)
+    middle = (start[0] + end[0]) / 2
+    bend = Curve([start, (middle, start[1]), (middle, end[1]), end], [Curve.MOVETO, *[Curve.CURVE4] * 3])
+    axes.add_patch(FancyArrowPatch(path=bend, arrowstyle="-|>", mutation_scale=8, color=GREY))
+
+
+def _shown(text: str) -> str:
+    return legible(one_line(text, _LONGEST_NAME))
+
+
+def _wide(text: str) -> int:
+    """How many letters wide the text is."""
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in _shown(text))

@@ -104,7 +104,7 @@ def mart(ctx: click.Context) -> None:
 def _run_notebooks(ctx: click.Context, **values: object) -> None:
     """Run the notebooks of the command, each with the values given for it; say where the results are."""
     is_paged = values.get("html", True)  # a report is a page
-    if values["show_code"] and not is_paged:
+    if values.get("show_code") and not is_paged:
         raise UsageError("--show-code is about the page of a notebook: give --html as well.")
     if values["notify"] is not None and not values["notify"].strip():
         raise UsageError('--notify: found "", expected a command.')
@@ -120,7 +120,7 @@ def _run_notebooks(ctx: click.Context, **values: object) -> None:
             with reported(notebook, values["verbose"]) as on_cell:
                 outcome.run(notebook, ctx.command.given(notebook, ctx.obj), on_cell)
         if is_paged:
-            outcome.write_pages(values["show_code"])
+            outcome.write_pages(values.get("show_code", False))
         _say(outcome.lines())
 
 
@@ -144,7 +144,7 @@ def _notify(command: str | None, outcome: Outcome, error: str, status: int) -> N
         _refused(f"--notify: `{command}` {problem}", status)
 
 
-HTML, SHOW_CODE, VERBOSE = (
+*PAGES, VERBOSE = (
     click.Option(words, is_flag=True, help=text)
     for words, text in (
         (["--html"], "write each notebook as a page of HTML too, to read or to mail"),
@@ -157,15 +157,15 @@ NOTIFY = click.Option(
 )
 
 for name, notebooks, flags, text in (
-    ("build", ALL[:1], [HTML], "Load the inputs, check them, publish the mart."),
-    ("explore", ("02_explore",), [HTML], "Look at sales, customers and products."),
-    ("export", ("03_export",), [HTML], "Write the mart's tables as files to share."),
-    ("quality", ("04_quality",), [HTML], "Check the mart and write a report."),
-    ("dashboard", ALL[-1:], [HTML], "Make one page of figures and charts, to filter and to mail."),
-    ("all", ALL, [HTML], "Build, quality, explore, export and dashboard, in this order."),
-    ("report", ALL[:-1], [], "Do all of that, and write it as one page of HTML to mail."),
+    ("build", ALL[:1], PAGES, "Load the inputs, check them, publish the mart."),
+    ("explore", ("02_explore",), PAGES, "Look at sales, customers and products."),
+    ("export", ("03_export",), PAGES, "Write the mart's tables as files to share."),
+    ("quality", ("04_quality",), PAGES, "Check the mart and write a report."),
+    ("dashboard", ALL[-1:], PAGES, "Make one page of figures and charts, to filter and to mail."),
+    ("all", ALL, PAGES, "Build, quality, explore, export and dashboard, in this order."),
+    ("report", ALL, [], "Do all of that, and write the answers as one page of HTML to print or mail."),
 ):
-    settings = {"help": text, "params": [*flags, SHOW_CODE, VERBOSE, NOTIFY], "callback": _run_notebooks}
+    settings = {"help": text, "params": [*flags, VERBOSE, NOTIFY], "callback": _run_notebooks}
     mart.add_command(Command(name, notebooks=notebooks, **settings))
 
 

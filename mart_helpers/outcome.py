@@ -60,7 +60,7 @@ class Outcome:
 
         places = (list(self._executed.values()), self.data_dir / "pages", self.database)
         if self.command == "report":
-            self._pages = [write_report(*places, self._report, show_code)]
+            self._pages = [write_report(*places, self._report)]
         else:
             self._pages = write_pages(*places, show_code)
 
@@ -83,7 +83,7 @@ class Outcome:
         results["executed"] = [shown(self._folder)]
         if self._pages:
             results["page"] = list(map(shown, self._pages))
-        if "dashboard" in results:  # to look at first, so it is read last
+        if "dashboard" in results and self.command != "report":  # to look at first, so it is read last
             results["dashboard"] = results.pop("dashboard")
         rows = [
             row for word, texts in results.items() for row in zip_longest([word], texts, fillvalue="")

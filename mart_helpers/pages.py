@@ -1,21 +1,19 @@
-"""Pages of HTML, to mail, to print, to read on a phone: what a notebook has shown, and their frame.
+"""Pages of HTML, to mail, to print, to read on a phone: what notebooks have shown, and their frame.
 
 A page is one file. It loads nothing and runs nothing; its templates and stylesheets are in `templates/`.
 """
 
 import json
 import re
-from base64 import b64encode
 from collections import ChainMap, Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
-from mimetypes import guess_type
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from mart_helpers.books import build_facts as last_build
 from mart_helpers.files import whole_files
@@ -26,6 +24,12 @@ if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
 
 REPORT = "report.html"
+
+# The notebooks whose answers are the report, in its order.
+REPORTED = ("05_dashboard", "02_explore")
+
+# Cells with these tags show something about the notebook itself, which a report leaves out.
+_ASIDE = ["aside", "summary"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -42,22 +46,9 @@ _KINDS = ["text/html", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
 
 _ON_THE_WEB = re.compile(r"(https?|mailto):", re.IGNORECASE)
 
-_NUMBER = re.compile(r"[-+−]?[\d,]+(\.\d+)?")
+_NUMBER = re.compile(r"[-+−]?[\d,]+(\.\d+)?( %)?")
 
 _LONGEST_CELL, _LONGEST_FIGURE, _LONG_TEXT = 80, 400, 40
-
-
-class Chapter(NamedTuple):
-    """An executed notebook: its first heading, ids and titles of the sections, and the rest as HTML.
-
-    `given` are the parameters that were given, but for paths, in the order of the notebook.
-    """
-
-    id: str
-    title: str
-    sections: list[tuple[str, str]]
-    body: Markup
-    given: dict[str, str]
 
 
 def write_pages(
@@ -65,44 +56,52 @@ def write_pages(
 ) -> list[Path]:
     """Write `<notebook>.html` into `folder` for each executed notebook; the paths, in the same order.
 
-    The code is folded away, or shown. Links lead to the pages of other notebooks where there are such.
-    All pages are written or none. Raises StateError where the folder cannot be written, or where there
-    is no mart.
+    The code is folded away, or shown. Links lead to the pages of other notebooks if there are such.
+    All pages are written or none. Raises StateError if the folder cannot be written, or if there is no
+    mart.
     """
-    build = _build_of(database)
+    figures = _figures_of(database)
     pages = [folder / f"{path.stem}.html" for path in executed]
-    there = {page.stem: page.name for page in (*pages, *folder.glob("*.html"))}
+    there = {page.stem for page in (*pages, *folder.glob("*.html"))}
     texts = []
     for path in executed:
-        chapter = _chapter(path, there | {path.stem: ""}, "open" if show_code else "folded")
-        figures = build_figures(build) | chapter.given
-        texts.append(render_page("notebooks.html.j2", chapter.title, figures, chapters=[chapter]))
+        body = _html(path, code="open" if show_code else "folded")
+        first = body.select_one(".prose h1")
+        title = first.extract().get_text() if first else path.stem
+        sections = _anchored(body)
+        for link in body("a"):
+            _lead(link, there)
+        values = {"sections": sections, "body": Markup(body)}
+        texts.append(render_page("notebooks.html.j2", title, figures | _given(path), **values))
     _write(pages, texts)
     return pages
 
 
-def write_report(
-    executed: Sequence[Path], folder: Path, database: Path, quality_report: Path, show_code: bool = False
-) -> Path:
-    """Write all the executed notebooks, by their names, as one page into `folder`; its path.
+def write_report(executed: Sequence[Path], folder: Path, database: Path, quality_report: Path) -> Path:
+    """Write what the executed notebooks answer as one page into `folder`, without their code; its path.
 
-    The verdict at its head is that of `quality_report`, the JSON file that 04_quality has written.
-    Raises StateError where the folder cannot be written, or where there is no mart.
+    First come the figures of 05_dashboard, then the answers of 02_explore, then the findings of
+    `quality_report`, the JSON file that 04_quality has written. Raises StateError if the folder cannot
+    be written, or if there is no mart.
     """
-    build, quality = _build_of(database), json.loads(quality_report.read_text(encoding="utf-8"))
-    here = {path.stem: "" for path in executed}
-    code = "open" if show_code else ""
-    chapters = [_chapter(path, here, code, below=1) for path in sorted(executed)]
+    quality = json.loads(quality_report.read_text(encoding="utf-8"))
+    named = {path.stem: path for path in executed}
     text = render_page(
-        "notebooks.html.j2",
+        "report.html.j2",
         "Report on the data mart",
-        dict(ChainMap(*(chapter.given for chapter in reversed(chapters)), build_figures(build))),
+        _figures_of(database) | dict(ChainMap(*map(_given, executed))),
         status=quality["status"],
         verdict=f"{quality['headline']}.",
-        chapters=chapters,
+        report=quality,
+        sections=[section for name in REPORTED for section in _answers(named[name])],
     )
     _write([folder / REPORT], [text])
     return folder / REPORT
+
+
+def page_names() -> set[str]:
+    """Names of all files that notebooks become as pages: one each, and one for all."""
+    return {REPORT, *(f"{path.stem}.html" for path in (home() / "notebooks").glob("*.ipynb"))}
 
 
 def render_page(
@@ -115,8 +114,8 @@ def render_page(
 ) -> str:
     """The page of a `template` that extends `frame.html.j2`.
 
-    At its head stand the title, a verdict where there is a `status` (pass, warn or fail), and the
-    figures by their names. The template finds `values`, and filters for what comes from the data. A
+    At its head stand the title, a verdict if there is a `status` (pass, warn or fail), and the figures
+    by their names. The template finds `values`, and filters for what comes from the data. A
     replacement character (�) stands for each one that HTML forbids.
     """
     environment = Environment(
@@ -127,11 +126,7 @@ def render_page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "cell": cell_text,
-        "figure": figure_text,
-        "breakable": lambda name: Markup("_<wbr>").join(map(escape, name.split("_"))),
-    }
+    environment.filters |= {"cell": cell_text, "figure": figure_text}
     head = {"title": title, "figures": figures, "status": status, "verdict": verdict, "marks": _MARKS}
     return printable(environment.get_template(template).render(head | values))
 
@@ -142,7 +137,7 @@ def printable(text: str) -> str:
 
 
 def cell_text(value: object, longest: int = _LONGEST_CELL) -> str:
-    """A value of a row as it stands, cut at `longest` characters; nothing where it is missing."""
+    """A value of a row as it stands, cut at `longest` characters; nothing if it is missing."""
     text = "" if value is None else str(value)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
@@ -176,9 +171,17 @@ def _money(value: str | None) -> str | None:
     return None if value is None else f"{Decimal(value):,.2f}"
 
 
-def _build_of(database: Path) -> dict[str, object]:
+def _figures_of(database: Path) -> dict[str, str]:
     with open_published(database) as connection:
-        return {"mart": database.name, **last_build(connection)}
+        return build_figures({"mart": database.name, **last_build(connection)})
+
+
+def _given(path: Path) -> dict[str, str]:
+    """The parameters given to an executed notebook, but for paths, in its order."""
+    metadata = json.loads(path.read_bytes())["metadata"]
+    values = metadata.get("papermill", {}).get("parameters", {})
+    names = [each.name for each in notebook_parameters(path) if not each.name.endswith(PATHS)]
+    return {name: figure_text(values[name]) for name in names if values.get(name, "") != ""}
 
 
 def _write(pages: list[Path], texts: list[str]) -> None:
@@ -187,12 +190,8 @@ def _write(pages: list[Path], texts: list[str]) -> None:
             part.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _chapter(path: Path, places: Mapping[str, str], code: str, below: int = 0) -> Chapter:
-    """The executed notebook at `path`, its headings `below` levels deeper than they are.
-
-    `places` are the pages that other notebooks are on, by name, "" for the same page. `code` is
-    "open", "folded", or "" for none.
-    """
+def _html(path: Path, code: str) -> "BeautifulSoup":
+    """What the executed notebook at `path` shows. `code` is "open", "folded", or "" for a report."""
     import nbformat  # all this takes two seconds
     from bs4 import BeautifulSoup
     from nbconvert import HTMLExporter
@@ -202,87 +201,95 @@ def _chapter(path: Path, places: Mapping[str, str], code: str, below: int = 0) -
         extra_template_basedirs=[str(_TEMPLATES)],
         template_name="notebook",
         exclude_anchor_links=True,
-        config=Config({"NbConvertBase": {"display_data_priority": _KINDS}}),
+        embed_images=True,
+        config=Config(
+            NbConvertBase={"display_data_priority": _KINDS},
+            TagRemovePreprocessor={"enabled": not code, "remove_cell_tags": _ASIDE},
+        ),
     )
-    notebook = nbformat.read(path, as_version=4)
-    html, _ = exporter.from_notebook_node(notebook, {"code": code})
+    resources = {"code": code, "metadata": {"path": str(home() / "notebooks")}}
+    html, _ = exporter.from_notebook_node(nbformat.read(path, as_version=4), resources)
     body = BeautifulSoup(html, "html.parser")
-    first = body.select_one(".prose h1")
-    title = first.extract().get_text() if first else path.stem
-    sections = _anchored(body, path.stem, below)
-    for link in body("a"):
-        _lead(link, path.stem, places)
     for image in body("img"):
-        _embed(image)
+        if not image["src"].startswith("data:"):  # a page loads nothing
+            image.replace_with(image.get("alt", ""))
     for table in body("table"):
-        _align(table)
-    values = notebook.metadata.get("papermill", {}).get("parameters", {})
-    names = [each.name for each in notebook_parameters(path) if not each.name.endswith(PATHS)]
-    given = {name: figure_text(values[name]) for name in names if values.get(name, "") != ""}
-    return Chapter(path.stem, title, sections, Markup(body), given)
+        _lay(table, in_words=not code)
+    return body
 
 
-def _anchored(body: "BeautifulSoup", name: str, below: int) -> list[tuple[str, str]]:
+def _answers(path: Path) -> list[tuple[str, str, list[Markup]]]:
+    """Id and heading of each section of an executed notebook that shows charts or tables, and those."""
+    body = _html(path, code="")
+    _anchored(body)
+    found = [(path.stem, path.stem, [])]
+    for each in body.select(".prose h2, .wide"):
+        if each.name == "h2":
+            found.append((each["id"], each.get_text(), []))
+        else:
+            found[-1][2].append(Markup(each))
+    # a chart first: looking is easier than reading
+    return [
+        (*name, sorted(shown, key=lambda each: "<img" not in each)) for *name, shown in found if shown
+    ]
+
+
+def _anchored(body: "BeautifulSoup") -> list[tuple[str, str]]:
     """Give all headings ids of their own; those of the sections, with their titles."""
-    seen, sections = Counter([name]), []
+    seen, sections = Counter(), []
     for heading in body.select(".prose :is(h1, h2, h3, h4, h5, h6)"):
-        title, level = heading.get_text(), int(heading.name[1])
-        anchor = _anchor(name, title)
+        anchor = _anchor(heading.get_text())
         seen[anchor] += 1
         heading["id"] = anchor if seen[anchor] == 1 else f"{anchor}-{seen[anchor]}"
-        heading.name = f"h{min(level + below, 6)}"
-        if level <= 2:
-            sections.append((heading["id"], title))
+        if heading.name in ("h1", "h2"):
+            sections.append((heading["id"], heading.get_text()))
     return sections
 
 
-def _anchor(notebook: str, heading: str) -> str:
-    """The id of a heading: that of another notebook is another, also on one page."""
-    words = re.sub(r"\W+", "-", heading.lower()).strip("-")
-    return f"{notebook}-{words}" if words else notebook
+def _anchor(heading: str) -> str:
+    return re.sub(r"\W+", "-", heading.lower()).strip("-") or "section"
 
 
-def _lead(link: "Tag", name: str, places: Mapping[str, str]) -> None:
+def _lead(link: "Tag", there: Collection[str]) -> None:
     """Let a link lead to the web, to this page or to one beside it; of any other, leave the words."""
     url = link.get("href", "")
     path, _, heading = unquote(url).partition("#")
-    target = path.removesuffix(".ipynb") if path else name
+    notebook = path.removesuffix(".ipynb")
     if _ON_THE_WEB.match(url):
         link.attrs = {"href": url}
-    elif target in places and target != path:
-        link.attrs = {"href": f"{places[target]}#{_anchor(target, heading)}"}
+    elif not path or (notebook in there and notebook != path):
+        page = f"{notebook}.html" if notebook else ""
+        link.attrs = {"href": f"{page}#{_anchor(heading)}" if heading else page}
     else:
         link.unwrap()
 
 
-def _embed(image: "Tag") -> None:
-    """Make a picture that lies beside the notebooks part of the page; of any other, leave the words."""
-    file = home() / "notebooks" / unquote(image["src"])
-    if image["src"].startswith("data:"):
-        return
-    if file.is_file() and (kind := guess_type(file)[0]):
-        image["src"] = f"data:{kind};base64,{b64encode(file.read_bytes()).decode()}"
-    else:
-        image.replace_with(image.get("alt", ""))
+def _lay(table: "Tag", in_words: bool) -> None:
+    """Put numbers at the right, let long texts and the names of columns break.
 
-
-def _align(table: "Tag") -> None:
-    """Put numbers at the right, let long texts and the names of columns break."""
-    rows = [row(["td", "th"]) for row in table("tr")]
+    If all is to be `in_words`, names become words, and columns without a value are left out.
+    """
     for row in table("tr"):
         row.attrs = {}
     for header in table("th"):
-        first, *others = header.get_text().split("_")
-        header.string = first
-        for other in others:
-            header.extend(["_", table.new_tag("wbr"), other])
+        if in_words:
+            header.string = header.get_text().replace("_pct", ", %").replace("_", " ")
+        else:
+            first, *others = header.get_text().split("_")
+            header.string = first
+            for other in others:
+                header.extend(["_", table.new_tag("wbr"), other])
+    rows = [row(["td", "th"]) for row in table("tr")]
     if len({len(row) for row in rows}) != 1:
         return  # cells that span columns
     for column in zip(*rows, strict=True):
         texts = [cell.get_text() for cell in column if cell.name == "td"]
+        filled = list(filter(None, texts))
         numbers = sum(bool(_NUMBER.fullmatch(text)) for text in texts)
         for cell in column:
-            if 2 * numbers > len(list(filter(None, texts))):
+            if in_words and texts and not filled:
+                cell.extract()
+            elif 2 * numbers > len(filled):
                 cell["class"] = "number"
             elif len(cell.get_text()) > _LONG_TEXT:
                 cell["class"] = "text"

@@ -22,7 +22,7 @@ _QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-n
 
 _PAGES = {
     "build": "01_build.html",
-    "result": "02_explore.html#02_explore-how-did-revenue-develop-from-month-to-month",
+    "result": "02_explore.html#how-did-revenue-develop-from-month-to-month",
     "quality": "quality/quality_report.html",
 }
 

@@ -4,22 +4,18 @@ import csv
 import hashlib
 import json
 import re
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import duckdb
 import junitparser
 import pandas as pd
 from junitparser import SystemErr, SystemOut, TestCase, TestSuite
 from junitparser.junitparser import FinalResult
-from markupsafe import Markup
 
 from mart_helpers.books import build_facts as last_build
-from mart_helpers.charts import draw_checks
 from mart_helpers.checks import SEVERITIES, Failure
 from mart_helpers.errors import QueryError, StateError, UsageError
 from mart_helpers.files import sole_writer, whole_files
@@ -28,9 +24,6 @@ from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
 from mart_helpers.texts import quoted
 from mart_helpers.verdict import RESULTS, checked_table, headline, overall
-
-if TYPE_CHECKING:
-    from mart_helpers.charts import Chart
 
 REPORT_VERSION = 3
 
@@ -129,7 +122,7 @@ def write_quality_report(
             HISTORY: _history(folder / HISTORY, report),
             "junit.xml": junit_xml(report),
             "quality_report.csv": check_results.to_csv(index=False, lineterminator="\n"),
-            "quality_report.html": report_page(report, draw_checks(check_results)),
+            "quality_report.html": report_page(report),
             REPORT: json.dumps(report, indent=2, ensure_ascii=False) + "\n",
         }
         stale = [folder / VIOLATIONS / name for name in violations_in(folder)]
@@ -319,8 +312,8 @@ def _sample(failure: Mapping[str, object]) -> str:
     return f"{pd.DataFrame(rows).to_string(index=False)}\n" if rows else ""
 
 
-def report_page(report: Mapping[str, object], chart: "Chart") -> str:
-    """The page for a report as `write_quality_report` gives it, with the chart of its checks."""
+def report_page(report: Mapping[str, object]) -> str:
+    """The page for a report as `write_quality_report` gives it."""
     start, end = report["start_date"], report["end_date"]
     days = {"Sales checked": f"{start or 'the first'} to {end or 'the last'}"} if start or end else {}
     return render_page(
@@ -330,13 +323,4 @@ def report_page(report: Mapping[str, object], chart: "Chart") -> str:
         status=report["status"],
         verdict=f"{report['headline']}.",
         report=report,
-        side=_side,
-        chart=chart,
-        picture=b64encode(chart.png).decode("ascii"),
     )
-
-
-def _side(name: str, rows: list[Mapping[str, object]]) -> str:
-    """The class of a column: numbers stand at the right."""
-    values = {type(row[name]) for row in rows} - {type(None)}
-    return Markup(' class="number"') if values and values <= {int, float} else ""

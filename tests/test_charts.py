@@ -3,7 +3,7 @@
 import gc
 import warnings
 from collections.abc import Callable
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import duckdb
 import matplotlib
@@ -20,13 +20,11 @@ from mart_helpers.charts import (
     NOTHING_TO_DRAW,
     Chart,
     draw_bars,
-    draw_checks,
     draw_heat_map,
     draw_line,
     draw_stacks,
     style,
 )
-from mart_helpers.verdict import checked_table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -44,23 +42,9 @@ def products(rows: dict[str, float]) -> pd.DataFrame:
     return pd.DataFrame({"product": list(rows), "revenue": list(rows.values())})
 
 
-def checks(*rows: tuple[str, str, str]) -> pd.DataFrame:
-    """Results of checks: name, severity, status."""
-    return pd.DataFrame(rows, columns=["check_name", "severity", "status"])
-
-
 BARS = ("product", "revenue", "Revenue by product", "revenue")
 LINE = ("month", "revenue", "Revenue per month", "revenue")
 STACKS = ("month", ["revenue"], "Revenue", "revenue")
-MIXED = checks(
-    ("fact_sales_has_rows", "error", "pass"),
-    ("fact_sales_sale_id_is_unique", "error", "fail"),
-    ("fact_sales_is_recent", "warn", "warn"),
-    ("dim_product_has_rows", "error", "pass"),
-    ("dim_product_product_id_is_unique", "error", "pass"),
-    ("few_returns", "warn", "broken"),
-    ("last_sale_is_recent", "warn", "skipped"),
-)
 
 
 def figure_of(draw: Callable[..., Chart], *given: object, **named: object) -> Figure:
@@ -100,7 +84,6 @@ def test_the_same_rows_give_the_same_bytes_whatever_the_users_style() -> None:
     draws = (
         lambda: draw_line(monthly(), *LINE),
         lambda: draw_bars(products({"Espresso": 1234.5, "Filters": 20}), *BARS),
-        lambda: draw_checks(MIXED),
         lambda: draw_stacks(monthly(), *STACKS),
         lambda: draw_heat_map(products({"Espresso": 1}), "product", "Revenue"),
     )
@@ -147,7 +130,7 @@ def test_without_rows_the_title_stands_over_a_sentence(
 
 def test_rows_without_numbers_are_not_said_to_be_missing() -> None:
     frame = pd.DataFrame({"cohort": ["2024 Q1"], "q1": [None]})
-    assert "no figures in this range" in texts(figure_of(draw_heat_map, frame, "cohort", "Retention"))
+    assert NOTHING_TO_DRAW in texts(figure_of(draw_heat_map, frame, "cohort", "Retention"))
 
 
 @pytest.mark.parametrize("months", [1, 24, 120])
@@ -283,46 +266,3 @@ def test_of_many_rows_the_first_forty_are_drawn_and_the_title_says_so() -> None:
     figure = figure_of(draw_bars, products({f"P{number}": number for number in range(5000)}), *BARS)
     assert figure.get_label() == "Revenue by product (the first 40 of 5,000)"
     assert len(figure.axes[0].patches) == 40
-
-
-def test_a_bar_a_table_says_in_words_how_its_checks_came_out() -> None:
-    figure = figure_of(draw_checks, MIXED)
-    axes = figure.axes[0]
-    tables = [label.get_text() for label in axes.get_yticklabels()]
-    words = [text.get_text() for text in axes.texts]
-    assert dict(zip(tables, words, strict=True)) == {
-        "dim_product": "2 pass",
-        "fact_sales": "1 fail, 1 warn, 1 pass",
-        "other checks": "1 broken, 1 skipped",
-    }
-    longest = dict(sorted((round(bar.get_y() + 0.35), bar.get_corners()[2][0]) for bar in axes.patches))
-    assert longest == {0: 2, 1: 3, 2: 2}
-    colours = {bar.get_facecolor() for bar in axes.patches}
-    lightness = sorted(0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue, _ in colours)
-    assert len(lightness) == 5
-    assert all(lighter - darker > 0.1 for darker, lighter in pairwise(lightness))
-    assert_is_whole(figure)
-
-
-def test_a_table_of_any_name_with_any_number_of_checks_is_drawn_whole() -> None:
-    table = f"dim_{'long_name_' * 6}"
-    rows = [(f"{table}_rule_{n}", "error", ["pass", "fail", "broken"][n % 3]) for n in range(400)]
-    assert_is_whole(figure_of(draw_checks, checks((f"{table}_has_rows", "error", "pass"), *rows)))
-
-
-def test_without_checks_there_is_a_sentence() -> None:
-    assert texts(figure_of(draw_checks, checks())) == ["there are no checks", "Checks by table"]
-
-
-@pytest.mark.parametrize(
-    ("check", "table"),
-    [
-        ("dim_sales_has_rows", "dim_sales"),
-        ("dim_sales_region_key_is_unique", "dim_sales_region"),
-        ("dim_salesman_key_is_unique", "checks"),
-    ],
-)
-def test_a_check_belongs_to_the_table_with_the_longest_name_it_begins_with(
-    check: str, table: str
-) -> None:
-    assert checked_table(check, [check, "dim_sales_has_rows", "dim_sales_region_has_rows"]) == table

@@ -22,7 +22,7 @@ MEANINGLESS = re.compile(
 BANNED = (ast.FunctionDef, ast.ClassDef, ast.Try, ast.For, ast.While, ast.With, ast.Lambda, ast.AsyncFor)
 ABSOLUTE = re.compile(r"(?<![\w.:/])(/[a-z]+/|~/|[A-Za-z]:\\)", re.IGNORECASE)
 SUMMARY = {"tags": ["summary"]}
-TOLD = [SUMMARY, {"tags": ["checks"]}, {"tags": ["changes"]}]
+KNOWN = [SUMMARY, {"tags": ["checks"]}, {"tags": ["changes"]}, {"tags": ["aside"]}]
 LONGEST_PYTHON, LONGEST_SQL, MOST_SILENT = 12, 40, 4
 SECTION = re.compile(r"^(#|###+) ", re.MULTILINE)
 
@@ -84,9 +84,9 @@ def its_last_cell_links_to_a_notebook(notebook: dict) -> Iterator[str]:
 
 @rule
 def its_cells_have_a_source_and_no_tags_of_their_own(notebook: dict) -> Iterator[str]:
-    """Tags are for the parameters, and for what the command line prints at its end and hands on."""
+    """Tags are for the parameters, what the command line tells, and what a report leaves out."""
     for number, cell in enumerate(notebook["cells"]):
-        is_known = not cell["metadata"] or number == 1 or cell["metadata"] in TOLD
+        is_known = not cell["metadata"] or number == 1 or cell["metadata"] in KNOWN
         if not source(cell).removeprefix("%%sql").strip() or not is_known:
             yield f"cell {cell['id']}"
 

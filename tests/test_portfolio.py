@@ -19,7 +19,6 @@ CHARTS = [
     "customers_per_month_new_and_returning",
     "revenue_by_rfm_segment",
     "share_of_each_cohort_that_bought_again_in_per_cent",
-    "checks_by_table",
 ]
 PAGES = [
     f"{name}_{when}_an_edit" for when in ("before", "after") for name in ("build", "result", "quality")

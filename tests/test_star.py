@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from test_charts import PNG, figure_of, texts
 
+from mart_helpers.charts import draw_star
 from mart_helpers.session import Session
-from mart_helpers.star import draw_star
 
 STAR = """
     create table dim_date as select 20240101 as date_key, date '2024-01-01' as date;
