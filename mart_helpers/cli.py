@@ -246,14 +246,18 @@ def portfolio(out: str, inputs_dir: str, **_: object) -> None:
 
 
 @mart.command(cls=Command)
-@click.option("--sales", required=True, type=int, help="number of sale lines")
+@click.option("--sales", type=int, help="number of sale lines; without it, the sample of inputs/")
 @click.option("--out", required=True, type=click.Path(), help="folder for the CSV files")
 @click.option("--seed", type=int, help="the same number gives the same rows")
-def generate(sales: int, out: str, seed: int | None, **_: object) -> None:
-    """Write synthetic inputs of any size."""
-    from mart_helpers.lab.generator import SAMPLE_SEED, generate
+def generate(sales: int | None, out: str, seed: int | None, **_: object) -> None:
+    """Write synthetic inputs of any size, or the sample again."""
+    from mart_helpers.lab.generator import USUAL_SEED, generate
+    from mart_helpers.lab.sample import write_sample
 
-    paths = generate(sales, Path(out), SAMPLE_SEED if seed is None else seed)
+    if sales is None:
+        paths = write_sample(Path(out))
+    else:
+        paths = generate(sales, Path(out), USUAL_SEED if seed is None else seed)
     _say(aligned([(shown(path), size_text(path)) for path in paths], indent=""))
 
 

@@ -1,6 +1,6 @@
 """The break-it lab: each kind of damage is caught, by what it says catches it, on the line to blame.
 
-One kernel runs 01_build for all kinds, as Run All does. The answers are those for the sample inputs.
+One kernel runs 01_build for all kinds, as Run All does. The answers are those for 2,000 good sales.
 """
 
 import csv
@@ -13,17 +13,17 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, query
+from conftest import query
 from kernels import Kernel, started
 
 from mart_helpers.checks import Failure, explain_failures, run_checks
 from mart_helpers.cli import main
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.lab.damage import KINDS, QUARANTINE, REFUSAL, Kind, break_inputs
+from mart_helpers.lab.generator import generate
 from mart_helpers.lab.sample import write_sample
 from mart_helpers.session import Session, open_published
 
-INPUTS = CHECKOUT / "inputs"
 GOOD_BUILDS = 5  # from so many on, a build is compared with those before it
 DAY_AFTER = date(2025, 1, 1)
 
@@ -103,31 +103,40 @@ def kernel_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def clean(kernel_home: Path) -> Path:
+    """Extracts in which nothing is wrong, so that whatever is found is the damage."""
+    generate(2_000, kernel_home / "clean")
+    return kernel_home / "clean"
+
+
+@pytest.fixture(scope="module")
 def kernel(kernel_home: Path) -> Iterator[Kernel]:
     with started(kernel_home) as kernel:
         yield kernel
 
 
 @pytest.fixture(scope="module")
-def history(kernel: Kernel, kernel_home: Path) -> Path:
-    """A mart of the sample that was built as often as the comparison of volumes asks."""
+def history(kernel: Kernel, kernel_home: Path, clean: Path) -> Path:
+    """A mart of clean extracts that was built as often as the comparison of volumes asks."""
     database = kernel_home / "history.duckdb"
     for _ in range(GOOD_BUILDS):
-        assert not kernel.run_all("01_build", inputs_dir=str(INPUTS), database=str(database)).failed
+        assert not kernel.run_all("01_build", inputs_dir=str(clean), database=str(database)).failed
     return database
 
 
 @pytest.fixture(scope="module")
-def outcome_of(kernel: Kernel, kernel_home: Path, history: Path) -> Callable[[str], Outcome]:
-    """What a build of a kind of damage, or of the "undamaged" sample, comes to after good builds."""
+def outcome_of(
+    kernel: Kernel, kernel_home: Path, history: Path, clean: Path
+) -> Callable[[str], Outcome]:
+    """What a build of a kind of damage, or of the "undamaged" extracts, comes to after good builds."""
 
     @cache
     def outcome(name: str) -> Outcome:
         inputs, database = kernel_home / name, kernel_home / f"{name}.duckdb"
         if name == "undamaged":
-            inputs = INPUTS
+            inputs = clean
         else:
-            assert break_inputs(name, INPUTS, inputs)[1] == DAY_AFTER
+            assert break_inputs(name, clean, inputs)[1] == DAY_AFTER
         database.write_bytes(history.read_bytes())
         ran = kernel.run_all("01_build", inputs_dir=str(inputs), database=str(database))
         if ran.ename == "InputError":
@@ -242,17 +251,17 @@ def test_04_quality_asks_for_recent_sales_where_it_is_given_the_day(kernel, kern
     assert quality("undamaged", as_of_date="2025-01-01") == ""
 
 
-def test_damage_is_the_same_each_time_and_leaves_the_other_files_alone(tmp_path):
-    originals = {path.name: path.read_bytes() for path in INPUTS.iterdir()}
+def test_damage_is_the_same_each_time_and_leaves_the_other_files_alone(clean, tmp_path):
+    originals = {path.name: path.read_bytes() for path in clean.iterdir()}
     for kind in KINDS:
-        first, second = (break_inputs(kind.name, INPUTS, tmp_path / kind.name / n)[0] for n in "ab")
+        first, second = (break_inputs(kind.name, clean, tmp_path / kind.name / n)[0] for n in "ab")
         assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
         assert sum(path.read_bytes() == originals.get(path.name) for path in first) == 2
         folder = tmp_path / kind.name / "a"
         assert first == sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_folder_that_cannot_be_the_new_one_is_left_alone(tmp_path):
+def test_a_folder_that_cannot_be_the_new_one_is_left_alone(clean, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for out, error, message in [
@@ -262,7 +271,7 @@ def test_a_folder_that_cannot_be_the_new_one_is_left_alone(tmp_path):
         (tmp_path / "link", StateError, "link cannot be written to"),
     ]:
         with pytest.raises(error, match=message):
-            break_inputs("orphan_key", INPUTS, out)
+            break_inputs("orphan_key", clean, out)
     assert (tmp_path / "file").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"file", "link"}
 
@@ -280,8 +289,8 @@ def test_a_folder_that_cannot_be_the_new_one_is_left_alone(tmp_path):
         ("dim_customer", lambda text: text.replace("Kettle, Cup", "Kettle Cup"), "nothing to damage so"),
     ],
 )
-def test_extracts_that_are_no_good_ones_are_refused(tmp_path, table, change, message):
-    inputs = shutil.copytree(INPUTS, tmp_path / "inputs")
+def test_extracts_that_are_no_good_ones_are_refused(clean, tmp_path, table, change, message):
+    inputs = shutil.copytree(clean, tmp_path / "inputs")
     path = inputs / f"{table}.csv"
     changed = change(path.read_text()) if change else None
     path.unlink()
@@ -324,7 +333,8 @@ def test_the_commands_that_break_prints_work_as_they_stand_and_find_the_damage(h
     result = mart("break", "stale_extract", "--out", "a lab/one", cwd=elsewhere)
     assert result.returncode == 0, result.stderr
     wrote, next_steps = result.stdout.split("\n\n")
-    assert wrote.splitlines() == [f"wrote 'a lab/one/{path.name}'" for path in sorted(INPUTS.iterdir())]
+    names = sorted(path.name for path in (home / "inputs").iterdir())
+    assert wrote.splitlines() == [f"wrote 'a lab/one/{name}'" for name in names]
     build, quality = (shlex.split(line)[1:] for line in next_steps.splitlines()[1:])
     assert f"{home / 'data' / 'broken' / 'mart.duckdb'}" in build
     assert mart(*build, cwd=elsewhere).returncode == 0

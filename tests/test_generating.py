@@ -1,4 +1,4 @@
-"""`generate` makes the sample inputs, and the same company at any size."""
+"""`generate` makes a company of any size."""
 
 import csv
 import subprocess
@@ -49,19 +49,20 @@ def large_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["sample", "large"])
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    generate(2_000, folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["small_folder", "large_folder"])
 def company(request: pytest.FixtureRequest) -> duckdb.DuckDBPyConnection:
-    is_sample = request.param == "sample"
-    return opened(home() / "inputs" if is_sample else request.getfixturevalue("large_folder"))
+    return opened(request.getfixturevalue(request.param))
 
 
 def bytes_of(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in NAMES]
-
-
-def test_the_sample_can_be_made_again_byte_for_byte(tmp_path: Path) -> None:
-    generate(2_000, tmp_path)
-    assert bytes_of(tmp_path) == bytes_of(home() / "inputs")
 
 
 def test_each_file_starts_with_the_header_of_the_contract(large_folder: Path) -> None:
@@ -162,7 +163,7 @@ def test_ids_are_unique_in_order_and_of_one_width(company: duckdb.DuckDBPyConnec
 
 
 def test_more_than_100_000_sales_grow_the_dimensions_behind_the_base_rows(
-    tmp_path: Path, large_folder: Path
+    tmp_path: Path, small_folder: Path, large_folder: Path
 ) -> None:
     large = opened(large_folder)
     counts = [value(large, f"select count(*) from {table}") for table in COLUMNS]
@@ -171,9 +172,9 @@ def test_more_than_100_000_sales_grow_the_dimensions_behind_the_base_rows(
     share = "select avg((customer_id <= 'C024')::int) from fact_sales where customer_id is not null"
     assert 0.15 < value(large, share) < 0.25
     generate(100_000, tmp_path)
-    small, sample, grown = bytes_of(tmp_path), bytes_of(home() / "inputs"), bytes_of(large_folder)
-    assert small[:2] == sample[:2]
-    assert all(each.startswith(base) for each, base in zip(grown[:2], sample[:2], strict=True))
+    most, small, grown = map(bytes_of, (tmp_path, small_folder, large_folder))
+    assert most[:2] == small[:2]
+    assert all(each.startswith(base) for each, base in zip(grown[:2], small[:2], strict=True))
 
 
 def test_products_stop_at_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,11 +196,13 @@ def test_numbers_are_written_as_plain_decimals(large_folder: Path) -> None:
     assert {row["sale_date"][4::3] for row in rows} == {"--"}
 
 
-def test_a_seed_gives_the_same_sales_and_another_one_others(tmp_path: Path, large_folder: Path) -> None:
+def test_a_seed_gives_the_same_sales_and_another_one_others(
+    tmp_path: Path, small_folder: Path, large_folder: Path
+) -> None:
     generate(200_000, tmp_path / "again")
     assert bytes_of(tmp_path / "again") == bytes_of(large_folder)
     generate(2_000, tmp_path / "other", seed=-1)
-    same = zip(bytes_of(tmp_path / "other"), bytes_of(home() / "inputs"), strict=True)
+    same = zip(bytes_of(tmp_path / "other"), bytes_of(small_folder), strict=True)
     assert [ours == theirs for ours, theirs in same] == [True, True, False]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 import nbformat
+import plain
 import pytest
 from conftest import mart_command
 from golden import assert_as_kept
@@ -284,13 +285,13 @@ def test_the_head_says_which_build_is_shown_with_what_values_and_what_the_checks
     assert figures == {
         "Mart": "mini_data_mart.duckdb",
         "Build": "1",
-        "Rows loaded": "2,036",
-        "Rows in quarantine": "0",
-        "Revenue loaded": "144,870.02",
-        "Revenue in quarantine": "0.00",
+        "Rows loaded": f"{plain.rows_loaded():,}",
+        "Rows in quarantine": f"{plain.rows_set_aside()}",
+        "Revenue loaded": f"{sum(sale['revenue'] for sale in plain.sales()):,.2f}",
+        "Revenue in quarantine": f"{plain.revenue_set_aside():,.2f}",
         "top_n": "12",
     }
-    assert re.fullmatch(r"✓ PASS \d\d checks passed, 2 skipped\.", page.locator(".verdict").inner_text())
+    assert re.match(r"▲ WARN 4 warnings: ", page.locator(".verdict").inner_text())
 
 
 @in_browser

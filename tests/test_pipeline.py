@@ -5,11 +5,15 @@ import sys
 from pathlib import Path
 
 import duckdb
+import plain
 import pytest
 from conftest import make_home, mart_command, put_mart, query
 
 from mart_helpers.books import account_of
 from mart_helpers.run import run_notebook
+
+READ, LOADED, GOOD_SALES = plain.rows_read(), plain.rows_loaded(), plain.rows_loaded("fact_sales")
+LAST_LINE = 1 + plain.rows_read("fact_sales")
 
 STAR = ("dim_customer", "dim_product", "dim_date", "fact_sales")
 
@@ -57,15 +61,15 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         yield home, done.stdout
 
 
-@pytest.mark.parametrize(("stage", "sales", "days"), [(1, 20, 366), (2, 2000, 731), (3, 2000, 731)])
-def test_every_stage_builds_the_same_star_from_its_own_rows(marts, stage, sales, days):
-    expected = {"dim_customer": 25, "dim_product": 13, "dim_date": days + 1, "fact_sales": sales}
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_every_stage_builds_the_same_star_from_its_own_rows(marts, stage):
+    expected = {table: plain.rows_loaded(table) + 1 for table in ("dim_customer", "dim_product")}
+    expected |= {"dim_date": 732, "fact_sales": 20 if stage == 1 else plain.rows_loaded("fact_sales")}
     for table, rows in expected.items():
         assert query(marts[stage], f"select count(*) from {table}") == [(rows,)]
-        if stage > 1:
-            assert query(marts[stage], f"from {table} order by 1") == query(
-                marts[3], f"from {table} order by 1"
-            )
+        rows = query(marts[3], f"from {table} order by all")
+        if stage > 1 or not table.startswith("fact_"):
+            assert query(marts[stage], f"from {table} order by all") == rows
     assert query(marts[stage], "select stage from build_log") == [(stage,)]
 
 
@@ -114,33 +118,39 @@ def test_the_largest_amounts_are_exact_and_too_large_ones_set_aside(edited):
     assert aside == [(2,)]
 
 
-def test_bad_rows_are_quarantined_and_the_rest_is_published(edited):
-    assert query(database(edited[0]), "select count(*) from fact_sales") == [(2005,)]
+def test_bad_rows_are_quarantined_and_the_rest_is_published(edited, sample_mart):
+    assert query(database(edited[0]), "select count(*) from fact_sales") == [(GOOD_SALES + 5,)]
     found = "select line, column_name, value from quarantine where raw_row like 'Q%' order by line"
     assert query(database(edited[0]), found) == [
-        (2008, "sale_date", "2024-13-01"),
-        (2009, "customer_id", "C999"),
-        (2010, "product_id", "P99"),
-        (2011, "quantity", "one"),
-        (2012, "unit_price", "€ 2"),
-        (2013, "discount", "5 %"),
+        (LAST_LINE + 7, "sale_date", "2024-13-01"),
+        (LAST_LINE + 8, "customer_id", "C999"),
+        (LAST_LINE + 9, "product_id", "P99"),
+        (LAST_LINE + 10, "quantity", "one"),
+        (LAST_LINE + 11, "unit_price", "€ 2"),
+        (LAST_LINE + 12, "discount", "5 %"),
     ]
     log = "select rows_read, rows_loaded, rows_quarantined, rows_of_unknown_amount from build_log"
-    assert query(database(edited[0]), log) == [(2049, 2041, 8, 5)]
+    (undamaged,) = query(sample_mart, log)
+    assert undamaged[:3] == (READ, LOADED, READ - LOADED)
+    more = (13, 5, 8, 5)
+    assert query(database(edited[0]), log) == [tuple(map(sum, zip(undamaged, more, strict=True)))]
 
 
 def test_a_build_tells_its_rows_the_commonest_reasons_odd_columns_and_warnings(edited):
     home, printed = edited
     told = printed[printed.index("rows  ") :].splitlines()
-    assert told[0].split(maxsplit=1)[1] == "2,049 read, 2,041 loaded, 8 in quarantine"
-    assert [line.split()[0] for line in told[1:7]] == [*["1"] * 5, "and"]
-    assert told[6].strip() == "and 3 more, in the table quarantine"
+    assert told[0].split(maxsplit=1)[1] == (
+        f"{READ + 13:,} read, {LOADED + 5:,} loaded, {READ - LOADED + 8} in quarantine"
+    )
+    counts = [int(line.split()[0]) for line in told[1:6]]
+    assert counts == sorted(counts, reverse=True)
+    assert told[6].strip() == "and 7 more, in the table quarantine"
     assert told[7].strip() == "fact_sales.csv: column note is not known, and ignored"
-    assert "checks    2 warnings: 8 rows (0.4 %) of fact_sales are in quarantine and 1 more; " in printed
-    assert "warn: unit_price_is_near_list_price has 5 bad rows\n" in printed
+    assert "checks    4 warnings: " in printed
+    assert "warn: unit_price_is_near_list_price has 6 bad rows\n" in printed
     stopped = mart_command("quality", "--fail-on", "warn", cwd=home)
     assert stopped.returncode == 1
-    assert "fact_sales.csv  2002" in stopped.stderr
+    assert f"fact_sales.csv  {LAST_LINE + 1}" in stopped.stderr
     assert mart_command("quality", "--fail-on", "never", cwd=home).returncode == 0
 
 
@@ -155,7 +165,7 @@ def test_the_mart_changes_only_when_it_is_built_again(home, sample_mart):
     assert mart_command("build", cwd=home).returncode == 0
     assert query(database(home), revenue) == [(before + 1000,)]
     log = query(database(home), "select build_id, rows_loaded from build_log order by build_id")
-    assert log == [(1, 2036), (2, 2037)]
+    assert log == [(1, LOADED), (2, LOADED + 1)]
     published = database(home).read_bytes()
     sales.write_text(sales.read_text().replace(",unit_price,", ",price,"))
     refused = mart_command("build", cwd=home)
