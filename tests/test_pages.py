@@ -54,6 +54,28 @@ PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 
+LATEST_YEARS = """
+    with sales as (
+        select
+            fact_sales.*, date, customer_id, unit_cost,
+            date_diff('month', month_start, max(month_start) over ()) // 12 as years_ago
+        from fact_sales
+        inner join dim_date using (date_key)
+        inner join dim_customer using (customer_key)
+        inner join dim_product using (product_key)
+    )
+    select
+        sum(net_amount),
+        count(distinct (coalesce(customer_id, sale_id), date)) filter (where quantity > 0),
+        count(distinct customer_id) filter (where quantity > 0),
+        100 * sum(net_amount - quantity * unit_cost) / sum(net_amount) filter (where unit_cost > 0),
+        100 * sum(-quantity) filter (where quantity < 0) / sum(quantity) filter (where quantity > 0)
+    from sales
+    where years_ago < 2
+    group by years_ago
+    order by years_ago
+"""
+
 
 def shown(data: dict[str, str], **metadata: object) -> NotebookNode:
     return new_output("display_data", data=data, metadata=metadata)
@@ -237,6 +259,21 @@ def test_the_report_begins_with_figures_and_has_answers_in_words_and_no_code(
     assert not [head for head in heads if "_" in head]
     pdf = page.pdf(format="A4", margin=dict.fromkeys(("top", "bottom", "left", "right"), "14mm"))
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8
+
+
+@in_browser
+def test_the_first_figures_of_the_report_equal_sql(reported: Run, page: Page) -> None:
+    with duckdb.connect(str(reported.places[0]), read_only=True) as mart:
+        now, before = mart.execute(LATEST_YEARS).fetchall()
+    page.goto(reported.page.as_uri())
+    rows = [row.split("\t") for row in page.locator(".glance tr").all_inner_texts()]
+    assert rows[0][2].startswith("a year before")
+    shown = {name: tuple(texts) for name, *texts, _ in rows[1:]}
+    for name, place in (("Revenue", 0), ("Orders", 1), ("Customers", 2)):
+        change = f"{100 * (float(now[place]) / float(before[place]) - 1):+.1f} %"
+        assert shown[name] == (f"{now[place]:,.0f}", f"{before[place]:,.0f}", change)
+    assert shown["Margin"][:2] == (f"{now[3]:.1f} %", f"{before[3]:.1f} %")
+    assert shown["Return rate"][2] == f"{now[4] - before[4]:+.1f} points"
 
 
 @in_browser
