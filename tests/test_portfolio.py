@@ -14,11 +14,14 @@ CHARTS = [
     "star_schema",
     "revenue_per_month",
     "top_products_by_revenue",
+    "margin_by_category",
+    "revenue_by_segment",
     "revenue_by_country",
     "average_revenue_per_day_by_weekday_and_month",
     "customers_per_month_new_and_returning",
     "revenue_by_rfm_segment",
     "share_of_each_cohort_that_bought_again_in_per_cent",
+    "given_away_by_height_of_the_discount",
 ]
 PAGES = [
     f"{name}_{when}_an_edit" for when in ("before", "after") for name in ("build", "result", "quality")
