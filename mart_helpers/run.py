@@ -92,7 +92,7 @@ def run_notebook(
     except PapermillExecutionError as error:
         raise watch.failure(error, executed) from error
     except DeadKernelError as error:  # papermill's own engine
-        raise watch.stop(error, executed) from error
+        raise _failed(watch.at, str(error), executed) from error
     except OSError as error:
         raise StateError(f"{shown(executed)} cannot be written: {error.strerror or error}.") from error
     return executed
@@ -163,17 +163,17 @@ class _Watch:
     """Follows papermill from cell to cell, to tell where a failure is."""
 
     def __init__(self, at: Progress, on_cell: Callable[[Progress], None]) -> None:
-        self._at, self._on_cell = at, on_cell
+        self.at, self._on_cell = at, on_cell
         self._started: dict[int, tuple[Progress, dict]] = {}
 
     def __call__(self, cell: dict, cell_index: int) -> None:
         if cell["cell_type"] == "markdown":
-            heading = (HEADING.findall(cell["source"]) or [self._at.heading])[-1]
-            self._at = self._at._replace(heading=heading)
+            heading = (HEADING.findall(cell["source"]) or [self.at.heading])[-1]
+            self.at = self.at._replace(heading=heading)
         if is_run(cell):
-            self._at = self._at._replace(cell=self._at.cell + 1)
-            self._started[cell_index] = self._at, cell
-            self._on_cell(self._at)
+            self.at = self.at._replace(cell=self.at.cell + 1)
+            self._started[cell_index] = self.at, cell
+            self._on_cell(self.at)
 
     def failure(self, error: "PapermillExecutionError", executed: Path) -> NotebookFailed:
         """A cell's error: one of ours in its own words, any other and one of SQL with its place."""
@@ -187,10 +187,6 @@ class _Watch:
                 each["text"] for each in cell["outputs"] if each.get("name") == "stderr"
             ).strip()
         return _failed(at, said, executed)
-
-    def stop(self, error: Exception, executed: Path) -> NotebookFailed:
-        """The end of the kernel in the cell that started last."""
-        return _failed(self._at, str(error), executed)
 
 
 def _failed(at: Progress, said: str, executed: Path) -> NotebookFailed:

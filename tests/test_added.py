@@ -8,7 +8,11 @@ from pathlib import Path
 import duckdb
 import plain
 import pytest
-from conftest import mart_command, query
+from conftest import query
+
+from mart_helpers.diff import described
+from mart_helpers.run import run_notebook
+from mart_helpers.trace import trace
 
 EDITS = {  # of cells of 01_build: what is added goes in front of, or behind, what is there
     "create table contract.dim_customer (\n": """\
@@ -122,9 +126,12 @@ def project(shared_home: Path) -> Path:
     """A project whose 01_build declares and makes more, built and exported."""
     edit_build(shared_home / "notebooks" / "01_build.ipynb")
     write_inputs(shared_home / "inputs")
-    for words in (["build"], ["explore"], ["export", "--end-date", "2023-02-01"]):
-        done = mart_command(*words, cwd=shared_home)
-        assert done.returncode == 0, done.stderr
+    for name, values in (
+        ("01_build", {}),
+        ("02_explore", {}),
+        ("03_export", {"end_date": "2023-02-01"}),
+    ):
+        run_notebook(name, values, shared_home)
     return shared_home
 
 
@@ -153,10 +160,7 @@ def test_added_columns_and_tables_are_exported_in_the_range(project):
 
 
 def test_added_tables_can_be_named_for_an_export(project):
-    done = mart_command(
-        "export", "--tables", "fact_inventory,dim_store", "--data-dir", "other", cwd=project
-    )
-    assert done.returncode == 0, done.stderr
+    run_notebook("03_export", {"tables": "fact_inventory,dim_store", "data_dir": "other"}, project)
     files = {path.stem for path in (project / "other" / "CSV-export").glob("*.csv")}
     assert files == {"fact_inventory", "dim_store"}
 
@@ -172,8 +176,7 @@ def test_keys_of_every_role_have_checks(project):
 
 
 def test_a_failed_check_on_numeric_keys_names_file_and_line(project):
-    done = mart_command("quality", cwd=project)
-    assert done.returncode == 0, done.stderr
+    run_notebook("04_quality", {}, project)
     report = json.loads((project / "data" / "quality" / "quality_report.json").read_text())
     (failure,) = (each for each in report["failures"] if each["check_name"] == "few_units")
     (row,) = failure["sample"]
@@ -181,13 +184,13 @@ def test_a_failed_check_on_numeric_keys_names_file_and_line(project):
 
 
 def test_a_trace_shows_the_dimension_rows_of_every_role(project):
-    text = mart_command("trace", "fact_sales", "S000002", cwd=project).stdout
+    text = trace(mart(project), "fact_sales", "S000002", project / "inputs")
     titles = re.findall(r"^  (dim_\w+, \w+)", text, flags=re.MULTILINE)
     assert titles == [
         *("dim_date, date_key", "dim_customer, customer_key", "dim_customer, ship_to_customer_key"),
         *("dim_date, ship_date_key", "dim_store, store_key", "dim_product, product_key"),
     ]
-    text = mart_command("trace", "fact_inventory", "2", cwd=project).stdout
+    text = trace(mart(project), "fact_inventory", "2", project / "inputs")
     assert "inputs/fact_inventory.csv, line 3\n    2,2023-02-01,P01,20" in text
 
 
@@ -196,9 +199,9 @@ def test_a_customer_more_changes_no_sale(project, tmp_path):
     earlier.write_bytes(mart(project).read_bytes())
     customers = project / "inputs" / "dim_customer.csv"
     customers.write_text(customers.read_text() + "0,First of all,Cafe,Bonn,Germany,2021-01-01\n")
-    assert mart_command("build", cwd=project).returncode == 0
-    done = mart_command("diff", "--before", earlier, cwd=project)
-    lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if "_" in line}
+    run_notebook("01_build", {}, project)
+    told = described(earlier, mart(project)).splitlines()
+    lines = {line.split()[0]: line.split()[1:] for line in told if "_" in line}
     members = plain.rows_loaded("dim_customer") + 1
     assert lines["dim_customer"] == [f"{members}", f"{members + 1}", "1", "0", "0"]
     assert lines["fact_sales"][:5] == ["300", "300", "0", "0", "0"]
@@ -211,5 +214,4 @@ def test_a_mart_without_customers_can_be_explored(project, tmp_path):
     with duckdb.connect(str(nobody)) as connection:
         connection.execute("update fact_sales set customer_key = -1, ship_to_customer_key = -1")
         connection.execute("delete from dim_customer where customer_key <> -1")
-    done = mart_command("explore", "--database", nobody, cwd=project)
-    assert done.returncode == 0, done.stderr
+    run_notebook("02_explore", {"database": str(nobody)}, project)
