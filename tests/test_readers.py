@@ -147,7 +147,7 @@ def test_a_program_that_opens_the_mart_twice_is_told_so(shared_mart):
     with open_published(shared_mart) as connection:
         with pytest.raises(StateError, match="open already in this notebook or program"):
             open_published(shared_mart)
-        assert connection.execute("select count(*) from fact_sales").fetchone() == (2000,)
+        assert connection.execute("select max(build_id) from build_log").fetchone() == (1,)
 
 
 def test_a_reader_may_sort_more_than_fits_in_memory(shared_mart):
@@ -331,7 +331,7 @@ ALLOWED = {
     "select count(*) from mine": 1,
     "create temp table own as from dim_product": None,
     "insert into own from own": None,
-    "select count(*) from own": 26,
+    "select count(*) = 2 * (select count(*) from dim_product) from own": True,
     "set variable answer = 42": None,
     "select getvariable('answer')": 42,
     "select sum(a) from frame": 3,
@@ -358,4 +358,4 @@ def test_only_the_export_writes_and_only_into_its_folders(shared_home, shared_ma
             assert ran.failed == (NO_FILES in ran.evalue)
             written += [] if ran.failed else [notebook]
     assert written == ["03_export"]
-    assert len(copy.read_text().splitlines()) == 14
+    assert copy.read_text().startswith("product_key,product_id,")
