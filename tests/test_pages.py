@@ -253,7 +253,7 @@ def test_the_report_begins_with_figures_and_has_answers_in_words_and_no_code(
     titles = page.locator("h2").all_inner_texts()
     assert titles[0] == "The latest twelve months"
     assert titles.index("Which products bring in the most?") < titles.index("What is in quarantine")
-    assert page.locator("main").locator("code, pre, details").count() == 0
+    assert page.locator("code, pre, details").count() == 0
     heads = page.locator("main th").all_inner_texts()
     assert {"growth, %", "units"} <= set(heads)
     assert not [head for head in heads if "_" in head]
