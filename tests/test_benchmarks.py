@@ -1,5 +1,6 @@
 """The benchmarks measure what they say, and notice when two things are not comparable."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,21 @@ def test_the_floor_passes_over_the_bad_rows_that_do_not_fit_the_types(damaged):
             counts |= set(connection.execute("select count(*) from fact_sales").fetchall())
     ((loaded,),) = counts
     assert damaged.sales - len(DAMAGE) <= loaded < damaged.sales
+
+
+def test_a_check_that_warns_every_night_is_counted_as_a_false_alarm(home: Path):
+    path = home / "notebooks" / "01_build.ipynb"
+    notebook = json.loads(path.read_text())
+    (cell,) = (each for each in notebook["cells"] if "checks" in each["metadata"].get("tags", []))
+    loud = "create view checks.loud as select 1 as x; comment on view checks.loud is 'warn: never'"
+    cell["source"] = [f'mart.execute("{loud}")\n', *cell["source"]]
+    path.write_text(json.dumps(notebook))
+    script = CHECKOUT / "tests" / "benchmarks" / "false_alarms.py"
+    command = [sys.executable, script, "--histories", "1", "--nights", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.startswith(
+        "clean nights that warn: 2 of 2 (100.00%)\n      2  loud\nclosed months"
+    )
+    assert "loud" not in done.stdout.partition("closed months")[2]
+    assert done.returncode == 1
