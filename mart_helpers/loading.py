@@ -1,50 +1,61 @@
 """Loading a declared table: good rows into `staging`, bad rows into `quarantine`, each row counted."""
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
 
 from mart_helpers.contract import Table, read_contract
-from mart_helpers.errors import InputError, MartError, StateError, UsageError
+from mart_helpers.errors import InputError, StateError, UsageError
+from mart_helpers.files import sha256_of
 from mart_helpers.parameters import resolve
 from mart_helpers.quarantine import (
-    Reading,
+    Loaded,
     bad_rows,
     begin,
     commonest_problems,
     count_suspects,
     find_problems,
-    mark_reopened,
-    note_head,
-    note_rejected,
     quarantine_bad_rows,
     sample_problems,
 )
-from mart_helpers.records import FileCount
 from mart_helpers.session import Session, current_database, has_table, in_words
 from mart_helpers.sources import (
-    FILE_INDEX,
+    NOT_UTF8,
     CsvFile,
+    Part,
     SeedRows,
     Source,
+    batches,
     find_sources,
-    read_rows,
+    halves,
+    located,
+    read_batch,
+    refuse_eight_bit,
     state_of,
 )
-from mart_helpers.staging import SUSPECT, create_staging, fill_staging, staging_of
+from mart_helpers.staging import (
+    SUSPECT,
+    add_unread,
+    create_staging,
+    fill_staging,
+    mark_rows,
+    staging_of,
+)
 from mart_helpers.texts import one_line
 
 _FEW_BAD_ROWS = 20
 
-_MOST_UNREAD = 100_000
-
-_MOST_TOGETHER = 100
+_MOST_HALVED = 1_000
 
 _SHOWN_COLUMNS = 5
+
+_REOPENED = "quotes close and open again within a field"
+
+_DAMAGED = "its quotes or line ends are damaged"
 
 
 class Outcome(NamedTuple):
@@ -101,17 +112,21 @@ class Loader:
         states = [state_of(source) for source in sources]
         create_staging(self._connection, table)
         begin(self._connection)
-        readings: list[Reading] = []
-        for group in _alike(sources):
-            readings += self._read_together(table, group) or [self._read(table, each) for each in group]
-        self._judge(table, readings)
-        quarantined = quarantine_bad_rows(self._connection, table, readings)
+        reading = _Reading(self._connection, table)
+        for batch in batches(sources):
+            reading.read(batch)
+        reading.refuse_other_encodings()
+        read = Counter({source.name: 0 for source in sources})
+        for batch in reading.loaded:
+            for part in batch.parts:
+                read[part.source.name] += part.count
+        bad = self._judge(table, read, reading.loaded)
+        quarantine_bad_rows(self._connection, table, reading.loaded)
+        outcomes = [_outcome(table, each, read[each.name], bad[each.name]) for each in sources]
         for source, before in zip(sources, states, strict=True):
             if state_of(source) != before:
                 raise InputError(f"{source.name}: changed while it was read. Run the build again.")
-        self._record(
-            [_outcome(table, each, bad) for each, bad in zip(readings, quarantined, strict=True)]
-        )
+        self._record(outcomes)
         self._connection.execute(f"alter table {staging_of(table.name)} drop column {SUSPECT}")
 
     def _forget(self, table: Table) -> None:
@@ -128,179 +143,147 @@ class Loader:
             dict(zip(Outcome._fields, map(list, zip(*outcomes, strict=True)), strict=True)),
         )
 
-    def _read_together(self, table: Table, group: Sequence[CsvFile]) -> list[Reading]:
-        """Read files that are written alike at once; nothing, if one of them is not read as counted."""
-        if len(group) == 1:
-            return []
-        counts = [source.count() for source in group]
-        first, *others = group
-        together = first._replace(others=tuple(each.path for each in others), notes_rejects=False)
-        try:
-            read_rows(
-                together,
-                lambda rows: self._connection.execute(f"create or replace temp table texts as {rows}"),
-            )
-        except duckdb.OutOfMemoryException:
-            raise
-        except duckdb.Error:
-            return []
-        found = self._connection.execute(f"select {FILE_INDEX}, count(*) from texts group by all")
-        rows = dict(found.fetchall())
-        if [rows.get(n, 0) for n in range(len(group))] != [count.records for count in counts]:
-            return []
-        next_row = self._next_row(table)
-        fill_staging(self._connection, table, "from texts", first.fields)
-        first_row, _ = self._read_rows(table, next_row)
-        firsts = accumulate((count.records for count in counts), initial=first_row)
-        readings = [
-            Reading(source, count, first_row, count.records, [])
-            for source, count, first_row in zip(group, counts, firsts, strict=False)
-        ]
-        for reading in readings:
-            mark_reopened(self._connection, table, reading)
-        return readings
+    def _judge(self, table: Table, read: Counter[str], loaded: Sequence[Loaded]) -> Counter[str]:
+        """Find the problems of a table; the number of bad rows by source.
 
-    def _read(self, table: Table, source: Source) -> Reading:
-        """Read a source into staging, while a thread counts its rows."""
-        next_row = self._next_row(table)
-        with ThreadPoolExecutor(1) as beside:
-            counting = beside.submit(self._counted, source)
-            failure = self._fill(table, source, notes_rejects=False)
-            wait([counting])  # so that nothing that comes after is interrupted
-        count = counting.result()
-        first_row, rows = self._read_rows(table, next_row)
-        rejected: list[int] = []
-        if failure is None and rows < count.records and isinstance(source, CsvFile):
-            self._refuse_unread(source, count.records - rows, count.records)
-            # with a row whose quotes are damaged DuckDB ends a file, unless it notes what it rejects
-            self._connection.execute(f"delete from {staging_of(table.name)} where rowid >= {next_row}")
-            failure = self._fill(table, source, notes_rejects=True)
-            first_row, rows = self._read_rows(table, next_row)
-            rejected = note_rejected(self._connection, source) if failure is None else []
-        if failure is not None:
-            raise _unreadable(source, failure) from failure
-        reading = Reading(source, count, first_row, rows, rejected)
-        _refuse_miscount(reading)
-        mark_reopened(self._connection, table, reading)
-        return reading
-
-    def _counted(self, source: Source) -> FileCount:
-        """The count of a source; DuckDB, which reads it meanwhile, does not go on if it is refused."""
-        try:
-            return source.count()
-        except MartError:
-            self._connection.interrupt()
-            raise
-
-    def _fill(self, table: Table, source: Source, *, notes_rejects: bool) -> duckdb.Error | None:
-        if isinstance(source, CsvFile):
-            source = source._replace(notes_rejects=notes_rejects)
-        try:  # any of these may be interrupted by the count
-            self._connection.execute(
-                "drop table if exists reject_errors; drop table if exists reject_scans"
-            )
-            read_rows(source, lambda rows: fill_staging(self._connection, table, rows, source.fields))
-        except duckdb.OutOfMemoryException:
-            raise
-        except duckdb.Error as error:
-            return error
-        return None
-
-    def _refuse_unread(self, source: CsvFile, unread: int, records: int) -> None:
-        """Refuse a file of which very many rows are not read; the first ones say why."""
-        if unread > _MOST_UNREAD:
-            with source.head() as head:
-                is_damaged = note_head(self._connection, head)
-            if is_damaged:
-                raise _too_bad(
-                    f"{source.name}: {unread:,} of its {records:,} rows cannot be read; of the first:",
-                    self._reasons([]),
-                )
-
-    def _next_row(self, table: Table) -> int:
-        sql = f"select coalesce(max(rowid) + 1, 0) from {staging_of(table.name)}"
-        return self._connection.execute(sql).fetchone()[0]
-
-    def _read_rows(self, table: Table, next_row: int) -> tuple[int, int]:
-        """The first of the row ids from `next_row` on, and how many there are."""
-        return self._connection.execute(
-            f"select coalesce(min(rowid), {next_row}), count(*) from {staging_of(table.name)} "
-            f"where rowid >= {next_row}"
-        ).fetchone()
-
-    def _judge(self, table: Table, readings: Sequence[Reading]) -> None:
-        """Find the problems of a table; refuse it if it, or most of a file of it, is too bad.
-
-        If that is seen from counts alone, a sample of the bad rows has to do for the reasons.
+        Refuses the table if it, or most of a file of it, is too bad. If that is seen from counts alone,
+        a sample of the bad rows has to do for the reasons.
         """
-        for reading in readings:
-            if not reading.count.records:
-                raise InputError(f"{reading.source.name}: has a header and no rows. Make a new extract.")
-        what = table.name if len(readings) > 1 else readings[0].source.name
-        read = sum(reading.count.records for reading in readings)
-        rejected = sum(len(reading.rejected) for reading in readings)
-        bad = count_suspects(self._connection, table) + rejected
-        if self._is_too_bad(bad, read):
+        for name, rows in read.items():
+            if not rows:
+                raise InputError(f"{name}: has a header and no rows. Make a new extract.")
+        what = table.name if len(read) > 1 else next(iter(read))
+        bad = count_suspects(self._connection, table)
+        if self._is_too_bad(bad, read.total()):
             sampled = sample_problems(self._connection, table)
-            raise self._refusal(what, bad, read, readings, sampled)
-        bad = find_problems(self._connection, table) + rejected
-        if self._is_too_bad(bad, read):
-            raise self._refusal(what, bad, read, readings)
-        if bad >= _FEW_BAD_ROWS:
-            for reading, bad in zip(readings, bad_rows(self._connection, readings), strict=True):
-                read = reading.count.records
-                if 2 * bad > read and bad >= _FEW_BAD_ROWS and self._is_too_bad(bad, read):
-                    raise self._refusal(reading.source.name, bad, read, readings)
+            raise self._refusal(what, bad, read.total(), loaded, sampled)
+        bad = find_problems(self._connection, table)
+        if self._is_too_bad(bad, read.total()):
+            raise self._refusal(what, bad, read.total(), loaded)
+        by_source = bad_rows(self._connection, loaded)
+        for name, bad in by_source.items():
+            if 2 * bad > read[name] and bad >= _FEW_BAD_ROWS and self._is_too_bad(bad, read[name]):
+                raise self._refusal(name, bad, read[name], loaded)
+        return by_source
 
     def _is_too_bad(self, bad: int, read: int) -> bool:
         is_much = bad >= _FEW_BAD_ROWS or 2 * bad > read
         return bad == read or (is_much and bad > self._max_rejected_share * read)
 
     def _refusal(
-        self, what: str, bad: int, read: int, readings: Sequence[Reading], sampled: str = ""
+        self, what: str, bad: int, read: int, loaded: Sequence[Loaded], sampled: str = ""
     ) -> InputError:
         problem = f"none of its {read:,} rows is good"
         if bad < read:
             share = f"max_rejected_share = {self._max_rejected_share:g}"
             problem = f"{bad:,} of its {read:,} rows are bad, more than {share} lets pass"
-        return _too_bad(f"{what}: {problem}{sampled}.", self._reasons(readings))
-
-    def _reasons(self, readings: Sequence[Reading]) -> str:
-        """Lines for the commonest problems; those of the one file that is read need not name it."""
-        kinds, more = commonest_problems(self._connection, readings)
-        lines = [
-            f"  {rows:,} × such as {f'{file}, ' if len(readings) > 1 else ''}line {line}: {reason}\n"
+        kinds, more = commonest_problems(self._connection, loaded)
+        lines = [f"{what}: {problem}{sampled}."]
+        # those of the one file that is read need not name it
+        lines += [
+            f"  {rows:,} × such as {f'{file}, ' if file != what else ''}line {line}: {reason}"
             for rows, file, line, reason in kinds
         ]
-        return "".join(lines + ([f"  and {more} more\n"] if more else []))
+        lines += [f"  and {more} more"] if more else []
+        return InputError("\n".join([*lines, "Mend the file, or make a new extract."]))
 
 
-def _alike(sources: Sequence[Source]) -> list[list[Source]]:
-    """The sources in their order, those next to each other together that can be read at once."""
-    groups: list[list[Source]] = []
-    for source in sources:
-        last = groups[-1] if groups else []
-        if (
-            last
-            and isinstance(source, CsvFile)
-            and len(last) < _MOST_TOGETHER
-            and source.is_like(last[-1])
-        ):
-            last.append(source)
+class _Reading:
+    """The batches of one table on their way into staging."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+        self._connection, self._table = connection, table
+        self._staged = staging_of(table.name)
+        self._next_row = self._halved = 0
+        self._not_utf8: Counter[CsvFile] = Counter()
+        self.loaded: list[Loaded] = []
+
+    def read(self, batch: Sequence[Part]) -> None:
+        """Add the records of a batch to staging; those that cannot be read have a row without values.
+
+        A batch in which DuckDB sees other records than were counted is halved, until the record that it
+        reads in another way is alone. Raises InputError where very many are.
+        """
+        rejected, failure = self._fill(batch)
+        _, rows = self._new_rows()
+        count = sum(part.count for part in batch)
+        if failure or rows + len(rejected) != count:
+            self._connection.execute(f"delete from {self._staged} where rowid >= {self._next_row}")
+            self._halved += 1
+            if batch[0].block is None or self._halved > _MOST_HALVED:
+                raise _unreadable(batch, rows + len(rejected), failure)
+            if apart := halves(batch):
+                for half in apart:
+                    self.read(half)
+                return
+            rejected = {0: _DAMAGED}
+        add_unread(self._connection, self._table, rejected.values())
+        first_row, _ = self._new_rows()
+        self._next_row = first_row + count
+        self.loaded.append(Loaded(first_row, _merged(batch), [*rejected]))
+        self._mark_reopened(batch, self.loaded[-1])
+        odd = [ordinal for ordinal, reason in rejected.items() if reason == NOT_UTF8]
+        self._not_utf8.update(source for source, _ in located(batch, odd))
+
+    def refuse_other_encodings(self) -> None:
+        """Raise InputError for a file of which several rows, and no other text, are no UTF-8."""
+        for source, rows in self._not_utf8.items():
+            if rows > 1:
+                refuse_eight_bit(source.path, source.name)
+
+    def _fill(self, batch: Sequence[Part]) -> tuple[dict[int, str], duckdb.Error | None]:
+        fields = batch[0].source.fields
+        try:
+            _, rejected = read_batch(
+                self._connection,
+                batch,
+                lambda rows: fill_staging(self._connection, self._table, rows, fields),
+            )
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error as error:
+            return {}, error
+        return rejected, None
+
+    def _new_rows(self) -> tuple[int, int]:
+        """The first row id behind those of the batches before, and how many there are."""
+        return self._connection.execute(
+            f"select min(rowid), count(*) from {self._staged} where rowid >= {self._next_row}"
+        ).fetchone()
+
+    def _mark_reopened(self, batch: Sequence[Part], loaded: Loaded) -> None:
+        """Mark as bad what is read without the quotes that open again within a field."""
+        row_ids, begin = [], 0
+        for part in batch:
+            for index in part.block.reopened(part.source.delimiter) if part.block else ():
+                before = bisect_left(loaded.unread, begin + index)
+                if loaded.unread[before : before + 1] != [begin + index]:
+                    row_ids.append(loaded.first_row + begin + index - before)
+            begin += part.count
+        if row_ids:
+            mark_rows(self._connection, self._table, row_ids, _REOPENED)
+
+
+def _merged(batch: Sequence[Part]) -> list[Part]:
+    """Where the records of a batch stand, without themselves."""
+    parts: list[Part] = []
+    for part in batch:
+        if parts and parts[-1].source is part.source:
+            parts[-1] = parts[-1]._replace(count=parts[-1].count + part.count)
         else:
-            groups.append([source])
-    return groups
+            parts.append(part._replace(block=None))
+    return parts
 
 
-def _outcome(table: Table, reading: Reading, bad: int) -> Outcome:
-    source, count = reading.source, reading.count
+def _outcome(table: Table, source: Source, read: int, bad: int) -> Outcome:
+    is_seed = isinstance(source, SeedRows)
     return Outcome(
         table_name=table.name,
         file=source.name,
-        bytes=count.bytes,
-        sha256=count.sha256,
-        rows_read=count.records,
-        rows_loaded=count.records - bad,
+        bytes=0 if is_seed else source.path.stat().st_size,
+        sha256="" if is_seed else sha256_of(source.path),
+        rows_read=read,
+        rows_loaded=read - bad,
         rows_quarantined=bad,
         ignored_columns=_listed(source.ignored),
         defaulted_columns=", ".join(name for name in table.column_names if name not in source.fields),
@@ -314,24 +297,16 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(shown[:_SHOWN_COLUMNS] + more)
 
 
-def _too_bad(problem: str, reasons: str) -> InputError:
-    return InputError(f"{problem}\n{reasons}Mend the file, or make a new extract.")
-
-
-def _unreadable(source: Source, failure: duckdb.Error) -> InputError:
+def _unreadable(batch: Sequence[Part], rows: int, failure: duckdb.Error | None) -> InputError:
+    name, count = batch[0].source.name, sum(part.count for part in batch)
     if "state machine" in str(failure):
         return InputError(
-            f"{source.name}: its line ends are mixed (LF, CRLF or CR alone), so rows cannot be told "
+            f"{name}: its line ends are mixed (LF, CRLF or CR alone), so rows cannot be told "
             "apart for certain. Convert them to one kind, for example with dos2unix."
         )
-    return InputError(f"{source.name}: cannot be read ({one_line(str(failure))}). Make a new extract.")
-
-
-def _refuse_miscount(reading: Reading) -> None:
-    seen = reading.rows + len(reading.rejected)
-    if seen != reading.count.records:
-        raise InputError(
-            f"{reading.source.name}: the file holds {reading.count.records:,} rows, but {seen:,} were "
-            "read. Its quotes or line ends are damaged, or it changed while it was read: make a new "
-            "extract."
-        )
+    if failure:
+        return InputError(f"{name}: cannot be read ({one_line(str(failure))}). Make a new extract.")
+    return InputError(
+        f"{name}: holds {count:,} rows from its row {batch[0].first:,} on, but {rows:,} were read. Its "
+        "quotes or line ends are damaged, or it changed while it was read: make a new extract."
+    )

@@ -1,25 +1,17 @@
 """Taking the bad rows out of a staging table and into `quarantine`, each with its place in the file."""
 
-from bisect import bisect
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice, tee
 from typing import NamedTuple
 
 import duckdb
 
 from mart_helpers.contract import Reference, Table, ascends_sql
 from mart_helpers.errors import StateError
-from mart_helpers.records import FileCount, Located
 from mart_helpers.session import has_table
-from mart_helpers.sources import (
-    REJECTED_AT,
-    CsvFile,
-    Source,
-    read_rows,
-    record_numbers,
-    refuse_eight_bit,
-)
-from mart_helpers.staging import SUSPECT, problems_sql, staging_of, suspects_sql
+from mart_helpers.sources import Part, Source, located, read_ordinals
+from mart_helpers.staging import SUSPECT, problems_sql, staging_of
 from mart_helpers.texts import literal, one_line, quoted
 
 _SAMPLE = 10_000
@@ -27,86 +19,37 @@ _SAMPLE = 10_000
 _BATCH = 2_000  # records of at most 10,000 characters
 
 
-class Reading(NamedTuple):
-    """What came of reading one source: `rows` in staging from the row id `first_row` on.
+class Loaded(NamedTuple):
+    """A batch in staging, from the row id `first_row` on: first what was read, then what was not.
 
-    `rejected` are the numbers of the records that the reader refused, ascending.
+    Of its parts only the places are kept. `unread` are ordinals in the batch, ascending.
     """
 
-    source: Source
-    count: FileCount
     first_row: int
-    rows: int
-    rejected: Sequence[int]
+    parts: Sequence[Part]
+    unread: Sequence[int]
 
-    def here(self, row_ids: Sequence[int]) -> Sequence[int]:
-        """Those of the ascending `row_ids` that are of this reading."""
-        return row_ids[
-            bisect(row_ids, self.first_row - 1) : bisect(row_ids, self.first_row + self.rows - 1)
-        ]
+    @property
+    def rows(self) -> int:
+        """How many records the batch has."""
+        return sum(part.count for part in self.parts)
 
-    def places(self, row_ids: Sequence[int]) -> Iterator[Located]:
-        """Where these rows, ascending and of this reading, stand in the source."""
-        ordinals = (row_id - self.first_row for row_id in row_ids)
-        return self.source.places(record_numbers(ordinals, self.rejected))
+    def origins(self, row_ids: Sequence[int]) -> Iterator[tuple[int, Source, int]]:
+        """These `row_ids`, each with source and number of its record, in the order of the records."""
+        read = self.rows - len(self.unread)
+        offsets = [row_id - self.first_row for row_id in row_ids]
+        of_read = [offset for offset in offsets if offset < read]
+        ordinals = [*read_ordinals(of_read, self.unread)]
+        ordinals += [self.unread[offset - read] for offset in offsets[len(of_read) :]]
+        pairs = sorted(zip(ordinals, row_ids, strict=True))
+        places = located(self.parts, (ordinal for ordinal, _ in pairs))
+        for (_, row_id), (source, number) in zip(pairs, places, strict=True):
+            yield row_id, source, number
 
 
 def begin(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the temporary tables anew in which the faults of one table are gathered."""
     connection.execute(_GATHERED)
-
-
-def note_head(connection: duckdb.DuckDBPyConnection, head: CsvFile) -> bool:
-    """Note what DuckDB rejects of the first records of a file; whether that is more than quotes."""
-    connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
-    # each column is asked for: what is not read is not refused
-    read_rows(
-        head, lambda rows: connection.execute(f"select count(columns(*)) from ({rows})").fetchall()
-    )
-    note_rejected(connection, head)
-    found = connection.execute(
-        "select count(*), count_if(error_type = 'UNQUOTED VALUE') from reject_errors"
-    )
-    errors, of_quotes = found.fetchone()
-    if errors and not of_quotes:
-        return True
-    connection.execute("delete from rejected")
-    return False
-
-
-def note_rejected(connection: duckdb.DuckDBPyConnection, source: CsvFile) -> list[int]:
-    """Note the records that the read just done has refused; their numbers, ascending.
-
-    Raises InputError where several of them are no UTF-8, nor is any other text of the file.
-    """
-    connection.execute(_REASONS)
-    if connection.execute(_ROWS_NOT_UTF8).fetchone() > (1,):
-        refuse_eight_bit(source.path, source.name)
-    offsets = connection.execute("select distinct offset_in_file from reasons order by all").fetchall()
-    numbers: list[int] = []
-    places = source.rejected(offset for (offset,) in offsets)
-    while batch := list(islice(places, _BATCH)):
-        numbers += (place.number for place in batch)
-        connection.execute(
-            _NOTE_REJECTED,
-            {
-                "file": source.name,
-                "offsets": [place.offset for place in batch],
-                "lines": [place.line for place in batch],
-                "raws": [place.raw for place in batch],
-                "first": batch[0].offset,
-                "last": batch[-1].offset,
-            },
-        )
-    return numbers
-
-
-def mark_reopened(connection: duckdb.DuckDBPyConnection, table: Table, reading: Reading) -> None:
-    """Mark the rows as suspects that were read without the quotes that open again within a field."""
-    read = {*reading.count.reopened} - {*reading.rejected}
-    if read:
-        row_ids = [reading.first_row + number - 1 - bisect(reading.rejected, number) for number in read]
-        connection.execute(suspects_sql(table), {"row_ids": row_ids, "fault": _REOPENED})
 
 
 def count_suspects(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
@@ -118,6 +61,7 @@ def count_suspects(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
 def sample_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
     """Fill `problems` with what is wrong with the first bad rows; words for it if there are more."""
     connection.execute(f"insert into problems by name {problems_sql(table, _SAMPLE)}")
+    connection.execute(_ONLY_THE_ROW)
     return f"; of the first {_SAMPLE:,}" if count_suspects(connection, table) > _SAMPLE else ""
 
 
@@ -140,55 +84,48 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
     return connection.execute("select count(distinct row_id) from problems").fetchone()[0]
 
 
-def bad_rows(connection: duckdb.DuckDBPyConnection, readings: Sequence[Reading]) -> list[int]:
-    """How many records of each reading are bad."""
-    row_ids = _row_ids(connection, "select row_id from problems")
-    return [len(reading.here(row_ids)) + len(reading.rejected) for reading in readings]
+def bad_rows(connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded]) -> Counter[str]:
+    """How many records of each source, by its name, are bad."""
+    return Counter(source.name for _, source, _ in _origins(connection, batches, _BAD))
 
 
 def quarantine_bad_rows(
-    connection: duckdb.DuckDBPyConnection, table: Table, readings: Sequence[Reading]
-) -> list[int]:
-    """Move the rows with problems, and the rejected records, to `quarantine`; how many of each reading.
+    connection: duckdb.DuckDBPyConnection, table: Table, batches: Sequence[Loaded]
+) -> None:
+    """Move the rows with problems to `quarantine`.
 
-    What the bad rows hold, as far as it could be read, stays in `staging.<table>_quarantined`.
+    What they hold, as far as it could be read, stays in `staging.<table>_quarantined`.
     """
-    rows, are_bad = staging_of(table.name), "rowid in (select row_id from problems)"
+    rows, are_bad = staging_of(table.name), f"rowid in ({_BAD})"
     connection.execute(
         f"create or replace table {staging_of(f'{table.name}_quarantined')} as "
         f"select * exclude ({SUSPECT}) from {rows} where {are_bad}"
     )
-    bad = bad_rows(connection, readings)
-    wanted = _row_ids(connection, "select unnest([row_id, first_row_id]) as row_id from problems")
-    for reading in readings:
-        _note_places(connection, reading, reading.here(wanted))
+    _note_places(connection, batches)
     connection.execute(_causes_sql(table))
-    if any(bad):
-        connection.execute(_INSERT, {"table_name": table.name})
-        connection.execute(f"delete from {rows} where {are_bad}")
-    return bad
+    connection.execute(_INSERT, {"table_name": table.name})
+    connection.execute(f"delete from {rows} where {are_bad}")
 
 
 def commonest_problems(
-    connection: duckdb.DuckDBPyConnection, readings: Sequence[Reading]
+    connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded]
 ) -> tuple[list[tuple[int, str, int, str]], int]:
     """As `commonest_reasons`, of what is wrong with a table of which nothing is in quarantine yet."""
     found = connection.execute(_COMMONEST_PROBLEMS).fetchall()
     kinds = []
-    for rows, row_id, first_row_id, file, line, reason, _ in found:
-        if row_id is not None:
-            file, line = _place(readings, row_id)
+    for rows, row_id, first_row_id, reason, _ in found:
         if first_row_id is not None:
-            reason += f" of line {_place(readings, first_row_id)[1]}"
-        kinds.append((rows, file, line, one_line(reason)))
+            reason += f" of line {_place(batches, first_row_id)[1]}"
+        kinds.append((rows, *_place(batches, row_id), one_line(reason)))
     return kinds, (found[0][-1] if found else 0) - len(found)
 
 
-def _place(readings: Sequence[Reading], row_id: int) -> tuple[str, int]:
+def _place(batches: Sequence[Loaded], row_id: int) -> tuple[str, int]:
     """File and line of a row."""
-    (reading,) = (each for each in readings if each.here([row_id]))
-    (place,) = reading.places([row_id])
-    return reading.source.name, place.line
+    (batch,) = (each for each in batches if 0 <= row_id - each.first_row < each.rows)
+    ((_, source, number),) = batch.origins([row_id])
+    (place,) = source.places([number])
+    return source.name, place.line
 
 
 def commonest_reasons(
@@ -204,7 +141,7 @@ def commonest_reasons(
     return [(*place, one_line(reason)) for *place, reason, _ in found], kinds - len(found)
 
 
-_REOPENED = "quotes close and open again within a field"
+_BAD = "select row_id from problems"
 
 _GATHERED = """
 create or replace temp table problems (
@@ -215,39 +152,7 @@ create or replace temp table problems (
     reason varchar,
     first_row_id bigint
 );
-create or replace temp table rejected (file varchar, line bigint, reason varchar, raw_row varchar);
 create or replace temp table places (row_id bigint, file varchar, line bigint, raw_row varchar);
-"""
-
-_REASONS = f"""
-create or replace temp table reasons as
-select
-    {REJECTED_AT} as offset_in_file,
-    case error_type
-        when 'TOO MANY COLUMNS' then 'the row has more fields than the header'
-        when 'UNQUOTED VALUE' then 'text stands outside the quotes of its field'
-        when 'INVALID ENCODING' then 'the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)'
-        when 'LINE SIZE OVER MAXIMUM' then 'the row is longer than 2 MB'
-        else error_message
-    end as reason
-from reject_errors
-order by offset_in_file, column_idx
-"""
-
-_ROWS_NOT_UTF8 = "select count(distinct line) from reject_errors where error_type = 'INVALID ENCODING'"
-
-_NOTE_REJECTED = """
-insert into rejected
-select $file, any_value(places.line), first(reasons.reason), any_value(places.raw_row)
-from (
-    select
-        unnest($offsets) as offset_in_file,
-        unnest($lines) as line,
-        unnest($raws) as raw_row
-) as places
-inner join reasons on places.offset_in_file = reasons.offset_in_file
-where reasons.offset_in_file between $first and $last
-group by places.offset_in_file
 """
 
 _NOTE_PLACES = "insert into places select unnest($row_ids), $file, unnest($lines), unnest($raws)"
@@ -274,22 +179,15 @@ limit 5
 """
 
 _COMMONEST_PROBLEMS = f"""
-with faults as (
-    select row_id, first_row_id, null as file, null as line, column_name, reason from problems
-    union all
-    select null, null, file, line, null, reason from rejected
-)
 select
     count(*) as rows,
     min(row_id) as example,
     arg_min(first_row_id, row_id) as first_row_id,
-    min(file) as first_file,
-    arg_min(line, (file, line)) as first_line,
-    coalesce(arg_min(reason, row_id), arg_min(reason, (file, line))) as first_reason,
+    arg_min(reason, row_id) as first_reason,
     count(*) over () as kinds
-from faults
-group by row_id is null, column_name, {_KIND}
-order by rows desc, example, first_file, first_line
+from problems
+group by column_name, {_KIND}
+order by rows desc, example
 limit 5
 """
 
@@ -309,8 +207,6 @@ with entries as (
     from problems
     inner join places as bad on problems.row_id = bad.row_id
     left join places as first on problems.first_row_id = first.row_id
-    union all
-    select file, line, -1, null, null, reason, raw_row from rejected
 )
 select
     $table_name as table_name,
@@ -353,27 +249,37 @@ def _is_true(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
     return connection.execute(sql).fetchall() == [(True,)]
 
 
-def _row_ids(connection: duckdb.DuckDBPyConnection, sql: str) -> list[int]:
-    rows = connection.execute(
-        f"select distinct row_id from ({sql}) where row_id is not null order by row_id"
-    )
-    return [row_id for (row_id,) in rows.fetchall()]
-
-
-def _note_places(
-    connection: duckdb.DuckDBPyConnection, reading: Reading, row_ids: Sequence[int]
-) -> None:
-    places = zip(row_ids, reading.places(row_ids), strict=True) if row_ids else iter(())
-    while batch := list(islice(places, _BATCH)):
-        connection.execute(
-            _NOTE_PLACES,
-            {
-                "row_ids": [row_id for row_id, _ in batch],
-                "file": reading.source.name,
-                "lines": [place.line for _, place in batch],
-                "raws": [place.raw for _, place in batch],
-            },
+def _origins(
+    connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded], wanted: str
+) -> Iterator[tuple[int, Source, int]]:
+    """The row ids of a query, each with source and number of its record, in the order of the records."""
+    connection.execute(f"create or replace temp table wanted as select distinct row_id from ({wanted})")
+    for batch in batches:
+        rows = connection.execute(
+            "select row_id from wanted where row_id between $first and $last order by row_id",
+            {"first": batch.first_row, "last": batch.first_row + batch.rows - 1},
         )
+        yield from batch.origins([row_id for (row_id,) in rows.fetchall()])
+
+
+def _note_places(connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded]) -> None:
+    """Fill `places` with those of the rows with problems, and of the rows whose keys they repeat."""
+    wanted = "select unnest([row_id, first_row_id]) as row_id from problems"
+    found = groupby(_origins(connection, batches, wanted), lambda origin: origin[1])
+    for source, origins in found:
+        of_ids, of_places = tee(origins)
+        places = source.places(number for _, _, number in of_places)
+        noted = zip((row_id for row_id, _, _ in of_ids), places, strict=True)
+        while batch := list(islice(noted, _BATCH)):
+            connection.execute(
+                _NOTE_PLACES,
+                {
+                    "row_ids": [row_id for row_id, _ in batch],
+                    "file": source.name,
+                    "lines": [place.line for _, place in batch],
+                    "raws": [place.raw for _, place in batch],
+                },
+            )
 
 
 def _orphans_sql(table: Table, reference: Reference) -> str:

@@ -1,17 +1,15 @@
-"""The records of a CSV file, counted and found again without DuckDB's reader: a second witness.
+"""The records of a CSV file, told apart without DuckDB's reader: a second witness.
 
 Where no quote stands, each line that is not blank is a record; elsewhere the csv module says where a
 record ends. No value is parsed. A file is read from start to end in blocks of whole records, so memory
-does not grow with it. Offsets are in the decompressed stream.
+does not grow with it.
 """
 
 import csv
 import gzip
-import hashlib
 import io
 import re
 import zlib
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate, chain
@@ -32,88 +30,112 @@ _LONGEST_RAW = 10_000  # characters
 _END = ["."]  # the csv module reads it behind the last line of a block
 
 
-class FileCount(NamedTuple):
-    """What a file holds: the size and hash of it on disk, and its data records.
-
-    `reopened` are the numbers, from 1, of records in which a quoted field closes and, behind blanks,
-    opens again: DuckDB loads `"S5" "x"` as `S5 x`.
-    """
-
-    bytes: int
-    sha256: str
-    records: int
-    reopened: tuple[int, ...] = ()
-
-
 class Located(NamedTuple):
     """A record: its `number` among the data records, the physical `line` it starts on, its text.
 
     Both count from 1. `raw` is without the line end, cut to 10,000 characters, and shows bytes that are
-    no UTF-8 as `\\xff`. `offset` is the first one by which it was found.
+    no UTF-8 as `\\xff`.
     """
 
     number: int
     line: int
     raw: str
-    offset: int | None = None
 
 
-def count_records(path: Path, name: str, delimiter: str) -> FileCount:
-    """What the CSV file at `path`, plain or gzipped, holds; messages call it `name`.
+class Block(NamedTuple):
+    """Whole records next to each other, as they stand in the file; blank lines may be among them.
+
+    `number` is that of the first of its `count` records; the header has 0. `spans` are the lines of
+    the records, from 0 and up to the one behind; None where each line is a record.
+    """
+
+    text: bytes
+    line: int
+    number: int
+    count: int
+    spans: list[tuple[int, int]] | None
+
+    def ends(self) -> list[int]:
+        """Where in `text` each record ends, behind its line end."""
+        lines = list(accumulate(map(len, io.BytesIO(self.text)), initial=0))
+        return lines[1:] if self.spans is None else [lines[behind] for _, behind in self.spans]
+
+    def part(self, first: int, behind: int) -> "Block":
+        """The records from the index `first` on, up to `behind`."""
+        ends = [0, *self.ends()]
+        text = self.text[ends[first] : ends[behind]]
+        spans, above = None, first
+        if self.spans is not None:
+            above = self.spans[first - 1][1] if first else 0
+            spans = [(line - above, end - above) for line, end in self.spans[first:behind]]
+        return Block(text, self.line + above, self.number + first, behind - first, spans)
+
+    def located(self, indexes: Iterable[int]) -> Iterator[Located]:
+        """The records with these indexes."""
+        lines = list(io.BytesIO(self.text))
+        for index in indexes:
+            first, behind = (index, index + 1) if self.spans is None else self.spans[index]
+            raw = b"".join(lines[first:behind]).removesuffix(b"\n").removesuffix(b"\r")
+            yield Located(self.number + index, self.line + first, _shown(raw))
+
+    def reopened(self, delimiter: str) -> list[int]:
+        """Indexes of records in which a quoted field closes and, behind blanks, opens again.
+
+        DuckDB would load `"S5" "x"` as `S5 x`.
+        """
+        if self.spans is None or not re.search(rb'" +"', self.text):
+            return []
+        mark = re.escape(delimiter)
+        field = re.compile(rf'(?: ?"(?:[^"]|"")*+"( +")?)?+[^{mark}]*{mark}?')
+        return [
+            record.number - self.number
+            for record in self.located(range(self.count))
+            if any(match[1] for match in field.finditer(record.raw))
+        ]
+
+
+def data_blocks(path: Path, name: str, delimiter: str) -> Iterator[Block]:
+    """What stands below the header of the CSV file at `path`, plain or gzipped; messages call it `name`.
 
     Raises InputError, with the line, for a quote that nothing closes, a NUL byte and a record of more
     than 8 MB; also for a file that cannot be read, or a damaged gzip stream.
     """
-    reopened: list[int] = []
-    records = 1
-    with opened(path, name) as (stream, disk):
+    with opened(path, name) as stream:
         for block in _blocks(stream, name, delimiter):
-            reopened += _reopened(block, delimiter)
-            records = block.number + block.count
-    return FileCount(disk.bytes, disk.sha256.hexdigest(), max(records - 1, 0), tuple(reopened))
+            first = 0 if block.number else min(1, block.count)
+            if block.count > first:
+                yield block.part(first, block.count) if first else block
 
 
-def records_at(
-    path: Path, name: str, delimiter: str, *, numbers: Iterable[int] = (), offsets: Iterable[int] = ()
-) -> Iterator[Located]:
-    """The records with these `numbers` or at these `offsets`, both ascending; each once, in file order.
+def records_at(path: Path, name: str, delimiter: str, numbers: Iterable[int]) -> Iterator[Located]:
+    """The records with these ascending `numbers`.
 
-    Any byte of a record finds it, so do its line end and the blank lines before it. Raises InputError
-    if the file has no such record: then it changed meanwhile.
+    Raises InputError if the file has no such record: then it changed meanwhile.
     """
-    wanted, places = _Ascending(numbers), _Ascending(offsets)
-    with opened(path, name) as (stream, _):
-        for block in _blocks(stream, name, delimiter):
-            behind = block.number + block.count
-            if wanted.next >= behind and places.next >= block.offset + len(block.text):
-                continue
-            found: dict[int, int | None] = {
-                number - block.number: None for number in wanted.below(behind)
-            }
-            ends = block.record_ends()
-            for offset in places.below(ends[-1] if ends else 0):
-                found.setdefault(bisect_right(ends, offset), offset)
-            yield from block.located(found)
-    if (wanted.next, places.next) != (inf, inf):
+    wanted = iter(numbers)
+    number = next(wanted, inf)
+    for block in data_blocks(path, name, delimiter):
+        indexes = []
+        while number < block.number + block.count:
+            indexes.append(number - block.number)
+            number = next(wanted, inf)
+        if indexes:
+            yield from block.located(indexes)
+        if number == inf:
+            return
+    if number != inf:
         raise InputError(f"{name}: changed while it was read. Run the build again.")
 
 
-def first_records(path: Path, name: str, delimiter: str) -> bytes:
-    """The header and the first data records as they stand in the file, about a quarter of a megabyte."""
-    with opened(path, name) as (stream, _):
-        return next(_blocks(stream, name, delimiter)).text
-
-
 @contextmanager
-def opened(path: Path, name: str) -> Iterator[tuple[BinaryIO, "_Disk"]]:
-    """The decompressed bytes of a file, and the file on disk below them; a gzip file ends with `.gz`.
+def opened(path: Path, name: str) -> Iterator[BinaryIO]:
+    """The decompressed bytes of a file; a gzip file ends with `.gz`.
 
     Raises InputError if it cannot be read, or its gzip stream is damaged.
     """
     try:
-        with path.open("rb") as file:
-            disk = _Disk(file)
-            yield (gzip.GzipFile(fileobj=disk) if path.suffix == ".gz" else disk), disk
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            yield stream
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{name}: the gzip file is damaged ({error}). Copy it again.") from error
     except PermissionError as error:
@@ -122,70 +144,22 @@ def opened(path: Path, name: str) -> Iterator[tuple[BinaryIO, "_Disk"]]:
         raise InputError(f"{name}: cannot be read ({error.strerror}). Make a new extract.") from error
 
 
-class _Disk:
-    """A file on disk; counts and hashes the bytes on their way to whoever reads them."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.bytes, self.sha256 = file, 0, hashlib.sha256()
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self.bytes += len(data)
-        self.sha256.update(data)
-        return data
-
-
-class _Ascending:
-    """Ascending numbers, taken from the front; `next` is infinite when all are taken."""
-
-    def __init__(self, numbers: Iterable[int]) -> None:
-        self._numbers = iter(numbers)
-        self.next = next(self._numbers, inf)
-
-    def below(self, limit: int) -> Iterator[int]:
-        while self.next < limit:
-            yield self.next
-            self.next = next(self._numbers, inf)
-
-
-class _Block(NamedTuple):
-    """Whole records as they stand in the file."""
-
-    text: bytes
-    offset: int
-    line: int
-    number: int  # of the first record; the header has 0
-    count: int
-    spans: list[tuple[int, int]] | None  # lines of the records, from 0; None where each line is one
-
-    def record_ends(self) -> list[int]:
-        ends = list(accumulate(map(len, io.BytesIO(self.text)), initial=self.offset))
-        return ends[1:] if self.spans is None else [ends[behind] for _, behind in self.spans]
-
-    def located(self, found: dict[int, int | None]) -> Iterator[Located]:
-        lines = list(io.BytesIO(self.text))
-        for index, offset in sorted(found.items()):
-            first, behind = (index, index + 1) if self.spans is None else self.spans[index]
-            raw = b"".join(lines[first:behind]).removesuffix(b"\n").removesuffix(b"\r")
-            yield Located(self.number + index, self.line + first, _shown(raw), offset)
-
-
 def _shown(raw: bytes) -> str:
     # UTF-8 has at most four bytes a character; one character more shows that the text is cut
     text = raw[: 4 * (_LONGEST_RAW + 1)].decode("utf-8", errors="backslashreplace")
     return text if len(text) <= _LONGEST_RAW else text[: _LONGEST_RAW - 1] + "…"
 
 
-def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[_Block]:
+def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
     rest = stream.read(len(_BOM))
-    offset, line, number, data = 0, 1, 0, rest
+    line, number, data, text = 1, 0, rest, b""
     if rest == _BOM:
-        rest, offset = b"", len(_BOM)
+        rest = b""
     while data:
         # what goes on behind its block is looked at again, so each time more is read
         data = stream.read(min(max(_BLOCK_BYTES, len(rest)), _LONGEST_BYTES // 8))
-        # DuckDB reads a last line as if it had an end, and may point at that
-        end = b"\n" if rest.endswith(b"\r") else b"\r\n"
+        # a last line without an end gets that of the line before
+        end = b"\r\n" if text.endswith(b"\r\n") and not rest.endswith(b"\r") else b"\n"
         whole, newline, tail = data.rpartition(b"\n") if data else (b"", end, b"")
         text = b"".join([rest, whole, newline])
         if (nul := text.find(0)) >= 0:
@@ -193,9 +167,9 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[_Block]:
         spans, open_line = _records(text, delimiter) if newline else (None, 0)
         lines = text.count(b"\n")
         if open_line is None:
-            block = _Block(text, offset, line, number, lines if spans is None else len(spans), spans)
-            yield block
-            rest, offset, line, number = tail, offset + len(text), line + lines, number + block.count
+            count = lines if spans is None else len(spans)
+            yield Block(text, line, number, count, spans)
+            rest, line, number = tail, line + lines, number + count
         elif not data:
             raise _open_quote(name, line + open_line)
         elif len(rest := text + tail) > _LONGEST_BYTES:
@@ -221,18 +195,6 @@ def _records(text: bytes, delimiter: str) -> tuple[list[tuple[int, int]] | None,
     if row == _END:
         return spans[:-1], None
     return spans, text.count(b"\n") - row[-1].count("\n")
-
-
-def _reopened(block: _Block, delimiter: str) -> list[int]:
-    if block.spans is None or not re.search(rb'" +"', block.text):
-        return []
-    mark = re.escape(delimiter)
-    field = re.compile(rf'(?: ?"(?:[^"]|"")*+"( +")?)?+[^{mark}]*{mark}?')
-    return [
-        record.number
-        for record in block.located(dict.fromkeys(range(block.count)))
-        if record.number and any(match[1] for match in field.finditer(record.raw))
-    ]
 
 
 def _open_quote(name: str, line: int) -> InputError:

@@ -1,7 +1,7 @@
 """The files behind a declared table: found, recognised, and their header understood.
 
-A source gives its rows as text and in order (`rows_sql`), and is looked at a second time without the
-reader that loads it: how many rows it holds (`count`), and where some of them stand (`places`).
+A source gives its records in parts, which are counted without the reader that loads them, and tells
+where some of them stand. DuckDB reads a batch of parts as rows of text.
 """
 
 import codecs
@@ -11,8 +11,10 @@ import os
 import re
 import stat
 import tempfile
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -20,9 +22,8 @@ import duckdb
 
 from mart_helpers.contract import Table
 from mart_helpers.errors import InputError
-from mart_helpers.files import sha256_of
 from mart_helpers.parameters import shown
-from mart_helpers.records import FileCount, Located, count_records, first_records, opened, records_at
+from mart_helpers.records import Block, Located, data_blocks, opened, records_at
 from mart_helpers.texts import literal, one_line, quoted, visible
 
 T = TypeVar("T")
@@ -32,9 +33,6 @@ SEED_ROWS = "seed rows"
 #: What is wrong with a row as a whole; no column of an extract can have this name, as names are trimmed.
 ROW_FAULT = quoted(" row fault")
 
-#: Which of the files read together a row is of, from 0.
-FILE_INDEX = quoted(" file index")
-
 _NO_FAULT = f"null::varchar as {ROW_FAULT}"
 
 _SURPLUS, _IGNORED = " surplus", " ignored "
@@ -43,15 +41,7 @@ _NO_FIELD = "\x01no field\x01"
 
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 
-_SMALL_BYTES = 1 << 20
-
 _DELIMITERS = (",", ";", "\t", "|")
-
-#: SQL over `reject_errors`: an offset in the record of an error. `line_byte_position` may name the
-#: newline before the record, or even the record before, so it serves only where DuckDB gives nothing
-#: else.
-REJECTED_AT = """case error_type when 'LINE SIZE OVER MAXIMUM' then line_byte_position
-    else byte_position - 1 end"""
 
 
 class Source(Protocol):
@@ -65,15 +55,31 @@ class Source(Protocol):
     fields: tuple[str, ...]
     ignored: tuple[str, ...]
 
-    @property
-    def rows_sql(self) -> str:
-        """A query for all rows in their order: the `fields`, as text, and `ROW_FAULT` or null."""
+    def is_like(self, other: "Source") -> bool:
+        """Whether the records of both may be read together: they are written alike."""
 
-    def count(self) -> FileCount:
-        """How many rows there are, counted without the reader that loads them."""
+    def parts(self) -> Iterator["Part"]:
+        """All records in their order, counted without the reader that loads them."""
 
     def places(self, numbers: Iterable[int]) -> Iterator[Located]:
-        """The rows with these `numbers`, from 1 and ascending."""
+        """The records with these `numbers`, from 1 and ascending."""
+
+
+class Part(NamedTuple):
+    """Records of a source next to each other: `count` of them from the number `first` on.
+
+    `block` holds those of a CSV file.
+    """
+
+    source: Source
+    first: int
+    count: int
+    block: Block | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of the block."""
+        return len(self.block.text) if self.block else 0
 
 
 def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
@@ -109,11 +115,15 @@ class SeedRows(NamedTuple):
 
     @property
     def rows_sql(self) -> str:
+        """A query for all rows in their order: the `fields`, as text, and `ROW_FAULT` or null."""
         return f"select {_as_text(self.fields, self.fields)}, {_NO_FAULT} from seed.{quoted(self.table)}"
 
-    def count(self) -> FileCount:
-        rows = self.connection.cursor().execute(f"select count(*) from seed.{quoted(self.table)}")
-        return FileCount(0, "", rows.fetchone()[0])
+    def is_like(self, other: Source) -> bool:
+        return False
+
+    def parts(self) -> Iterator[Part]:
+        (rows,) = self.connection.execute(f"select count(*) from seed.{quoted(self.table)}").fetchone()
+        yield Part(self, 1, rows)
 
     def places(self, numbers: Iterable[int]) -> Iterator[Located]:
         rows = self.connection.execute(
@@ -123,9 +133,7 @@ class SeedRows(NamedTuple):
 
 
 class CsvFile(NamedTuple):
-    """A CSV file, plain or gzipped; `blank_lines` stand before its header.
-
-    Its rows may be read together with those of `others`, which are written alike.
+    """A CSV file, plain or gzipped.
 
     DuckDB takes a row with an empty field too many for a whole one. So it reads a field more than the
     header has, and fills fields that are not there with a text that no file holds: what the last fields
@@ -137,59 +145,35 @@ class CsvFile(NamedTuple):
     delimiter: str
     fields: tuple[str, ...]
     ignored: tuple[str, ...]
-    blank_lines: int
-    is_parallel: bool = True
-    notes_rejects: bool = True
-    others: tuple[Path, ...] = ()
 
-    @property
-    def rows_sql(self) -> str:
+    def rows_sql(self, path: Path, line_end: str) -> str:
+        """A query, as that of other sources, for records that stand at `path` without a header."""
         columns = ", ".join(f"{literal(field)}: 'varchar'" for field in (*self.fields, _SURPLUS))
         # all that is ignored is looked at too: bytes that are no UTF-8 are an error there as well
         looked_at = [*(field for field in self.fields if field.startswith(_IGNORED)), self.fields[-1]]
         is_short = " or ".join(f"{quoted(field)} is null" for field in looked_at)
-        # DuckDB takes a kilobyte of memory to note a reject, whatever its limit
-        errors = (
-            "store_rejects = true, rejects_limit = 0" if self.notes_rejects else "ignore_errors = true"
-        )
-        files = ", ".join(map(_file, [self.path, *self.others]))
-        file_index = f", file_index as {FILE_INDEX}" if self.others else ""
         return (
             f"select {', '.join(map(quoted, self.fields))}, "
             f"case when {is_short} then 'the row has fewer fields than the header' "
             f"when {quoted(_SURPLUS)} is not null then 'the row has more fields than the header' "
-            f"end as {ROW_FAULT}{file_index} "
-            f"from read_csv([{files}], columns = {{{columns}}}, auto_detect = false, "
-            f"delim = '{self.delimiter}', quote = '\"', escape = '\"', header = true, "
-            f"skip = {self.blank_lines}, nullstr = '{_NO_FIELD}', null_padding = true, "
-            f"parallel = {self.is_parallel}, {errors}, hive_partitioning = false)"
+            f"end as {ROW_FAULT} "
+            f"from read_csv({_file(path)}, columns = {{{columns}}}, auto_detect = false, "
+            f"delim = '{self.delimiter}', quote = '\"', escape = '\"', header = false, "
+            f"nullstr = '{_NO_FIELD}', null_padding = true, "
+            f"new_line = {literal(line_end)}, hive_partitioning = false, "
+            # on several threads DuckDB loses rejects, and refuses fields that hold line ends
+            "parallel = false, store_rejects = true, rejects_limit = 0)"
         )
 
     def is_like(self, other: Source) -> bool:
-        """Whether the rows of both may be read together: they are small, and written alike."""
-        return (
-            isinstance(other, CsvFile)
-            and other[2:] == self[2:]
-            and max(self.path.stat().st_size, other.path.stat().st_size) < _SMALL_BYTES
-        )
+        return isinstance(other, CsvFile) and other[2:] == self[2:]
 
-    def count(self) -> FileCount:
-        return count_records(self.path, self.name, self.delimiter)
+    def parts(self) -> Iterator[Part]:
+        for block in data_blocks(self.path, self.name, self.delimiter):
+            yield Part(self, block.number, block.count, block)
 
     def places(self, numbers: Iterable[int]) -> Iterator[Located]:
-        return records_at(self.path, self.name, self.delimiter, numbers=numbers)
-
-    @contextmanager
-    def head(self) -> Iterator["CsvFile"]:
-        """A file of its own with the first records, as many as are a quarter of a megabyte."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "head.csv")
-            path.write_bytes(first_records(self.path, self.name, self.delimiter))
-            yield self._replace(path=path)
-
-    def rejected(self, offsets: Iterable[int]) -> Iterator[Located]:
-        """The records at these offsets, ascending, of all that DuckDB refused (see `REJECTED_AT`)."""
-        return records_at(self.path, self.name, self.delimiter, offsets=offsets)
+        return records_at(self.path, self.name, self.delimiter, numbers)
 
 
 class ParquetFile(NamedTuple):
@@ -206,11 +190,14 @@ class ParquetFile(NamedTuple):
         texts = _as_text(self.columns, self.fields)
         return f"select {texts}, {_NO_FAULT} from {_parquet_rows(self.path)}"
 
-    def count(self) -> FileCount:
+    def is_like(self, other: Source) -> bool:
+        return False
+
+    def parts(self) -> Iterator[Part]:
         with duckdb.connect() as session:
             sql = f"select num_rows from parquet_file_metadata({_file(self.path)})"
             (records,) = session.execute(sql).fetchone()
-        return FileCount(self.path.stat().st_size, sha256_of(self.path), records)
+        yield Part(self, 1, records)
 
     def places(self, numbers: Iterable[int]) -> Iterator[Located]:
         with duckdb.connect() as session:
@@ -224,27 +211,84 @@ class ParquetFile(NamedTuple):
                 yield Located(number, number, ",".join("" if v is None else v for v in values))
 
 
-def record_numbers(ordinals: Iterable[int], rejected: Sequence[int]) -> Iterator[int]:
-    """The numbers of records, from 1, of rows whose `ordinals` among those read, from 0, ascend.
+def batches(sources: Iterable[Source]) -> Iterator[list[Part]]:
+    """The parts of the sources in their order, as many together as are read at once.
 
-    `rejected` are the numbers of the records that were not read, ascending.
+    They are so few that DuckDB, which takes a kilobyte for a record that it rejects, could reject all.
+    """
+    batch: list[Part] = []
+    records = size = 0
+    for part in chain.from_iterable(source.parts() for source in sources):
+        records, size = records + part.count, size + part.size
+        fits = records <= _BATCH_RECORDS and size <= _BATCH_BYTES
+        if batch and not (fits and part.source.is_like(batch[-1].source)):
+            yield batch
+            batch, records, size = [], part.count, part.size
+        batch.append(part)
+    if batch:
+        yield batch
+
+
+def read_batch(
+    connection: duckdb.DuckDBPyConnection, batch: Sequence[Part], run: Callable[[str], T]
+) -> tuple[T, dict[int, str]]:
+    """What `run` makes of a query for the rows of `batch`, and the records that DuckDB rejects.
+
+    Those are known by their ordinals from 0 in the batch, ascending; each has the reason.
+    """
+    source = batch[0].source
+    if not isinstance(source, CsvFile):
+        return run(source.rows_sql), {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rows.csv")
+        with path.open("wb") as file:
+            file.writelines(part.block.text for part in batch)
+        connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
+        line_end = r"\r\n" if batch[-1].block.text.endswith(b"\r\n") else r"\n"
+        result = run(source.rows_sql(path, line_end))
+    errors = connection.execute(_REJECTS).fetchall()
+    ends: list[int] = []
+    begin = 0
+    for part in batch if errors else ():
+        ends += (begin + end for end in part.block.ends())
+        begin += part.size
+    rejected: dict[int, str] = {}
+    for offset, reason in errors:
+        rejected.setdefault(bisect_right(ends, offset), reason)
+    return result, rejected
+
+
+def halves(batch: Sequence[Part]) -> list[Sequence[Part]]:
+    """The first and the second half of a batch of CSV records; nothing if it is one record."""
+    if len(batch) > 1:
+        return [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+    source, _, count, block = batch[0]
+    if block is None or count < 2:
+        return []
+    blocks = block.part(0, count // 2), block.part(count // 2, count)
+    return [[Part(source, half.number, half.count, half)] for half in blocks]
+
+
+def located(batch: Sequence[Part], ordinals: Iterable[int]) -> Iterator[tuple[Source, int]]:
+    """Source and number of records of a batch, whose `ordinals` ascend from 0."""
+    parts, behind = iter(batch), 0
+    for ordinal in ordinals:
+        while ordinal >= behind:
+            part = next(parts)
+            behind += part.count
+        yield part.source, part.first + part.count - (behind - ordinal)
+
+
+def read_ordinals(ordinals: Iterable[int], rejected: Sequence[int]) -> Iterator[int]:
+    """The ordinals among all records of those that have these `ordinals` among the ones not rejected.
+
+    All ascend.
     """
     before = 0
     for ordinal in ordinals:
-        while before < len(rejected) and rejected[before] <= ordinal + 1 + before:
+        while before < len(rejected) and rejected[before] <= ordinal + before:
             before += 1
-        yield ordinal + 1 + before
-
-
-def locate(
-    source: Source, ordinals: Sequence[int], rejected_at: Iterable[int]
-) -> tuple[list[Located], list[Located]]:
-    """The places of rows, known by ordinals from 0 of the rows read, and of all records not read."""
-    refused = list(source.rejected(sorted(rejected_at))) if isinstance(source, CsvFile) else []
-    wanted = sorted(set(ordinals))
-    numbers = record_numbers(wanted, [place.number for place in refused])
-    found = dict(zip(wanted, source.places(numbers), strict=True))
-    return [found[ordinal] for ordinal in ordinals], refused
+        yield ordinal + before
 
 
 def state_of(source: Source) -> tuple[int, ...] | None:
@@ -255,18 +299,26 @@ def state_of(source: Source) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def read_rows(source: Source, run: Callable[[str], T]) -> T:
-    """What `run` makes of the rows of `source`, as a query.
+_BATCH_RECORDS, _BATCH_BYTES = 100_000, 32 << 20
 
-    It is called a second time, for one thread, if fields hold line ends: DuckDB cannot tell on several
-    threads how many fields such a row has.
-    """
-    try:
-        return run(source.rows_sql)
-    except duckdb.Error as error:
-        if "null_padding" not in str(error):
-            raise
-        return run(source._replace(is_parallel=False).rows_sql)
+NOT_UTF8 = "the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)"
+
+# `line_byte_position` may name the newline before the record, or even the record before, so it serves
+# only where DuckDB gives nothing else.
+_REJECTS = f"""
+select
+    case error_type when 'LINE SIZE OVER MAXIMUM' then line_byte_position else byte_position - 1 end
+        as offset_in_file,
+    case error_type
+        when 'TOO MANY COLUMNS' then 'the row has more fields than the header'
+        when 'UNQUOTED VALUE' then 'text stands outside the quotes of its field'
+        when 'INVALID ENCODING' then {literal(NOT_UTF8)}
+        when 'LINE SIZE OVER MAXIMUM' then 'the row is longer than 2 MB'
+        else error_message
+    end as reason
+from reject_errors
+order by offset_in_file, column_idx
+"""
 
 
 def _missing_file(inputs_dir: Path, table: str) -> InputError:
@@ -328,8 +380,8 @@ def _understood(path: Path, name: str, table: Table) -> Source:
         _refuse_lines_above(name, header, blank_lines, table)
         if '"' in header.partition("\n")[0]:
             # a quote that nothing closes makes one field of all that follows
-            count_records(path, name, delimiter)
-    return CsvFile(path, name, delimiter, *_matched(name, names, table), blank_lines)
+            deque(data_blocks(path, name, delimiter), maxlen=0)
+    return CsvFile(path, name, delimiter, *_matched(name, names, table))
 
 
 def _refuse_what_is_no_file(path: Path, name: str) -> None:
@@ -464,7 +516,7 @@ _KINDS = {
 
 def _read_head(path: Path, name: str) -> str:
     """The first megabyte of a CSV file, plain or gzipped, as text; its header is sound UTF-8."""
-    with opened(path, name) as (stream, _):
+    with opened(path, name) as stream:
         _refuse_wrong_packing(path, name)
         head = stream.read(_HEAD_BYTES)
     _refuse_other_kinds(name, head, around="gzip around " if path.suffix == ".gz" else "")
@@ -528,7 +580,7 @@ def refuse_eight_bit(path: Path, name: str, *, block_bytes: int = _HEAD_BYTES) -
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
     line, first = 1, None
-    with opened(path, name) as (stream, _):
+    with opened(path, name) as stream:
         while block := stream.read(block_bytes):
             if not decoder.decode(block).isascii():
                 return

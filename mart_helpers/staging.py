@@ -61,13 +61,29 @@ def fill_staging(
     )
 
 
-def suspects_sql(table: Table) -> str:
-    """A statement that notes `$fault` of whole rows of the staging table, those with `$row_ids`."""
-    row = ", ".join([*("null" for _ in table.columns), "$fault"])
-    return (
-        f"update {staging_of(table.name)} set {SUSPECT} = to_json([{row}])::varchar "
-        "where rowid in (select unnest($row_ids::bigint[]))"
+def mark_rows(
+    connection: duckdb.DuckDBPyConnection, table: Table, row_ids: Iterable[int], fault: str
+) -> None:
+    """Note a fault of whole rows of the staging table."""
+    connection.execute(
+        f"update {staging_of(table.name)} set {SUSPECT} = {_fault_sql(table, '$fault')} "
+        "where rowid in (select unnest($row_ids::bigint[]))",
+        {"row_ids": [*row_ids], "fault": fault},
     )
+
+
+def add_unread(connection: duckdb.DuckDBPyConnection, table: Table, faults: Iterable[str]) -> None:
+    """Add a row without values for each of these faults."""
+    connection.execute(
+        f"insert into {staging_of(table.name)} ({SUSPECT}) select {_fault_sql(table, 'fault')} "
+        "from (select unnest($faults::varchar[]) as fault)",
+        {"faults": [*faults]},
+    )
+
+
+def _fault_sql(table: Table, fault: str) -> str:
+    """SQL for what `SUSPECT` holds of a row that has this fault as a whole."""
+    return f"to_json([{', '.join([*('null' for _ in table.columns), fault])}])::varchar"
 
 
 def problems_sql(table: Table, most: int | None = None) -> str:

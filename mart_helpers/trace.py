@@ -6,7 +6,7 @@ The mart remembers no lines, so they are found again: a source is read once for 
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,15 +28,18 @@ from mart_helpers.parameters import shown
 from mart_helpers.records import Located
 from mart_helpers.session import open_published
 from mart_helpers.sources import (
-    REJECTED_AT,
     SEED_ROWS,
     CsvFile,
+    Part,
     Source,
+    batches,
     find_sources,
-    locate,
-    read_rows,
+    halves,
+    located,
+    read_batch,
+    read_ordinals,
 )
-from mart_helpers.texts import aligned, did_you_mean, one_line, quoted
+from mart_helpers.texts import aligned, did_you_mean, literal, one_line, quoted
 
 _MOST = 20  # of each kind are shown; the others are counted
 
@@ -116,17 +119,45 @@ def _first_places(source: Source, table: Table, keys: list[str]) -> dict[str, tu
     (kind,) = (column.type for column in table.columns if column.name == table.key)
     key = f"{cast_sql(id_sql(quoted(table.key)), kind)}::varchar"
 
-    def read(rows: str) -> list[tuple]:
-        sql = f"""
-            with keys as (select row_number() over () - 1 as ordinal, {key} as key_text from ({rows}))
-            select key_text, min(ordinal) from keys where list_contains($keys, key_text) group by all
-        """
-        return session.execute(sql, {"keys": keys}).fetchall()
+    found: dict[str, int] = {}
+    matches = f"key_text in ({', '.join(map(literal, keys))})"
+    for number, text in _matching(source, key, matches)[0]:
+        found.setdefault(text, number)
+    places = source.places(found.values())
+    return {text: (source.name, place.line) for text, place in zip(found, places, strict=True)}
 
+
+def _matching(source: Source, key: str, matches: str) -> tuple[list[tuple[int, str]], list[int]]:
+    """Number and key of records whose `key`, as `key_text`, matches; numbers of those not read."""
+    found: list[tuple[int, str]] = []
+    unread: list[int] = []
     with duckdb.connect() as session:
-        found = read_rows(source, read)
-        places, _ = locate(source, [ordinal for _, ordinal in found], _rejected_at(session))
-    return {key: (source.name, place.line) for (key, _), place in zip(found, places, strict=True)}
+
+        def read(batch: Sequence[Part]) -> None:
+            (rows, total), rejected = read_batch(session, batch, select)
+            if total + len(rejected) != sum(part.count for part in batch):
+                for half in halves(batch):
+                    read(half)
+                if halves(batch):
+                    return
+                rows, rejected = [], {0: ""}
+            ordinals = read_ordinals((ordinal for ordinal, _ in rows), [*rejected])
+            numbers = (number for _, number in located(batch, ordinals))
+            found.extend(zip(numbers, (text for _, text in rows), strict=True))
+            unread.extend(number for _, number in located(batch, rejected))
+
+        def select(rows: str) -> tuple[list[tuple[int, str]], int]:
+            session.execute(
+                "create or replace temp table keys as "
+                f"select row_number() over () - 1 as ordinal, {key} as key_text from ({rows})"
+            )
+            (total,) = session.execute("select count(*) from keys").fetchone()
+            sql = f"select ordinal, key_text from keys where {matches} order by ordinal"
+            return session.execute(sql).fetchall(), total
+
+        for batch in batches([source]):
+            read(batch)
+    return found, unread
 
 
 def _wanted(
@@ -258,37 +289,13 @@ def _places(source: Source, wanted: _Wanted) -> tuple[list[Located], int]:
 
     Records that the reader refuses count too: their fields are told apart as well as may be.
     """
-    key_text, matches = id_sql(quoted(wanted.table.key)), wanted.matches_sql("key_text")
-
-    def read(rows: str) -> list[tuple]:
-        # of a key that millions of rows repeat only the first are kept
-        sql = f"""
-            with keys as (
-                select row_number() over () - 1 as ordinal, {key_text} as key_text from ({rows})
-            )
-            select count(*), min(ordinal, {_MOST}) from keys where {matches}
-        """
-        # all is fetched, though it is one row: until a read has ended, DuckDB shows no rejects of it
-        return session.execute(sql, {"key": wanted.key}).fetchall()
-
-    with duckdb.connect() as session:
-        ((total, ordinals),) = read_rows(source, read)
-        rejected_at = _rejected_at(session)
-    if not total and not rejected_at:
-        return [], 0
-    rows, refused = locate(source, ordinals or [], rejected_at)
-    named = {place.number: place for place in refused if _has_key(place.raw, wanted, source)}
-    places = sorted([*rows, *named.values()], key=lambda place: place.number)
-    return places[:_MOST], total + len(named)
-
-
-def _rejected_at(session: duckdb.DuckDBPyConnection) -> list[int]:
-    """Offsets of the records that the read refused; without them rows cannot be counted off."""
-    has_rejects = "select 1 from duckdb_tables() where table_name = 'reject_errors'"
-    if not session.execute(has_rejects).fetchone():
-        return []
-    rows = session.execute(f"select distinct {REJECTED_AT} as place from reject_errors order by place")
-    return [offset for (offset,) in rows.fetchall()]
+    matches = wanted.matches_sql("key_text").replace("$key", literal(wanted.key))
+    rows, unread = _matching(source, id_sql(quoted(wanted.table.key)), matches)
+    refused = source.places(unread) if unread else ()
+    named = [place for place in refused if _has_key(place.raw, wanted, source)]
+    numbers = [number for number, _ in rows[:_MOST]]
+    places = [*(source.places(numbers) if numbers else ()), *named]
+    return sorted(places, key=lambda place: place.number)[:_MOST], len(rows) + len(named)
 
 
 def _in_quarantine(wanted: _Wanted, sources: list[Source]) -> tuple[list[str], int]:
