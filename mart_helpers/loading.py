@@ -22,7 +22,7 @@ from mart_helpers.quarantine import (
     quarantine_bad_rows,
     sample_problems,
 )
-from mart_helpers.session import Session, current_database, has_table, in_words
+from mart_helpers.session import Session, current_database, has_table, in_words, rows_folder
 from mart_helpers.sources import (
     NOT_UTF8,
     CsvFile,
@@ -84,7 +84,7 @@ class Loader:
             raise UsageError(
                 f"max_rejected_share: found {max_rejected_share:g}, expected a share from 0 to 1."
             )
-        self._connection = session.connection
+        self._session, self._connection = session, session.connection
         self._inputs_dir = resolve(inputs_dir)
         self._max_rejected_share = max_rejected_share
 
@@ -112,7 +112,7 @@ class Loader:
         states = [state_of(source) for source in sources]
         create_staging(self._connection, table)
         begin(self._connection)
-        reading = _Reading(self._connection, table)
+        reading = _Reading(self._session, table)
         for batch in batches(sources):
             reading.read(batch)
         reading.refuse_other_encodings()
@@ -191,8 +191,9 @@ class Loader:
 class _Reading:
     """The batches of one table on their way into staging."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-        self._connection, self._table = connection, table
+    def __init__(self, session: Session, table: Table) -> None:
+        self._connection, self._table = session.connection, table
+        self._folder = rows_folder(session.candidate)
         self._staged = staging_of(table.name)
         self._next_row = self._halved = 0
         self._not_utf8: Counter[CsvFile] = Counter()
@@ -237,11 +238,10 @@ class _Reading:
             _, rejected = read_batch(
                 self._connection,
                 batch,
+                self._folder,
                 lambda rows: fill_staging(self._connection, self._table, rows, fields),
             )
-        except duckdb.OutOfMemoryException:
-            raise
-        except duckdb.Error as error:
+        except duckdb.InvalidInputException as error:  # of records that it cannot tell apart
             return {}, error
         return rejected, None
 

@@ -40,6 +40,7 @@ from mart_helpers.session import (
     last_build,
     no_mart,
     open_published,
+    rows_folder,
     unreadable,
 )
 from mart_helpers.tables import show_frames
@@ -184,6 +185,7 @@ def _discard(candidate: Path) -> None:
     candidate.unlink(missing_ok=True)
     candidate.with_name(f"{candidate.name}.wal").unlink(missing_ok=True)
     shutil.rmtree(candidate.with_name(f"{candidate.name}.tmp"), ignore_errors=True)
+    shutil.rmtree(rows_folder(candidate), ignore_errors=True)
 
 
 def _prepared(candidate: Path, database: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
@@ -245,7 +247,8 @@ def open_candidate(
     """
     shell = _prepared_shell()
     session = create_candidate(_real(database), shell.user_ns, memory_limit)
-    confine(session.connection, [resolve(folder) for folder in reads_from])
+    folders = [*map(resolve, reads_from), rows_folder(session.candidate)]
+    confine(session.connection, folders)
     return _attached(session, shell)
 
 

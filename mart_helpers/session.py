@@ -311,6 +311,11 @@ def unreadable(database: Path, error: duckdb.Error) -> StateError:
     return kind(f"{shown(database)} {advice} DuckDB says: {error}")
 
 
+def rows_folder(candidate: Path) -> Path:
+    """Where the records of a CSV file stand while a build reads them."""
+    return candidate.with_name(f"{candidate.name}.rows")
+
+
 def confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path] = ()) -> None:
     """Let the connection reach no files but those that it has open and those below `folders`, for good.
 

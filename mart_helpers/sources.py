@@ -9,8 +9,8 @@ import csv
 import io
 import os
 import re
+import shutil
 import stat
-import tempfile
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -230,23 +230,28 @@ def batches(sources: Iterable[Source]) -> Iterator[list[Part]]:
 
 
 def read_batch(
-    connection: duckdb.DuckDBPyConnection, batch: Sequence[Part], run: Callable[[str], T]
+    connection: duckdb.DuckDBPyConnection, batch: Sequence[Part], folder: Path, run: Callable[[str], T]
 ) -> tuple[T, dict[int, str]]:
     """What `run` makes of a query for the rows of `batch`, and the records that DuckDB rejects.
 
-    Those are known by their ordinals from 0 in the batch, ascending; each has the reason.
+    Those are known by their ordinals from 0 in the batch, ascending; each has the reason. The records
+    stand in the `folder` for as long as they are read.
     """
     source = batch[0].source
     if not isinstance(source, CsvFile):
         return run(source.rows_sql), {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "rows.csv")
+    folder.mkdir(exist_ok=True)
+    path = folder / "rows.csv"
+    try:
         with path.open("wb") as file:
             file.writelines(part.block.text for part in batch)
         connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
         line_end = r"\r\n" if batch[-1].block.text.endswith(b"\r\n") else r"\n"
         result = run(source.rows_sql(path, line_end))
+    finally:
+        shutil.rmtree(folder)
     errors = connection.execute(_REJECTS).fetchall()
+    connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
     ends: list[int] = []
     begin = 0
     for part in batch if errors else ():
@@ -299,7 +304,8 @@ def state_of(source: Source) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-_BATCH_RECORDS, _BATCH_BYTES = 100_000, 32 << 20
+# DuckDB writes fewer rows than a row group, of 122,880, twice
+_BATCH_RECORDS, _BATCH_BYTES = 150_000, 32 << 20
 
 NOT_UTF8 = "the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)"
 

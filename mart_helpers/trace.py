@@ -6,6 +6,7 @@ The mart remembers no lines, so they are found again: a source is read once for 
 import csv
 import io
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -131,10 +132,10 @@ def _matching(source: Source, key: str, matches: str) -> tuple[list[tuple[int, s
     """Number and key of records whose `key`, as `key_text`, matches; numbers of those not read."""
     found: list[tuple[int, str]] = []
     unread: list[int] = []
-    with duckdb.connect() as session:
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as session:
 
         def read(batch: Sequence[Part]) -> None:
-            (rows, total), rejected = read_batch(session, batch, select)
+            (rows, total), rejected = read_batch(session, batch, Path(folder, "rows"), select)
             if total + len(rejected) != sum(part.count for part in batch):
                 for half in halves(batch):
                     read(half)

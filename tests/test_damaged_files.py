@@ -33,7 +33,7 @@ MORE = "the row has more fields than the header"
 REOPENED = "quotes close and open again within a field"
 OUTSIDE = "text stands outside the quotes of its field"
 NOT_UTF8 = "the row is not UTF-8 text"
-MIXED = "its line ends are mixed"
+DAMAGED = "its quotes or line ends are damaged"
 NO_COLUMN = (
     'missing column "sale_id", "sale_date", "customer_id", "product_id", "quantity", "unit_price"'
 )
@@ -288,9 +288,14 @@ LINE_ENDS = [
         "S1 S2",
     ),
     refuses("CR alone", sales(sale(1), sale(2), end="\r"), "its lines end with CR alone"),
-    refuses("LF, once CRLF", sales(sale(1), f"{sale(2)}\r", sale(3)), MIXED),
-    refuses("CRLF, once LF", sales(sale(1), f"{sale(2)}\n{sale(3)}", end="\r\n"), MIXED),
-    refuses("a lone CR within a row", sales(sale(1), f"S2\r,{GOOD_SALE}"), MIXED),
+    loads("LF, once CRLF", sales(sale(1), f"{sale(2)}\r", sale(3)), "S1 S2 S3"),
+    loads("CRLF, once LF", sales(sale(1), f"{sale(2)}\n{sale(3)}", end="\r\n"), "S1 S2 S3"),
+    loads("a lone CR within a row", sales(sale(1), f"S2\r,{GOOD_SALE}"), "S1", (3, None, DAMAGED)),
+    refuses(
+        "a lone CR in a thousand rows",
+        sales(*[sale(1), f"S2\r,{GOOD_SALE}"] * 600),
+        "its line ends are mixed",
+    ),
     loads(
         "lines behind newlines in quotes",
         sales(
@@ -348,6 +353,12 @@ QUOTES = [
             ("fact_sales/2.csv.gz", 5, None, REOPENED),
             ("fact_sales/2.csv.gz", 7, None, REOPENED),
         ),
+    ),
+    loads(
+        "two badly quoted fields",
+        sales(sale(1), 'S2,2024-01-01,"C1" x,"P1" y,1,2,0', sale(4)),
+        "S1 S4",
+        (3, None, OUTSIDE),
     ),
     loads("doubled quotes", sales(f'"S""1""",{GOOD_SALE}'), 'S"1"'),
 ]

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import hashlib
 import io
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from hypothesis import strategies as st
 
 from mart_helpers import records
 from mart_helpers.errors import InputError
-from mart_helpers.records import FileCount, Located, count_records, records_at
-from mart_helpers.sources import REJECTED_AT, CsvFile, locate
+from mart_helpers.records import Located, data_blocks, records_at
+from mart_helpers.sources import CsvFile, Part, located, read_batch, read_ordinals
 
 BOM = b"\xef\xbb\xbf"
 
@@ -37,16 +36,16 @@ def written(tmp_path):
     return write
 
 
-def count(path: Path, delimiter: str = ",") -> FileCount:
-    return count_records(path, path.name, delimiter)
+def count(path: Path, delimiter: str = ",") -> int:
+    return sum(block.count for block in data_blocks(path, path.name, delimiter))
 
 
-def at(path: Path, **wanted) -> list[Located]:
-    return list(records_at(path, path.name, ",", **wanted))
+def at(path: Path, numbers) -> list[Located]:
+    return list(records_at(path, path.name, ",", numbers))
 
 
 def all_records(path: Path) -> list[Located]:
-    return at(path, numbers=range(1, count(path).records + 1))
+    return at(path, range(1, count(path) + 1))
 
 
 @pytest.mark.parametrize(
@@ -70,18 +69,18 @@ def all_records(path: Path) -> list[Located]:
 )
 def test_records_end_where_the_csv_module_ends_them(in_blocks, written, body, expected):
     path = written(BOM + b"a,b\n" + body.encode())
-    assert count(path).records == len(expected)
+    assert count(path) == len(expected)
     assert [record.raw for record in all_records(path)] == expected
 
 
 @pytest.mark.parametrize("data", [b"", BOM, b"a,b", b"\r\n\na,b\r\n", BOM + b'"a","b\nc"\n'])
 def test_a_file_without_data_records_counts_none(written, data):
-    assert count(written(data)).records == 0
+    assert count(written(data)) == 0
 
 
 def test_quotes_open_behind_the_files_own_delimiter(written):
     path = written(b'a;b\n1;"2\n3";4\n')
-    assert (count(path, ";").records, count(path, ",").records) == (1, 2)
+    assert (count(path, ";"), count(path, ",")) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,12 @@ def test_a_record_of_more_than_8_mb_is_refused_with_its_line(written, record):
 
 def test_records_in_which_quotes_open_again_within_a_field_are_numbered(in_blocks, written):
     path = written(b'"a" "b",c\n1,"2" "3"\n"4""5",6\n" ","a,"" ""b"\n"7"  "8", "9"\n"5" ,6\n')
-    assert count(path).reopened == (1, 4)
+    found = [
+        block.number + index
+        for block in data_blocks(path, path.name, ",")
+        for index in block.reopened(",")
+    ]
+    assert found == [1, 4]
 
 
 def test_lines_are_physical_lines_behind_newlines_in_quotes_and_blank_lines(in_blocks, written):
@@ -129,11 +133,17 @@ def test_lines_are_physical_lines_behind_newlines_in_quotes_and_blank_lines(in_b
     ]
 
 
-@pytest.mark.parametrize("name", ["sales.csv", "sales.csv.gz"])
-def test_bytes_and_hash_are_those_of_the_file_on_disk(written, name):
-    path = written(b"a,b\n1,2\n", name)
-    on_disk = path.read_bytes()
-    assert count(path) == FileCount(len(on_disk), hashlib.sha256(on_disk).hexdigest(), 1)
+def test_blocks_put_together_are_what_stands_below_the_header(in_blocks, written):
+    body = b'\n"1\n2",3\n\n4,5\r\n6,"7"\n\n'
+    blocks = [*data_blocks(written(BOM + b"a,b\n" + body), "sales.csv", ",")]
+    assert b"".join(block.text for block in blocks).strip() == body.strip()
+
+
+def test_a_block_is_cut_between_records(written):
+    block, *_ = data_blocks(written(b'a,b\n\n"1\n2",3\n\n4,5\n6,7\n'), "sales.csv", ",")
+    parts = [block.part(index, index + 1) for index in range(3)]
+    assert [part.text.strip() for part in parts] == [b'"1\n2",3', b"4,5", b"6,7"]
+    assert [place for part in parts for place in part.located([0])] == [*block.located(range(3))]
 
 
 def test_gzip_members_one_behind_the_other_are_one_file(tmp_path):
@@ -142,26 +152,17 @@ def test_gzip_members_one_behind_the_other_are_one_file(tmp_path):
     assert [record.raw for record in all_records(path)] == ["1,2", "3,4"]
 
 
-def test_every_byte_of_a_record_its_line_end_and_blank_lines_before_find_it_once(in_blocks, written):
-    path = written(b'a,b\r\n\r\n"1\n2",3\r\n\n4,5')
-    for offset in range(5, 22):
-        (found,) = at(path, offsets=[offset])
-        assert (found.number, found.offset) == (1 if offset < 16 else 2, offset)
-    assert [found.number for found in at(path, offsets=range(5, 22))] == [1, 2]
+def test_rows_are_counted_off_without_the_rejected_records(written):
+    ordinals = [*read_ordinals([0, 1, 2], [1, 3])]
+    assert ordinals == [0, 2, 4]
+    source = CsvFile(written(b""), "sales.csv", ",", ("a", "b"), ())
+    parts = [Part(source, 1, 2), Part(source, 3, 3)]
+    assert [number for _, number in located(parts, ordinals)] == [1, 3, 5]
 
 
-def test_rows_are_counted_off_without_the_rejected_records(in_blocks, written):
-    path = written(b"a,b\n1,1\nbad\n2,2\n\nbad\n3,3\n")
-    source = CsvFile(path, path.name, ",", ("a", "b"), (), 0)
-    accepted, rejected = locate(source, [2, 0, 2, 1], [17, 8, 18])
-    assert [record.raw for record in accepted] == ["3,3", "1,1", "3,3", "2,2"]
-    assert [(record.number, record.line) for record in rejected] == [(2, 3), (4, 6)]
-
-
-@pytest.mark.parametrize("wanted", [{"numbers": [3]}, {"offsets": [99]}], ids=str)
-def test_a_record_that_is_no_longer_there_is_an_error(written, wanted):
+def test_a_record_that_is_no_longer_there_is_an_error(written):
     with pytest.raises(InputError, match=r"sales\.csv: changed while it was read"):
-        at(written(b"a,b\n1,2\n3,4\n"), **wanted)
+        at(written(b"a,b\n1,2\n3,4\n"), [3])
 
 
 def test_raw_text_is_cut_to_whole_characters_and_shows_bytes_that_are_no_utf8(written, monkeypatch):
@@ -189,7 +190,7 @@ def test_what_the_csv_module_writes_is_found_row_by_row(
         csv.writer(file, lineterminator=line_end, quoting=quoting).writerows(rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "_BLOCK_BYTES", block_bytes)
-        assert count(path).records == len(rows) - 1
+        assert count(path) == len(rows) - 1
         found = [record.raw for record in all_records(path)]
     assert [next(csv.reader(io.StringIO(raw, newline=""))) for raw in found] == rows[1:]
 
@@ -197,30 +198,18 @@ def test_what_the_csv_module_writes_is_found_row_by_row(
 GOOD = '1,2,3\n"a","b\nb",c\n'
 
 
-def read_by_duckdb(path: Path, options: str = "") -> tuple[list[tuple[str, ...]], list[int]]:
-    """Rows that DuckDB accepts from `path`, and the offsets of its errors."""
-    with duckdb.connect() as con:
-        rows = con.execute(
-            f"""
-            select a, b, c
-            from read_csv(
-                '{path}', columns={{a: 'varchar', b: 'varchar', c: 'varchar'}},
-                auto_detect=false, header=true, delim=',', quote='"', escape='"',
-                store_rejects=true, rejects_limit=0{options}
-            )
-            """
-        ).fetchall()
-        offsets = con.execute(f"select {REJECTED_AT} from reject_errors").fetchall()
-    return rows, [offset for (offset,) in offsets]
-
-
-def seen_by_both(path: Path, options: str = "") -> tuple[list[tuple], list[Located], list[Located]]:
+def seen_by_both(path: Path) -> tuple[list[tuple], list[Located], list[Located]]:
     """DuckDB's rows, where we find them, and the records that it rejects; the counts agree."""
-    rows, offsets = read_by_duckdb(path, options)
-    source = CsvFile(path, path.name, ",", ("a", "b", "c"), (), 0)
-    accepted, rejected = locate(source, range(len(rows)), offsets)
-    assert len(rows) + len(rejected) == count(path).records
-    return rows, accepted, rejected
+    source = CsvFile(path, path.name, ",", ("a", "b", "c"), ())
+    parts = [*source.parts()]
+    with duckdb.connect() as con:
+        rows, rejected = read_batch(
+            con, parts, path.with_name("rows"), lambda sql: con.execute(sql).fetchall()
+        )
+    assert len(rows) + len(rejected) == count(path)
+    ordinals = read_ordinals(range(len(rows)), [*rejected])
+    accepted = at(path, [number for _, number in located(parts, ordinals)])
+    return rows, accepted, at(path, [number for _, number in located(parts, rejected)])
 
 
 @pytest.mark.parametrize(
@@ -232,11 +221,10 @@ def seen_by_both(path: Path, options: str = "") -> tuple[list[tuple], list[Locat
     ("damaged", "rejected"),
     [
         (GOOD, []),
-        ("\n\n4,5\n\n\n4,5,6,7\n\n", ["4,5", "4,5,6,7"]),
-        ("x\n\n  \n", ["x", "  "]),
+        ("\n\n4,5\n\n\n4,5,6,7,8\n\n", ["4,5,6,7,8"]),
         ('5" pipe,2,3\n1, "x\ny" ,3\n', []),
         ('1,"x"y,"z\nz"\n', ['1,"x"y,"z\nz"']),
-        ('1,"x"y"z\nz",3\n', ['1,"x"y"z', 'z",3']),
+        ('1,"x"y"z\nz\n', ['1,"x"y"z']),
         ('"x"y,2,3\n"x"y,2,3\n', ['"x"y,2,3', '"x"y,2,3']),
         ('1,"x" "y",3\n', []),
     ],
@@ -246,29 +234,11 @@ def test_duckdb_sees_the_same_records(written, name, bom, line_end, damaged, rej
     rows, accepted, refused = seen_by_both(written(bom + text.encode(), name))
     assert [record.raw for record in refused] == [raw.replace("\n", line_end) for raw in rejected]
     for row, record in zip(rows, accepted, strict=True):
-        assert letters(record.raw) == letters("".join(row))
+        assert letters(record.raw) == letters("".join(value or "" for value in row[:3]))
 
 
 def letters(text: str) -> str:
     return "".join(character for character in text if character not in '", ')
-
-
-@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
-def test_records_that_are_invalid_short_or_too_long_for_duckdb_are_found(written, line_end):
-    data = b"a,b,c\n1,2,3\n4,\xff,6\n\n7," + b"8" * 3000 + b",9\n1,2,3\n4,5"
-    path = written(data.replace(b"\n", line_end))
-    _, accepted, rejected = seen_by_both(path, ", max_line_size=1000, buffer_size=10000")
-    assert [(record.number, record.line) for record in accepted] == [(1, 2), (4, 6)]
-    assert [(record.number, record.line) for record in rejected] == [(2, 3), (3, 5), (5, 7)]
-
-
-@pytest.mark.parametrize("name", ["sales.csv", "sales.csv.gz"])
-def test_duckdb_sees_the_same_records_through_many_small_buffers(written, name):
-    good = '1,"x\ny",3\n10,20,30\n' * 500
-    damaged = "4,5\n" + good + '1,"a"b,3\n' + good + "\n4,5,6,7\n"
-    path = written(("a,b,c\n" + (good + damaged) * 20).encode(), name)
-    _, _, rejected = seen_by_both(path, ", buffer_size=20000, max_line_size=2000")
-    assert {record.raw for record in rejected} == {"4,5", '1,"a"b,3', "4,5,6,7"}
 
 
 @pytest.mark.parametrize("text", [b"x" * (1 << 20), b"x\n" * (1 << 19)], ids=["one line", "in quotes"])
@@ -282,10 +252,10 @@ def test_what_never_ends_takes_little_memory(tmp_path, text):
 import resource
 from pathlib import Path
 from mart_helpers.errors import InputError
-from mart_helpers.records import count_records
+from mart_helpers.records import data_blocks
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
-try: count_records(Path({str(path)!r}), "long.csv", ",")
+try: list(data_blocks(Path({str(path)!r}), "long.csv", ","))
 except InputError as error: assert "row that begins on line 2" in str(error)
 print((peak() - before) // 1024)
 """
