@@ -4,8 +4,10 @@
 one for each bad value. A new build opens them empty, and takes over the history of the mart before.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from decimal import Decimal
 
 import duckdb
 
@@ -118,7 +120,8 @@ def build_facts(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
     """What the log says of the last build; null is what the mart does not know.
 
     `build_id`, `built_at` (ISO 8601, UTC), `rows_loaded`, `rows_quarantined`, `revenue_loaded`,
-    `revenue_quarantined` (money is text with all its decimals).
+    `revenue_quarantined` of the rows that can be read (money is text with all its decimals), and
+    `rows_of_unknown_amount`, those that cannot.
     """
     found = connection.execute(f"from {BUILD_LOG} order by build_id desc limit 1")
     columns = [column for column, *_ in found.description]
@@ -131,14 +134,29 @@ def build_facts(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
         "rows_loaded": build.get("rows_loaded"),
         "rows_quarantined": build.get("rows_quarantined"),
         **{name: None if money is None else str(money) for name, money in revenue.items()},
+        "rows_of_unknown_amount": build.get("rows_of_unknown_amount"),
     }
+
+
+def money_aside(build: Mapping[str, object]) -> str | None:
+    """The money in quarantine, of which a part may be unknown, in words; None if nothing is known of it.
+
+    `build` is what `build_facts` tells.
+    """
+    if build["revenue_quarantined"] is None:
+        return None
+    known, unknown = Decimal(str(build["revenue_quarantined"])), build["rows_of_unknown_amount"]
+    if not unknown:
+        return f"{known:,.2f}"
+    rows = f"{unknown:,} {'row' if unknown == 1 else 'rows'} of unknown amount"
+    return f"{known:,.2f} in rows that can be read, and {rows}" if known else rows
 
 
 def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """What the last build did with the rows it read, as lines of text.
 
-    Further lines tell the commonest reasons in its quarantine, and which columns its files lacked or
-    had in vain.
+    Further lines tell the money and the commonest reasons in its quarantine, and which columns its files
+    lacked or had in vain.
     """
     from mart_helpers.quarantine import commonest_reasons
 
@@ -146,7 +164,9 @@ def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
         f"select rows_read, rows_loaded, rows_quarantined from {BUILD_LOG} order by build_id desc"
     ).fetchone()
     found, more = commonest_reasons(connection) if rows[-1] else ([], 0)
-    reasons = [
+    aside = money_aside(build_facts(connection)) if rows[-1] else None
+    reasons = [f"revenue in quarantine: {aside}"] if aside else []
+    reasons += [
         f"{count:,} × such as {file}, line {line}: {reason}" for count, file, line, reason in found
     ]
     reasons += [f"and {more} more, in the table quarantine"] if more else []

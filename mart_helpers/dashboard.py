@@ -162,12 +162,15 @@ def _read(mart: Session, cube: str, filters: Sequence[str], start: int) -> Cube:
         **{name: f"choice[{place}]" for place, name in enumerate(filters, start=1)},
         **{column: quoted(column) for column in ranked},
     }
-    sums = [f"coalesce(sum({quoted(name)}) * {size}, 0)::bigint" for name, size in scales.items()]
+    sums = [f"coalesce(sum({quoted(name)}) * {size}, 0)::hugeint" for name, size in scales.items()]
     rows = mart.connection.execute(
         f"select {', '.join([*columns.values(), *sums])} from {quoted(cube)} "
         f"where {_number('month')} >= {start} group by all"
     ).df()
-    return Cube(rows.set_axis([*columns, *scales], axis="columns"), scales, ranked)
+    rows = rows.set_axis([*columns, *scales], axis="columns")
+    # sums that JavaScript cannot hold to the unit anyway stay floats, as pandas has such large ones
+    whole = {name: "int64" for name in scales if rows[name].abs().max() < 2**53}
+    return Cube(rows.astype(whole), scales, ranked)
 
 
 def _drawn(cubes: Sequence[Cube], filters: Sequence[str], cards: Mapping) -> dict[str, object]:

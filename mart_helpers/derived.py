@@ -23,6 +23,8 @@ from mart_helpers.contract import (
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
 from mart_helpers.texts import literal, quoted
 
+_MOST_NAMED = 5
+
 
 class Check(NamedTuple):
     """A view to be: its name, the query that finds the bad rows, and what holds when there are none."""
@@ -142,6 +144,8 @@ def _checks_of_books(connection: DuckDBPyConnection) -> Iterator[Check]:
         if name in star:
             table = read_contract(connection, name)
             yield _rows_check(table)
+            if not name.startswith("fact_") and has_table(connection, "staging", name):
+                yield _members_check(connection, table)
             if amounts := _loaded_amounts(connection, table, star[name]):
                 yield _amounts_check(name, amounts)
     yield Check(
@@ -169,6 +173,32 @@ def _rows_check(table: Table) -> Check:
         f") as loaded cross join (select {counted} as rows from {quoted(table.name)}) as star "
         "where loaded.rows is distinct from star.rows",
         f"every row that was loaded is in {table.name}, once",
+    )
+
+
+def _members_check(connection: DuckDBPyConnection, table: Table) -> Check:
+    """The natural keys of a dimension are those that were loaded for it, now and after publication."""
+    key, star, loaded = (
+        f"{quoted(table.key)}::varchar",
+        quoted(table.name),
+        f"staging.{quoted(table.name)}",
+    )
+    hashes = f"bit_xor(distinct md5_number_lower({key})) as hashes"
+    summed = f"select count(distinct {key}) as keys, {hashes} from"
+    ((keys, hashes),) = connection.execute(f"{summed} {loaded}").fetchall()
+    first = [
+        connection.execute(
+            f"select {key} from {one} where {key} is not null except select {key} from {other} "
+            f"order by 1 limit {_MOST_NAMED}"
+        ).fetchall()
+        for one, other in ((loaded, star), (star, loaded))
+    ]
+    lost, foreign = (f"[{', '.join(literal(key) for (key,) in rows)}]::varchar[]" for rows in first)
+    return Check(
+        f"{table.name}_has_the_loaded_members",
+        f"select {keys} as keys_loaded, keys as keys_in_star, {lost} as lost, {foreign} as not_loaded "
+        f"from ({summed} {star}) where (keys, hashes) is distinct from ({keys}, {hashes or 'null'})",
+        f"{table.name} has each {table.key} that was loaded, and no other but the unknown member",
     )
 
 

@@ -103,16 +103,19 @@ def create_candidate(
     )
 
 
-def publish(session: Session, check_results: "pd.DataFrame", keep_previous: int = 2) -> None:
+def publish(
+    session: Session, check_results: "pd.DataFrame", keep_previous: int = 2, fail_on: str = "error"
+) -> None:
     """Replace the published mart by the candidate in one step, and keep the newest `keep_previous`.
 
     `check_results` are what `run_checks` found in this candidate. The session then reads the published
-    mart. Raises StateError, with the published mart as it was, if a check has failed, is broken or has
-    not run, another build has begun meanwhile, or the file cannot be replaced.
+    mart. Raises StateError, with the published mart as it was, if a check has not run, is broken or has
+    failed, or warns where `fail_on` is `warn`; if another build has begun meanwhile; and if the file
+    cannot be replaced.
     """
     database, candidate = session.database, candidate_path(session.database)
     _take_up(session)
-    _refuse_unchecked(session, check_results)
+    _refuse_unchecked(session, check_results, fail_on)
     replaced = last_build(session.connection, "published")
     try:
         close_books(session.connection)
@@ -152,8 +155,8 @@ def _take_up(session: Session) -> None:
         )
 
 
-def _refuse_unchecked(session: Session, check_results: "pd.DataFrame") -> None:
-    """Raise StateError unless all checks of this candidate have run, and none of errors has failed."""
+def _refuse_unchecked(session: Session, check_results: "pd.DataFrame", fail_on: str) -> None:
+    """Raise StateError unless all checks of this candidate have run, and none is as bad as `fail_on`."""
     nothing = f"{shown(session.database)}: nothing is published, because"
     connection = session.connection
     if check_results.attrs.get("built_at") != build_time(connection):
@@ -171,12 +174,12 @@ def _refuse_unchecked(session: Session, check_results: "pd.DataFrame") -> None:
         raise StateError(
             f"{nothing} the check {not_run[0]} has not run. Run the cell with `run_checks` again."
         )
-    stopping = check_results["status"].isin(STOPPED_BY["error"])
+    stopping = check_results["status"].isin(STOPPED_BY[fail_on])
     failed = check_results.loc[stopping, "check_name"]
     if len(failed):
         raise StateError(
-            f"{nothing} the checks have failed: {', '.join(failed)}. Mend the inputs or the notebook, "
-            "and run it from its top."
+            f"{nothing} these checks did not pass: {', '.join(failed)}. Mend the inputs or the "
+            "notebook, and run it from its top."
         )
 
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mart_helpers.books import build_facts as last_build
+from mart_helpers.books import money_aside
 from mart_helpers.files import whole_files
 from mart_helpers.parameters import PATHS, home, notebook_parameters
 from mart_helpers.session import open_published
@@ -162,7 +163,7 @@ def build_figures(build: Mapping[str, object]) -> dict[str, str]:
         "Rows loaded": build["rows_loaded"],
         "Rows in quarantine": build["rows_quarantined"],
         "Revenue loaded": _money(build["revenue_loaded"]),
-        "Revenue in quarantine": _money(build["revenue_quarantined"]),
+        "Revenue in quarantine": money_aside(build),
     }
     return {name: figure_text(value) for name, value in figures.items() if value is not None}
 

@@ -71,8 +71,9 @@ def write_quality_report(
 
     - `format_version` (3), `mart` (its file's name), `start_date` and `end_date` of the `days` that were
       checked (null: open), `build_id` and `built_at` of the last build (ISO 8601, UTC), and its
-      `rows_loaded`, `rows_quarantined`, `revenue_loaded`, `revenue_quarantined` (money is text with all
-      its decimals); null is what the log of the builds does not have
+      `rows_loaded`, `rows_quarantined`, `revenue_loaded`, `revenue_quarantined` of the rows that can be
+      read (money is text with all its decimals) and `rows_of_unknown_amount`, those that cannot; null is
+      what the log of the builds does not have
     - `status`: `fail` if a check has failed or is broken, or there is none, else `warn` if one warns,
       else `pass`; `headline`, what the checks come to in a sentence, the worst first
     - `counts`: how many `checks` there are, and how many are `broken`, `fail`, `warn`, `skipped`, `pass`

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from collections import ChainMap
 from collections.abc import Callable
 from contextlib import suppress
@@ -65,6 +66,8 @@ def run_notebook(
     is there after a failure or an interrupt, too. Raises NotebookFailed with one message where a cell
     fails, StateError where the notebook cannot be read or the copy not be written.
     """
+    # JupyterLab brings a grammar of URIs that takes a second to load; nobody here needs it.
+    sys.modules.setdefault("rfc3987_syntax", None)
     # Imported here, since this takes a second and not everybody runs notebooks; the engine comes last,
     # because papermill imports it too.
     from nbclient.exceptions import DeadKernelError

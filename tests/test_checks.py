@@ -221,7 +221,7 @@ ALSO = {
 def test_the_sample_passes_every_check_but_those_that_warn(with_fault):
     results = run_checks(with_fault("select 1"))
     assert failed(results) == SLIPS
-    assert len(results) == 42
+    assert len(results) == 44
     assert set(FAULTS) < set(results["check_name"])
 
 
@@ -244,6 +244,24 @@ def test_a_dimension_that_lost_or_gained_a_member_fails(with_fault):
     )
     assert found["dim_customer_has_every_loaded_row"] == 1
     assert found["dim_product_has_every_loaded_row"] == 1
+
+
+def test_a_dimension_whose_members_are_others_than_were_loaded_fails(with_fault):
+    swapped = with_fault("update dim_customer set customer_id = 'X' where customer_id = 'C001'")
+    assert failed(run_checks(swapped)) == SLIPS | {"dim_customer_has_the_loaded_members": 1}
+
+
+def test_the_members_that_a_build_lost_or_made_up_are_named(candidate: Session) -> None:
+    candidate.execute(
+        "create table staging.dim_product as select 'P' || n as product_id from range(9) t (n)"
+    )
+    candidate.execute(
+        "create table dim_product as select n::integer as product_key, 'P' || n as product_id "
+        "from range(1, 10) t (n) union all select -1, null"
+    )
+    derive_checks(candidate)
+    (found,) = candidate.connection.execute("from checks.dim_product_has_the_loaded_members").fetchall()
+    assert found == (9, 9, ["P0"], ["P9"])
 
 
 def test_the_last_sale_has_to_be_recent_if_a_day_is_named(with_fault):

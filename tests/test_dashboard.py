@@ -380,6 +380,16 @@ def test_a_page_that_would_be_too_large_has_fewer_bars(star, tmp_path, opened, m
     assert equal(cards(page)[0], model.ask(PERIOD, model.months))
 
 
+def test_amounts_beyond_64_bits_are_on_the_page_too(sample_mart, tmp_path):
+    path = tmp_path / "huge.duckdb"
+    path.write_bytes(sample_mart.read_bytes())
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("update fact_sales set net_amount = 99999999999999")
+    cubes = content(make_page(path, tmp_path))["cubes"]
+    (cube,) = (cube for cube in cubes if "units_sold" in cube["figures"])
+    assert max(cube["figures"]["revenue"]) > 2**63
+
+
 @pytest.mark.parametrize(
     ("report", "said"),
     [

@@ -1,5 +1,6 @@
 """From files to the published mart, by the notebooks as they are: stages, amounts, refusals, words."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -142,16 +143,69 @@ def test_a_build_tells_its_rows_the_commonest_reasons_odd_columns_and_warnings(e
     assert told[0].split(maxsplit=1)[1] == (
         f"{READ + 13:,} read, {LOADED + 5:,} loaded, {READ - LOADED + 8} in quarantine"
     )
-    counts = [int(line.split()[0]) for line in told[1:6]]
+    assert " in rows that can be read, and " in told[1]
+    assert told[1].endswith(" rows of unknown amount")
+    counts = [int(line.split()[0]) for line in told[2:7]]
     assert counts == sorted(counts, reverse=True)
-    assert told[6].strip() == "and 7 more, in the table quarantine"
-    assert told[7].strip() == "fact_sales.csv: column note is not known, and ignored"
+    assert told[7].strip() == "and 7 more, in the table quarantine"
+    assert told[8].strip() == "fact_sales.csv: column note is not known, and ignored"
     assert "checks    4 warnings: " in printed
     assert "warn: unit_price_is_near_list_price has 6 bad rows\n" in printed
     stopped = mart_command("quality", "--fail-on", "warn", cwd=home)
     assert stopped.returncode == 1
     assert f"fact_sales.csv  {LAST_LINE + 1}" in stopped.stderr
     assert mart_command("quality", "--fail-on", "never", cwd=home).returncode == 0
+
+
+def test_nothing_is_published_that_warns_where_warnings_stop(edited):
+    home, _ = edited
+    before = database(home).read_bytes()
+    stopped = mart_command("build", "--fail-on", "warn", cwd=home)
+    assert stopped.returncode == 1
+    assert (
+        "mart: 4 warnings: 1 row (5.9 %) of dim_customer is in quarantine and 3 more" in stopped.stderr
+    )
+    assert "Nothing is published" in stopped.stderr
+    late = mart_command("build", "--as-of-date", "2025-02-01", "--fail-on", "warn", cwd=home)
+    assert "last_sale_is_recent" in late.stderr
+    assert database(home).read_bytes() == before
+
+
+CONTRACT_OF_RETURNS = """
+create table contract.fact_returns (
+    return_id varchar primary key,
+    return_date date not null,
+    sale_id varchar not null references contract.fact_sales (sale_id)
+);
+"""
+RETURNS = """
+
+create table fact_returns as
+select returns.return_id, dim_date.date_key, fact_sales.sale_id
+from staging.fact_returns as returns
+inner join fact_sales on returns.sale_id = fact_sales.sale_id
+inner join dim_date on returns.return_date = dim_date.date;
+"""
+
+
+def test_a_row_of_a_second_fact_that_a_join_has_lost_stops_the_build(home):
+    (home / "inputs" / "fact_returns.csv").write_text(
+        "return_id,return_date,sale_id\nR1,2024-05-01,S000002\nR2,2031-05-01,S000003\n"
+    )
+    notebook = json.loads((home / "notebooks" / "01_build.ipynb").read_text())
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if source.startswith("%%sql\ncreate table contract.fact_sales"):
+            cell["source"] = source + CONTRACT_OF_RETURNS
+        elif source.startswith("loader = Loader"):
+            cell["source"] = source + '\nloader.load("fact_returns", from_seed=False)'
+        elif source.startswith("%%sql\n-- one row per sale line"):
+            cell["source"] = source + RETURNS
+    (home / "notebooks" / "01_build.ipynb").write_text(json.dumps(notebook))
+    stopped = mart_command("build", cwd=home)
+    assert stopped.returncode == 1
+    assert "mart: 1 error: fact_returns_has_every_loaded_row has 1 bad row; " in stopped.stderr
+    assert not database(home).exists()
 
 
 def test_the_mart_changes_only_when_it_is_built_again(home, sample_mart):

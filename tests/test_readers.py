@@ -226,7 +226,7 @@ def test_a_failed_check_keeps_the_candidate_to_look_at_and_the_published_mart(ho
         assert "select * from checks.nothing_is_returned" in stop.evalue
         assert int(kernel.run(f"%%sql\n{bad_rows}").text.split()[-1]) == count
         refused = kernel.run("publish(mart, check_results)").evalue
-        assert "nothing is published, because the checks have failed" in refused
+        assert "nothing is published, because these checks did not pass" in refused
         assert digest(database(home)) == published
         with pytest.raises(duckdb.IOException, match="Conflicting lock is held"):
             query(candidate, bad_rows)
