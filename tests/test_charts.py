@@ -189,7 +189,7 @@ def test_a_heat_map_says_every_number_in_letters_that_can_be_read(largest: float
     image = axes.images[0]
     for letters in axes.texts:
         field = image.cmap(image.norm(image.get_array()[0, int(letters.get_position()[0])]))
-        assert contrast(letters.get_color(), field) >= 4, letters.get_text()
+        assert contrast(letters.get_color(), field) >= 4.5, letters.get_text()
     assert_is_whole(figure)
 
 
