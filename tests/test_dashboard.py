@@ -95,7 +95,8 @@ def make_page(database: Path, folder: Path, **values: object) -> Path:
     parameters, _, *cells = code_cells("05_dashboard")
     names: dict[str, object] = {}
     exec(parameters, names)
-    names |= {"data_dir": str(folder), "write_dashboard": dashboard.write_dashboard, **values}
+    names |= {"data_dir": str(folder), "write_dashboard": dashboard.write_dashboard}
+    names |= {"latest_figures": dashboard.latest_figures, **values}
     names["mart"] = mart = Session(open_published(database), database, names)
     for cell in cells:
         head, _, sql = cell.partition("\n")
