@@ -304,8 +304,8 @@ def state_of(source: Source) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-# DuckDB writes fewer rows than a row group, of 122,880, twice
-_BATCH_RECORDS, _BATCH_BYTES = 150_000, 32 << 20
+# what it takes for rejects DuckDB gives back late; more at once would be quicker (122,880 rows and up)
+_BATCH_RECORDS, _BATCH_BYTES = 60_000, 32 << 20
 
 NOT_UTF8 = "the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)"
 
