@@ -6,7 +6,7 @@ as those of 01_build are.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from duckdb import DuckDBPyConnection
@@ -43,7 +43,12 @@ def derive_checks(session: Session) -> None:
     """
     connection = session.connection
     connection.execute("create schema if not exists checks")
-    for check in [*_structural_checks(connection), *_checks_of_books(connection)]:
+    create_checks(connection, [*_structural_checks(connection), *_checks_of_books(connection)])
+
+
+def create_checks(connection: DuckDBPyConnection, checks: Iterable[Check]) -> None:
+    """Create the views, each with its comment `severity: sentence`."""
+    for check in checks:
         view = f"checks.{quoted(check.name)}"
         connection.execute(f"create or replace view {view} as {check.query}")
         comment = literal(f"{check.severity}: {check.sentence}")
@@ -323,10 +328,11 @@ compared as (
 )
 select
     what,
-    usual,
-    found,
+    usual::decimal(38, 2) as usual,
+    found::decimal(38, 2) as found,
     tolerance,
-    if(earlier_builds < 5, 'fewer than 5 builds came before', null) as skipped_because
+    if(earlier_builds < 5, 'fewer than 5 builds came before', null) as skipped_because,
+    format('{{}} is {{:,.2f}}, usual is {{:,.2f}}', what, found::double, usual::double) as found_in_words
 from compared
 where
     earlier_builds < 5

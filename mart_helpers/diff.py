@@ -2,9 +2,10 @@
 
 A build may give surrogate keys anew. So rows are known by their natural keys, and a fact by those of the
 dimensions it refers to. Facts are first compared a whole month at a time; only within months that differ
-is row set against row.
+is row set against row. Money is the first additive metric of a fact (see `metrics`).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,27 +14,44 @@ import pandas as pd
 
 from mart_helpers.contract import declared_keys, star_references, star_types, surrogate_key
 from mart_helpers.kept import published_build
+from mart_helpers.metrics import Metric, additive_metrics, first_made_of
 from mart_helpers.parameters import shown
+from mart_helpers.restated import restated_by, restated_notes
 from mart_helpers.session import Session, confine, connect, current_database, in_words
 from mart_helpers.texts import aligned, literal, one_line, quoted
 
-_MONEY = "net_amount"
-
 _MOST_ROWS = 20
+
+_MOST_NOTES = 12
 
 
 class Comparison(NamedTuple):
     """The differences between two marts.
 
     - `tables`, a row each: table_name, rows_before, rows_after, how many rows were added, removed and
-      changed, and revenue_added, revenue_removed, revenue_changed (missing where there is no money).
-    - `months` whose revenue differs: table_name, month_start, revenue_before, revenue_after, change.
+      changed, and what that did to the money (missing where a table has none).
+    - `months` whose money differs: table_name, metric, month_start, before, after, change.
+    - `rows` that are new or gone, the first 20 of each kind and table: table_name, what_changed, key,
+      change (of the money). New rows of closed months come first.
     - `values` of the first 20 changed rows of each table: table_name, key, column_name, before, after.
+    - `restated` by a changed dimension: metric, year, dimension, column_name, value (of a text that
+      reports group by, else missing), change. The rows of the facts are those that both marts have.
+    - `notes` on what was restated, came late or is no longer in the extracts, a sentence each.
     """
 
     tables: pd.DataFrame
     months: pd.DataFrame
+    rows: pd.DataFrame
     values: pd.DataFrame
+    restated: pd.DataFrame
+    notes: list[str]
+
+    def summary(self) -> str:
+        """The notes as lines of text, each with its line end; empty where there are none."""
+        notes, more = self.notes[:_MOST_NOTES], len(self.notes) - _MOST_NOTES
+        notes += [f"and {more} more, see `mart diff`"] if more > 0 else []
+        words = ["past", *[""] * len(notes)]
+        return aligned(list(zip(words, notes, strict=False)), indent="") + "\n" if notes else ""
 
 
 def compare_with_published(session: Session) -> Comparison:
@@ -52,6 +70,7 @@ def compare_files(before: Path, after: Path) -> Comparison:
     with connect(Path(":memory:")) as connection:
         for name, database in (("before", before), ("after", after)):
             connection.execute(f"attach {literal(database)} as {name} (read_only)")
+        connection.execute("use after")  # where a metric finds the macros that it is made of
         connection.execute(f"set temp_directory = {literal(f'{after}.tmp')}")
         confine(connection)
         with in_words():
@@ -66,22 +85,27 @@ def described(before: Path, after: Path) -> str:
     )
     if not found.tables[["added", "removed", "changed"]].any(axis=None):
         return "\n\n".join([title, _text(found.tables), "Every row of the one is in the other."])
-    return "\n\n".join([title, *(_text(frame) for frame in found if len(frame))])
+    notes = ["\n".join(f"  {note}" for note in found.notes)] if found.notes else []
+    return "\n\n".join([title, *notes, *(_text(frame) for frame in found[:-1] if len(frame))])
 
 
 def _text(frame: pd.DataFrame) -> str:
     names = [name.replace("_", " ") for name in frame.columns]
-    return aligned([names, *([_cell(value) for value in row] for row in frame.itertuples(index=False))])
+    rows = zip(*([_cell(name, value) for value in frame[name]] for name in frame.columns), strict=True)
+    return aligned([names, *rows])
 
 
-def _cell(value: object) -> str:
+def _cell(column: str, value: object) -> str:
     if pd.isna(value):
         return ""
     if isinstance(value, pd.Timestamp):
         return f"{value:%Y-%m}"
-    if isinstance(value, str):
-        return value
-    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
+    if isinstance(value, str) or column == "year":
+        return str(value)
+    if isinstance(value, float):
+        is_change = column == "change" or column.startswith("money")
+        return f"{value:{'+' if is_change else ''}z,.2f}"
+    return f"{value:,}"
 
 
 def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> Comparison:
@@ -93,18 +117,26 @@ def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> C
     memory ends.
     """
     connection.execute(_RESULTS)
-    marts = _Mart(connection, before), _Mart(connection, after)
-    names = sorted({*marts[0].star, *marts[1].star})
-    counts = [_compare_table(connection, _table(name, *marts)) for name in names]
-    tables = pd.DataFrame(counts, columns=_TABLE_COLUMNS)
+    marts = Mart(connection, before), Mart(connection, after)
+    metrics = additive_metrics(connection, after)
+    tables = [_table(name, metrics, *marts) for name in sorted({*marts[0].star, *marts[1].star})]
+    notes: list[str] = []
+    counts = [_compare_table(connection, table, notes) for table in tables]
+    changed = {name for name, _, _, _, _, changed, *_ in counts if changed and name in marts[0].keys}
+    restated = restated_by(connection, changed, metrics, *marts)
     return Comparison(
-        tables.astype({name: float for name in _TABLE_COLUMNS if name.startswith("revenue")}),
+        pd.DataFrame(counts, columns=_TABLE_COLUMNS).astype(
+            {name: float for name in _TABLE_COLUMNS[-3:]}
+        ),
         connection.execute(_MONTHS).df(),
-        connection.execute("select * from value_changes").df(),
+        connection.execute("from row_changes").df(),
+        connection.execute("from value_changes").df(),
+        restated,
+        [*notes, *restated_notes(restated)],
     )
 
 
-class _Mart:
+class Mart:
     """The tables of an attached mart with their columns and types, and what their keys stand for."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
@@ -121,6 +153,10 @@ class _Mart:
         """Name and type of the column by which the rows of a table are known; None where none is."""
         key = self.keys.get(table, surrogate_key(table))
         return (key, self.star[table][key]) if key in self.star[table] else None
+
+    def day(self, table: str) -> str | None:
+        """The first column that refers to the calendar."""
+        return next((name for name, to in self.references[table].items() if to == "dim_date"), None)
 
     def meanings(self, table: str) -> dict[str, tuple[str, str]]:
         """The columns to compare, each with the name and type of what it stands for.
@@ -146,22 +182,23 @@ class _Mart:
             dimension = self.references[table].get(column)
             if resolved and dimension in self.keys:
                 key = f"d{place}.{quoted(surrogate_key(dimension))}"
-                joins.append(f"left join {self._stored(dimension)} as d{place} on {source} = {key}")
+                joins.append(f"left join {self.stored(dimension)} as d{place} on {source} = {key}")
                 source = f"d{place}.{quoted(self.keys[dimension])}"
             chosen.append(f"{source} as c{place}")
-        return f"select {', '.join(chosen)} from {self._stored(table)} as stored {' '.join(joins)}"
+        return f"select {', '.join(chosen)} from {self.stored(table)} as stored {' '.join(joins)}"
 
-    def _stored(self, table: str) -> str:
+    def stored(self, table: str) -> str:
+        """The table, qualified."""
         return f"{quoted(self.name)}.main.{quoted(table)}"
 
 
 class _Table(NamedTuple):
     """A table of the star as both marts have it, in queries with the columns `c0`, `c1` ….
 
-    `columns` are their names in the mart. `key`, `day` and `money` are `c0`, `c1` …, None where there is
-    none; `is_other` says that the marts do not agree on the key. Of the pairs of queries the first is of
-    the mart before. `plain` ones leave surrogate keys as they are, at less cost. A mart without the
-    table has no rows.
+    `columns` are their names in the mart. `key`, `day` and the `sources` of the metric are `c0`, `c1` …,
+    None where there is none; `is_other` says that the marts do not agree on the key. Of the pairs of
+    queries the first is of the mart before. `plain` ones leave surrogate keys as they are, at less cost.
+    A mart without the table has no rows.
     """
 
     name: str
@@ -169,17 +206,24 @@ class _Table(NamedTuple):
     is_other: bool
     key: str | None
     day: str | None
-    money: str | None
+    metric: Metric | None
+    sources: list[str]
     plain: list[str]
     resolved: list[str]
 
+    def money(self, row: str = "") -> str:
+        """SQL for the money of the rows, or of the rows that the struct `row` holds; else null."""
+        if self.metric is None:
+            return "null::decimal(38, 4)"
+        return self.metric.of(*(f"{row}.{source}" if row else source for source in self.sources))
 
-def _table(name: str, before: _Mart, after: _Mart) -> _Table:
+
+def _table(name: str, metrics: list[Metric], before: Mart, after: Mart) -> _Table:
     marts = [mart for mart in (before, after) if name in mart.star]
     meanings, others = marts[-1].meanings(name), marts[0].meanings(name)
     shared = [column for column, meaning in meanings.items() if others.get(column) == meaning]
-    key = marts[-1].key(name)
-    days = [column for column, to in marts[-1].references[name].items() if to == "dim_date"]
+    key, day = marts[-1].key(name), marts[-1].day(name)
+    metric = first_made_of(shared, metrics) if name.startswith("fact_") else None
 
     def place(column: str | None) -> str | None:
         return f"c{shared.index(column)}" if column in shared else None
@@ -196,31 +240,38 @@ def _table(name: str, before: _Mart, after: _Mart) -> _Table:
         [meanings[column][0] for column in shared],
         is_other=key != marts[0].key(name),
         key=place(key[0]) if key else None,
-        day=place(days[0]) if days else None,
-        money=place(_MONEY),
+        day=place(day),
+        metric=metric,
+        sources=[place(column) for column in metric.columns] if metric else [],
         plain=queries(resolved=False),
         resolved=queries(resolved=True),
     )
 
 
-def _compare_table(connection: duckdb.DuckDBPyConnection, table: _Table) -> tuple:
-    """The row of `tables` about a table; what is to be told of its months and values is inserted."""
-    money = f"coalesce(sum({table.money}), 0)" if table.money else "null"
-    (before, revenue_before), (after, revenue_after) = (
-        connection.execute(f"select count(*), {money} from ({rows})").fetchone() for rows in table.plain
+def _compare_table(connection: duckdb.DuckDBPyConnection, table: _Table, notes: list[str]) -> tuple:
+    """The row of `tables` about a table; what else is to be told of it is inserted, or a note."""
+    (before, money_before), (after, money_after) = (
+        connection.execute(f"select count(*), {table.money()} from ({rows})").fetchone()
+        for rows in table.plain
     )
     # where one mart has no rows, those of the other are all new or all gone, and need no look
     closely = not table.is_other and min(before, after) > 0
     if table.day:
         connection.execute(_months_sql(table, closely))
     if not closely:
-        no_revenue = table.money and 0
-        counts = (after, before, 0, revenue_after, revenue_before, no_revenue)
-        return table.name, before, after, *counts
+        gone = None if money_before is None else -money_before
+        return table.name, before, after, after, before, 0, money_after, gone, table.metric and 0
     connection.execute(_differences_sql(table))
     if table.key:
+        connection.execute(_rows_sql(table))
         connection.execute(_values_sql(table))
-    return table.name, before, after, *connection.execute(_counts_sql(table)).fetchone()
+    if table.day:
+        notes += _notes(connection, table)
+    found = {kind: told for kind, *told in connection.execute(_counts_sql(table)).fetchall()}
+    counts, changes = zip(
+        *(found.get(kind, (0, table.metric and 0)) for kind in ("new", "gone", "changed")), strict=True
+    )
+    return table.name, before, after, *counts, *changes
 
 
 def _months_sql(table: _Table, closely: bool) -> str:
@@ -228,13 +279,14 @@ def _months_sql(table: _Table, closely: bool) -> str:
     before, after = table.resolved if closely else table.plain
     columns = ", ".join(f"c{place}" for place in range(len(table.columns)))
     fingerprint = f"sum(hash({columns}))" if closely else "count(*)"
-    revenue = f"sum({table.money})" if table.money else "null"
-    monthly = f"select {table.day} // 100 as month, {fingerprint} as fingerprint, {revenue} as revenue"
+    monthly = (
+        f"select {table.day} // 100 as month, {fingerprint} as fingerprint, {table.money()} as money"
+    )
     return f"""
         insert into month_changes
         with before as ({monthly} from ({before}) group by month),
         after as ({monthly} from ({after}) group by month)
-        select {literal(table.name)}, month, before.revenue, after.revenue
+        select {literal(table.name)}, {_name(table)}, month, before.money, after.money
         from before
         full join after using (month)
         where before.fingerprint is distinct from after.fingerprint
@@ -249,19 +301,75 @@ def _differences_sql(table: _Table) -> str:
     return f"""
         create or replace temp table differences as
         with before as (select found as row from ({before}) as found {where}),
-        after as (select found as row from ({after}) as found {where})
-        {_PAIRS_BY_KEY.format(key=table.key) if table.key else _ROWS_WITHOUT_KEY}
+        after as (select found as row from ({after}) as found {where}),
+        pairs as ({_PAIRS_BY_KEY.format(key=table.key) if table.key else _ROWS_WITHOUT_KEY})
+        select
+            *,
+            case
+                when row_before is null then 'new' when row_after is null then 'gone' else 'changed'
+            end as what_changed
+        from pairs
     """
 
 
 def _counts_sql(table: _Table) -> str:
-    added, removed = "row_before is null", "row_after is null"
-    changed = f"not ({added} or {removed})"
-    after, before = f"row_after.{table.money}", f"row_before.{table.money}"
-    money = {added: after, removed: before, changed: f"{after} - {before}"}
-    counts = [f"count(*) filter ({which})" for which in money]
-    sums = [f"coalesce(sum({amount}) filter ({which}), 0)" for which, amount in money.items()]
-    return f"select {', '.join(counts + (sums if table.money else ['null'] * 3))} from differences"
+    return f"select what_changed, count(*), {_change(table)} from differences group by what_changed"
+
+
+def _change(table: _Table) -> str:
+    return f"{table.money('row_after')} - {table.money('row_before')}"
+
+
+def _rows_sql(table: _Table) -> str:
+    """SQL that notes the first of the rows that are new or gone, new ones of closed months first."""
+    is_late = f"what_changed = 'new' and row_after.{table.day} // 100 < {_newest(table)}"
+    return f"""
+        insert into row_changes
+        with found as (
+            select
+                what_changed,
+                coalesce(row_after.{table.key}, row_before.{table.key}) as key,
+                {is_late if table.day else "false"} as is_late,
+                {_change(table)} as change
+            from differences
+            where what_changed <> 'changed'
+            group by what_changed, key, is_late
+            qualify
+                row_number() over (partition by what_changed order by is_late desc, key) <= {_MOST_ROWS}
+        )
+        select {literal(table.name)}, what_changed, {_KEY_TEXT}, change
+        from found
+        order by what_changed, is_late desc, key
+    """
+
+
+def _newest(table: _Table) -> str:
+    return f"(select max({table.day} // 100) from ({table.plain[0]}))"
+
+
+def _notes(connection: duckdb.DuckDBPyConnection, table: _Table) -> Iterator[str]:
+    """New rows of closed months, and whole months that are gone because the rows begin later."""
+    rows, change = connection.execute(f"""
+        select count(*), {_change(table)}
+        from differences
+        where what_changed = 'new' and row_after.{table.day} // 100 < {_newest(table)}
+    """).fetchone()
+    if rows:
+        money = f", {table.metric.name} {change:+,.2f}" if table.metric else ""
+        yield f"{table.name}: {rows:,} new in closed months{money}"
+    before, after = table.plain
+    start, months = connection.execute(f"""
+        with present as (select min({table.day}) as day from ({after}) where {table.day} > 0)
+        select
+            strftime(strptime(any_value(present.day)::varchar, '%Y%m%d'), '%Y-%m-%d'),
+            count(distinct {table.day} // 100)
+        from ({before})
+        cross join present
+        where {table.day} > 0 and {table.day} // 100 < present.day // 100
+    """).fetchone()
+    if months:
+        gone = "month before it is" if months == 1 else "months before it are"
+        yield f"{table.name}: the extract now starts on {start}; {months:,} {gone} gone"
 
 
 def _values_sql(table: _Table) -> str:
@@ -276,14 +384,12 @@ def _values_sql(table: _Table) -> str:
         with changed as (
             select row_after.{table.key} as key, row_before, row_after
             from differences
-            where row_before is not null and row_after is not null
+            where what_changed = 'changed'
             order by key
             limit {_MOST_ROWS}
         ),
         pairs as (
-            select
-                coalesce(key::varchar, '(unknown member)') as key,
-                unnest([{pairs}], recursive := true)
+            select {_KEY_TEXT} as key, unnest([{pairs}], recursive := true)
             from changed
         )
         select {literal(table.name)}, key, column_name, before, after
@@ -292,19 +398,28 @@ def _values_sql(table: _Table) -> str:
     """
 
 
+def _name(table: _Table) -> str:
+    return literal(table.metric.name) if table.metric else "null"
+
+
 _TABLE_COLUMNS = [
     *("table_name", "rows_before", "rows_after", "added", "removed", "changed"),
-    *("revenue_added", "revenue_removed", "revenue_changed"),
+    *("money_added", "money_removed", "money_changed"),
 ]
 
 _RESULTS = """
 create or replace temp table month_changes (
-    table_name varchar, month integer, revenue_before decimal(38, 4), revenue_after decimal(38, 4)
+    table_name varchar, metric varchar, month integer, before decimal(38, 4), after decimal(38, 4)
+);
+create or replace temp table row_changes (
+    table_name varchar, what_changed varchar, key varchar, change decimal(38, 4)
 );
 create or replace temp table value_changes (
     table_name varchar, key varchar, column_name varchar, before varchar, after varchar
 )
 """
+
+_KEY_TEXT = "coalesce(key::varchar, '(unknown member)')"
 
 _PAIRS_BY_KEY = """
 select before.row as row_before, after.row as row_after
@@ -322,11 +437,12 @@ select null, row from (from after except all from before)
 _MONTHS = """
 select
     table_name,
+    metric,
     strptime(month::varchar, '%Y%m')::date as month_start,
-    coalesce(revenue_before, 0) as revenue_before,
-    coalesce(revenue_after, 0) as revenue_after,
-    coalesce(revenue_after, 0) - coalesce(revenue_before, 0) as change
+    coalesce(before, 0) as before,
+    coalesce(after, 0) as after,
+    coalesce(after, 0) - coalesce(before, 0) as change
 from month_changes
-where revenue_before is distinct from revenue_after
+where before is distinct from after
 order by table_name, month
 """

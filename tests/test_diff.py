@@ -49,7 +49,7 @@ def counts(found: Comparison, table: str) -> tuple:
 
 def money(found: Comparison) -> tuple:
     row = found.tables.set_index("table_name").loc["fact_sales"]
-    return tuple(round(row[f"revenue_{what}"], 4) for what in ("added", "removed", "changed"))
+    return tuple(round(row[f"money_{what}"], 4) for what in ("added", "removed", "changed"))
 
 
 def months(found: Comparison) -> list[tuple]:
@@ -85,12 +85,16 @@ def test_added_removed_and_changed_sales_are_told_apart_in_rows_and_money(change
             "min(date_key) filter (where sale_id = 'S000500') from fact_sales"
         ).fetchone()
     assert counts(found, "fact_sales") == (1, 2, 1)
-    assert money(found) == (5.5, float(gone), 3)
+    assert money(found) == (5.5, -float(gone), 3)
     assert dict(months(found)) == {
         "2023-01": -float(gone),
         f"{changed_day // 10000}-{changed_day // 100 % 100:02}": 3.0,
         "2024-12": 5.5,
     }
+    assert list(zip(found.rows["what_changed"], found.rows["key"], strict=True)) == [
+        *(("gone", "S000010"), ("gone", "S000011"), ("new", "X1")),
+    ]
+    assert round(found.rows["change"].sum(), 4) == 5.5 - float(gone)
     assert [(table, key, column) for table, key, column, _, _ in values(found)] == [
         ("fact_sales", "S000500", "quantity"),
         ("fact_sales", "S000500", "net_amount"),
@@ -102,12 +106,12 @@ def test_the_command_rounds_as_the_notebook_does(changed):
         "update fact_sales set net_amount = net_amount + 1 "
         "where sale_id = (select min(sale_id) from fact_sales where date_key // 100 = 202402)"
     )
-    assert round(found.months["revenue_before"][0] % 0.01, 6) == 0.005, "else nothing is rounded"
-    _, _, before, after, _ = as_text(found.months).splitlines()[-1].split()
+    assert round(found.months["before"][0] % 0.01, 6) == 0.005, "else nothing is rounded"
+    *_, before, after, _ = as_text(found.months).splitlines()[-1].split()
     line = next(
         line for line in described(changed.sample, changed.path).splitlines() if "2024-02" in line
     )
-    assert line.split() == ["fact_sales", "2024-02", before, after, "1.00"]
+    assert line.split() == ["fact_sales", "revenue", "2024-02", before, after, "+1.00"]
 
 
 def test_surrogate_keys_given_anew_are_no_change(changed):
@@ -173,7 +177,7 @@ def test_a_table_that_only_one_mart_has_is_new_or_gone_as_a_whole(changed):
     assert counts(found, "fact_returns") == (7, 0, 0)
     assert counts(found, "dim_date") == (0, 732, 0)
     assert counts(found, "fact_sales") == (0, SALES, 0)
-    assert money(found) == (0, float(sum(sale["revenue"] for sale in plain.sales())), 0)
+    assert money(found) == (0, -float(sum(sale["revenue"] for sale in plain.sales())), 0)
 
 
 def test_a_column_that_only_one_mart_has_is_not_compared(changed):
@@ -202,7 +206,7 @@ def test_the_build_and_the_command_show_what_a_build_changes(home):
     assert "previous-1 (build 1) → data/mini_data_mart.duckdb (build 2)" in result.stdout
     fact = next(line for line in result.stdout.splitlines() if "fact_sales" in line)
     assert fact.split() == [
-        *("fact_sales", f"{SALES:,}", f"{SALES + 1:,}", "1", "0", "0", "1,000.00", "0.00", "0.00")
+        *("fact_sales", f"{SALES:,}", f"{SALES + 1:,}", "1", "0", "0", "+1,000.00", "+0.00", "+0.00")
     ]
     assert "2024-12" in result.stdout
     same = mart_command("diff", "--before", home / "data" / "mini_data_mart.duckdb", cwd=home)

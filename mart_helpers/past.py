@@ -1,0 +1,283 @@
+"""A published past is a promise: what of it a candidate has lost, changed or left out, as checks.
+
+Rows are known by their natural keys. They are compared by the month of their day, which is the first of
+their columns that refers to `dim_date`, and by their amounts: every number that is no key. A month is
+closed if the published mart has a later one. Only facts that came from files, then and now, promise
+anything.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from duckdb import DuckDBPyConnection
+
+from mart_helpers.contract import (
+    declared_keys,
+    declared_tables,
+    read_contract,
+    star_references,
+    star_types,
+)
+from mart_helpers.derived import Check, create_checks
+from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
+from mart_helpers.sources import SEED_ROWS
+from mart_helpers.texts import literal, quoted
+
+
+class _Fact(NamedTuple):
+    """A fact with a natural key and a day; `amounts` are its numbers, those that both marts have."""
+
+    name: str
+    key: str
+    day: str
+    amounts: list[str]
+
+    @property
+    def stored(self) -> str:
+        """The table that holds what has become of the published rows."""
+        return f"checks.{quoted(f'past_of_{self.name}')}"
+
+
+@in_words()
+def check_past(session: Session, allow_restated: bool) -> None:
+    """Create a view in schema `checks` for each promise that the published mart has made.
+
+    What the candidate does not keep is noted in `checks.past_of_<fact>`, so that the views tell it after
+    the publication too. A closed month that lost or changed rows is an error, or a warning if
+    `allow_restated`. Raises QueryError if the session only reads.
+    """
+    connection = session.connection
+    checks = [_columns_check(connection)]
+    for fact in _facts(connection):
+        checks.append(_newest_month_check(fact))
+        if _from_files(connection, fact.name):
+            connection.execute(_past_sql(fact))
+            checks += _past_checks(fact, "warn" if allow_restated else "error")
+    create_checks(connection, checks)
+
+
+def _facts(connection: DuckDBPyConnection) -> Iterator[_Fact]:
+    keys, references = declared_keys(connection), star_references(connection)
+    before = star_types(connection, "published")
+    for name, types in star_types(connection).items():
+        days = [column for column, dimension in references[name].items() if dimension == "dim_date"]
+        if name.startswith("fact_") and days and keys.get(name) in types:
+            same = before.get(name, types)
+            amounts = [
+                column
+                for column, type_ in types.items()
+                if column not in (keys[name], *references[name])
+                and _is_number(type_)
+                and _is_number(same.get(column, ""))
+            ]
+            yield _Fact(name, keys[name], days[0], amounts)
+
+
+def _is_number(type_: str) -> bool:
+    return type_.startswith("DECIMAL") or type_.endswith(("INT", "INTEGER", "FLOAT", "DOUBLE"))
+
+
+def _from_files(connection: DuckDBPyConnection, fact: str) -> bool:
+    """Whether the rows of the fact are read from files, in this build and the published one."""
+    return all(
+        has_table(connection, mart, "build_inputs")
+        and connection.execute(
+            f"select file from {quoted(mart)}.build_inputs where table_name = $fact and file <> $seed "
+            f"and build_id = (select max(build_id) from {quoted(mart)}.{BUILD_LOG})",
+            {"fact": fact, "seed": SEED_ROWS},
+        ).fetchone()
+        for mart in ("published", current_database(connection))
+    )
+
+
+def _past_sql(fact: _Fact) -> str:
+    """SQL for the published rows that are gone, in another month, or of other amounts."""
+    key, day = quoted(fact.key), quoted(fact.day)
+    fingerprint = f"sum(hash({', '.join(['key', *map(quoted, fact.amounts)])})) as fingerprint"
+    columns = f"{key} as key, {day} as day, {day} // 100 as month"
+    columns = ", ".join([columns, *map(quoted, fact.amounts)])
+    changes = ", ".join(
+        f"case when before.{name} is distinct from after.{name} "
+        f"then concat_ws(' ', {literal(label)}, coalesce(before.{name}::varchar, 'empty'), '→', "
+        f"coalesce(after.{name}::varchar, 'empty')) end"
+        for label, name in [(fact.day, "day"), *((name, quoted(name)) for name in fact.amounts)]
+    )
+    differs = " or ".join(
+        f"before.{name} is distinct from after.{name}" for name in ("month", *map(quoted, fact.amounts))
+    )
+    return f"""
+        create or replace table {fact.stored} as
+        with published_rows as (select {columns} from published.main.{quoted(fact.name)}),
+        present_rows as (select {columns} from main.{quoted(fact.name)}),
+        changed_months as (
+            select month
+            from (select month, {fingerprint} from published_rows group by month) as before
+            left join (select month, {fingerprint} from present_rows group by month) as after
+                using (month)
+            where before.fingerprint is distinct from after.fingerprint
+        ),
+        bounds as (
+            select
+                max(month) as newest_month,
+                count(*) filter (where month = (select max(month) from published_rows)) as newest_rows,
+                (select min(day) from present_rows where day > 0) as first_day
+            from published_rows
+        )
+        select
+            before.key as {key},
+            before.day as {day},
+            if(after.key is null, 'gone', concat_ws(', ', {changes})) as what_changed,
+            after.key is null as is_gone,
+            before.month < bounds.newest_month as is_closed,
+            before.month between 1 and bounds.first_day // 100 - 1 as is_before_extract,
+            strptime(bounds.first_day::varchar, '%Y%m%d')::date as extract_starts_on,
+            bounds.newest_rows
+        from published_rows as before
+        semi join changed_months on before.month = changed_months.month
+        left join present_rows as after on before.key = after.key
+        cross join bounds
+        where after.key is null or {differs}
+        order by before.key
+    """
+
+
+def _past_checks(fact: _Fact, severity: str) -> Iterator[Check]:
+    def rows(words: str) -> str:
+        counted = f"format('{{:,}} published rows of {words}', count(*) over ()) as found_in_words"
+        return (
+            f"select {quoted(fact.key)}, {quoted(fact.day)}, what_changed, {counted} from {fact.stored}"
+        )
+
+    yield Check(
+        f"{fact.name}_keeps_its_closed_months",
+        rows("closed months are gone or have other amounts")
+        + " where is_closed and not is_before_extract",
+        "no published row of a closed month is gone or has another amount (if rightly: allow_restated)",
+        severity,
+    )
+    yield Check(
+        f"{fact.name}_keeps_its_newest_month",
+        f"{rows('the newest month are gone')} where is_gone and not is_closed",
+        "no published row of the newest month is gone",
+        "warn",
+    )
+    yield Check(
+        f"{fact.name}_keeps_most_of_its_newest_month",
+        f"select count(*) as rows_gone, newest_rows as rows_published from {fact.stored} "
+        "where is_gone and not is_closed group by newest_rows "
+        "having rows_gone >= greatest(10, newest_rows / 2)",
+        "less than half of the published rows of the newest month are gone (if rightly: allow_restated)",
+        severity,
+    )
+    yield Check(
+        f"{fact.name}_starts_no_later_than_before",
+        f"""
+        select
+            extract_starts_on,
+            count(distinct {quoted(fact.day)} // 100) as months_gone,
+            count(*) as rows_gone,
+            'the extract now starts on ' || extract_starts_on || '; ' || months_gone || ' month'
+            || if(months_gone = 1, ' before it is gone', 's before it are gone') as found_in_words
+        from {fact.stored}
+        where is_closed and is_before_extract
+        group by extract_starts_on
+        """,
+        f"the rows of {fact.name} begin as early as in the mart before",
+        "warn",
+    )
+
+
+def _newest_month_check(fact: _Fact) -> Check:
+    """Compares with the median of at most twelve months, and leaves room for chance in few rows."""
+    day = quoted(fact.day)
+    return Check(
+        f"{fact.name}_newest_month_is_not_half_empty",
+        f"""
+        with newest as (
+            select max({day}) // 100 as month, max({day}) % 100 as last_day
+            from {quoted(fact.name)}
+        ),
+        months as (
+            select {day} // 100 as month, count(*) as rows
+            from {quoted(fact.name)}
+            where {day} > 0 and {day} % 100 <= (select last_day from newest)
+            group by month
+            order by month desc
+            limit 13
+        ),
+        compared as (
+            select
+                strptime(any_value(newest.month)::varchar, '%Y%m')::date as month_start,
+                any_value(newest.last_day) as days,
+                max(months.rows) filter (where months.month = newest.month) as rows,
+                median(months.rows) filter (where months.month < newest.month) as usual_rows,
+                count(*) - 1 as earlier_months
+            from months
+            cross join newest
+        )
+        select month_start, days, rows, usual_rows
+        from compared
+        where earlier_months >= 3 and rows < least(usual_rows / 2, usual_rows - 4 * sqrt(usual_rows))
+        """,
+        f"the newest month of {fact.name} has at least half of the rows that are usual for its days",
+        "warn",
+    )
+
+
+def _columns_check(connection: DuckDBPyConnection) -> Check:
+    """Compares what the last two builds ignored and missed; a column declared meanwhile is not gone."""
+    declared = [
+        f"({literal(name)}, {literal(column)})"
+        for name in declared_tables(connection)
+        for column in read_contract(connection, name).column_names
+    ]
+    return Check(
+        "inputs_have_the_columns_of_the_last_build",
+        f"""
+        with builds as (
+            select distinct
+                table_name,
+                build_id,
+                dense_rank() over (partition by table_name order by build_id desc) as place
+            from build_inputs
+            where file <> '{SEED_ROWS}'
+        ),
+        odd as (
+            select table_name, build_id, 'ignored' as state, ignored_columns as columns from build_inputs
+            union all
+            select table_name, build_id, 'missing', defaulted_columns from build_inputs
+        ),
+        listed as (
+            select table_name, state, place, unnest(string_split(columns, ', ')) as column_name
+            from odd
+            inner join builds using (table_name, build_id)
+            where place <= 2 and columns <> ''
+        ),
+        compared as (
+            select table_name, column_name, state, min(place) = 1 as is_of_this_build
+            from listed
+            group by all
+            having count(distinct place) = 1
+        )
+        select
+            table_name,
+            column_name,
+            if((state = 'ignored') = is_of_this_build, 'new', 'gone') as what_changed,
+            string_agg(table_name || ': column ' || column_name || ' is ' || what_changed, ', ') over ()
+                as found_in_words
+        from compared
+        where
+            table_name in (select table_name from builds where place = 2)
+            and table_name in (
+                select table_name from builds
+                where place = 1 and build_id = (select max(build_id) from {BUILD_LOG})
+            )
+            and not (
+                state = 'ignored'
+                and not is_of_this_build
+                and (table_name, column_name) in ({", ".join(declared)})
+            )
+        """,
+        "the inputs have the columns that they had in the last build",
+        "warn",
+    )

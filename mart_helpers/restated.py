@@ -1,0 +1,131 @@
+"""What a changed dimension does to the figures of facts: a cost to the margin, a country to revenue."""
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from duckdb import DuckDBPyConnection
+
+from mart_helpers.contract import surrogate_key
+from mart_helpers.metrics import Metric, first_made_of
+from mart_helpers.texts import literal, quoted
+
+if TYPE_CHECKING:
+    from mart_helpers.diff import Mart
+
+_MOST_VALUES = 50  # of a text that reports group by
+
+_COLUMNS = ["metric", "year", "dimension", "column_name", "value", "change"]
+
+
+def restated_by(
+    connection: DuckDBPyConnection,
+    dimensions: Collection[str],
+    metrics: list[Metric],
+    before: "Mart",
+    after: "Mart",
+) -> pd.DataFrame:
+    """Each additive metric that one of these dimensions restated, year by year.
+
+    Columns: metric, year, dimension, column_name, value, change. A metric made of a column of the
+    dimension has one row a year, without a value. A text of at most 50 values moves the first metric of
+    the fact from one value to another: a row for each. Counted are the facts that both marts have.
+    """
+    rows = [
+        row
+        for dimension in sorted(dimensions)
+        for sql in _questions(dimension, metrics, before, after)
+        for row in connection.execute(sql).fetchall()
+    ]
+    return pd.DataFrame(rows, columns=_COLUMNS).astype({"change": float})
+
+
+def restated_notes(restated: pd.DataFrame) -> Iterator[str]:
+    """A sentence for each metric, year and column."""
+    for (metric, year, dimension, column), rows in restated.groupby(_COLUMNS[:4], sort=False):
+        by = f"{dimension}.{column}"
+        if rows["value"].isna().all():
+            yield f"{metric} of {year}: {rows['change'].sum():+,.2f}, restated by {by}"
+        else:
+            moved = [f"{row.value or '(empty)'} {row.change:+,.2f}" for row in rows.itertuples()]
+            more = [f"{len(moved) - 5} more"] if len(moved) > 5 else []
+            yield f"{metric} of {year} by {by}: {', '.join(moved[:5] + more)}"
+
+
+def _questions(dimension: str, metrics: list[Metric], before: "Mart", after: "Mart") -> Iterator[str]:
+    """Queries for the rows of the answer, of each column of a fact that refers to the dimension."""
+    if dimension not in after.keys or before.key(dimension) != after.key(dimension):
+        return
+    present = after.star[dimension]
+    shared = [
+        name for name in before.star[dimension] if name in present and name != before.keys[dimension]
+    ]
+    texts = [name for name in shared if present[name] == before.star[dimension][name] == "VARCHAR"]
+    for fact in before.keys:
+        if dimension not in before.references[fact].values() or fact not in after.keys:
+            continue
+        day, columns = before.day(fact), list(before.star[fact])
+        for column in (name for name, to in before.references[fact].items() if to == dimension and day):
+            rows = _kept_rows(fact, column, dimension, before, after)
+            year = f"facts.{quoted(day)} // 10000 as year"
+            for metric in metrics:
+                theirs = [name for name in metric.columns if name not in columns]
+                if theirs and set(theirs) <= {*shared}:
+                    yield _by_amount(metric, theirs, dimension, year, rows)
+            if money := first_made_of(columns, metrics):
+                for text in texts:
+                    yield _by_text(money, text, dimension, year, rows, after)
+
+
+def _kept_rows(fact: str, column: str, dimension: str, before: "Mart", after: "Mart") -> str:
+    """The rows of a fact as they were published, with their member of the dimension before and after."""
+    key, fact_key = quoted(before.keys[dimension]), quoted(before.keys[fact])
+    return f"""
+        from {before.stored(fact)} as facts
+        semi join {after.stored(fact)} as kept on facts.{fact_key} = kept.{fact_key}
+        inner join {before.stored(dimension)} as was
+            on facts.{quoted(column)} = was.{quoted(surrogate_key(dimension))}
+        inner join {after.stored(dimension)} as now on was.{key} is not distinct from now.{key}
+    """
+
+
+def _by_amount(metric: Metric, theirs: list[str], dimension: str, year: str, rows: str) -> str:
+    def value(member: str) -> str:
+        sources = {
+            name: f"{member if name in theirs else 'facts'}.{quoted(name)}" for name in metric.columns
+        }
+        return metric.of(*sources.values())
+
+    differs = " or ".join(f"was.{quoted(name)} is distinct from now.{quoted(name)}" for name in theirs)
+    return f"""
+        select {literal(metric.name)}, {year}, {literal(dimension)}, {literal(", ".join(theirs))}, null,
+            {value("now")} - {value("was")} as change
+        {rows}
+        where {differs}
+        group by year
+        having change <> 0
+        order by year
+    """
+
+
+def _by_text(money: Metric, text: str, dimension: str, year: str, rows: str, after: "Mart") -> str:
+    column, value = quoted(text), money.of(*(f"facts.{quoted(name)}" for name in money.columns))
+    where = f"""
+        where
+            was.{column} is distinct from now.{column}
+            and (select count(distinct {column}) from {after.stored(dimension)}) <= {_MOST_VALUES}
+        group by all
+    """
+    return f"""
+        with moved as (
+            select {year}, was.{column} as value, -{value} as change {rows} {where}
+            union all
+            select {year}, now.{column} as value, {value} as change {rows} {where}
+        )
+        select
+            {literal(money.name)}, year, {literal(dimension)}, {literal(text)}, value, sum(change)
+        from moved
+        group by year, value
+        having sum(change) <> 0
+        order by year, value
+    """

@@ -1,0 +1,174 @@
+"""What a build says of the past that was published: what is gone, changed, new, or restated."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import make_home, mart_command, query
+
+Edit = Callable[[list[str]], list[str]]
+
+
+class Nightly:
+    """A home with the sample's mart, whose extracts are edited before the next build."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.mart = home / "data" / "mini_data_mart.duckdb"
+
+    def edit(self, table: str, edit: Edit) -> "Nightly":
+        path = self.home / "inputs" / f"{table}.csv"
+        path.write_text("\n".join(edit(path.read_text().splitlines())) + "\n")
+        return self
+
+    def build(self, *options: str) -> subprocess.CompletedProcess:
+        return mart_command("build", *options, cwd=self.home)
+
+
+@pytest.fixture
+def nightly(sample_mart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nightly:
+    home = make_home(tmp_path / "home", monkeypatch)
+    (home / "data").mkdir()
+    shutil.copy(sample_mart, home / "data")
+    return Nightly(home)
+
+
+def day_of(line: str) -> str:
+    return line.split(",")[1]
+
+
+def with_field(line: str, place: int, text: str) -> str:
+    fields = line.split(",")
+    return ",".join([*fields[:place], text, *fields[place + 1 :]])
+
+
+def assert_refused(done: subprocess.CompletedProcess, check: str, nightly: Nightly) -> None:
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert check in done.stderr
+    assert query(nightly.mart, "select max(build_id) from build_log") == [(1,)]
+
+
+def test_a_closed_month_that_lost_or_changed_a_row_stops_the_build_unless_that_is_allowed(nightly):
+    def edit(lines: list[str]) -> list[str]:
+        gone, changed = [n for n, line in enumerate(lines) if day_of(line).startswith("2024-05")][2:4]
+        lines[changed] = with_field(lines[changed], 4, "77")
+        return lines[:gone] + lines[gone + 1 :]
+
+    done = nightly.edit("fact_sales", edit).build()
+    assert_refused(done, "fact_sales_keeps_its_closed_months", nightly)
+    assert "gone" in done.stderr
+    assert "→ 77" in done.stderr
+    allowed = nightly.build("--allow-restated")
+    assert allowed.returncode == 0, allowed.stderr
+    assert "2 published rows of closed months are gone or have other amounts" in allowed.stdout
+    bad = "select what_changed from checks.fact_sales_keeps_its_closed_months"
+    assert len(query(nightly.mart, bad)) == 2, "the published mart knows it too"
+
+
+def test_a_sale_that_moves_out_of_a_closed_month_is_gone_from_it(nightly):
+    done = nightly.edit(
+        "fact_sales", lambda lines: [lines[0], with_field(lines[1], 1, "2024-12-31"), *lines[2:]]
+    )
+    assert_refused(done.build(), "fact_sales_keeps_its_closed_months", nightly)
+
+
+def test_a_late_return_is_told_and_published(nightly):
+    done = nightly.edit(
+        "fact_sales", lambda lines: [*lines, "X1,2024-03-05,C001,P01,-1,18.50,0"]
+    ).build()
+    assert done.returncode == 0, done.stderr
+    assert "past      fact_sales: 1 new in closed months, revenue -18.50" in done.stdout
+    assert "X1" in mart_command("diff", cwd=nightly.home).stdout
+
+
+def test_an_extract_that_starts_later_is_one_warning(nightly):
+    done = nightly.edit(
+        "fact_sales",
+        lambda lines: [lines[0], *(each for each in lines[1:] if day_of(each) >= "2023-06")],
+    ).build()
+    assert done.returncode == 0, done.stderr
+    assert "the extract now starts on 2023-06-01; 5 months before it are gone" in done.stdout
+
+
+def test_a_month_that_is_cut_in_half_stops_the_build(nightly):
+    def edit(lines: list[str]) -> list[str]:
+        december = [line for line in lines if day_of(line).startswith("2024-12")]
+        return [line for line in lines if line not in december[::2]]
+
+    done = nightly.edit("fact_sales", edit).build()
+    assert_refused(done, "fact_sales_keeps_most_of_its_newest_month", nightly)
+
+
+def test_an_extract_that_is_a_month_old_stops_the_build(nightly):
+    done = nightly.edit(
+        "fact_sales",
+        lambda lines: [each for each in lines if day_of(each) < "2024-12" or each == lines[0]],
+    )
+    assert_refused(done.build(), "fact_sales_keeps_most_of_its_newest_month", nightly)
+
+
+def test_a_few_rows_gone_from_the_newest_month_are_a_warning(nightly):
+    done = nightly.edit(
+        "fact_sales", lambda lines: [each for each in lines if day_of(each) != "2024-12-31"]
+    ).build()
+    assert done.returncode == 0, done.stderr
+    assert "published rows of the newest month are gone" in done.stdout
+
+
+def test_prices_with_a_decimal_comma_are_published_rows_that_are_gone(nightly):
+    def edit(lines: list[str]) -> list[str]:
+        commas = [with_field(line, 5, f'"{line.split(",")[5].replace(".", ",")}"') for line in lines]
+        return [commas[n] if n % 11 == 5 else line for n, line in enumerate(lines)]
+
+    assert_refused(
+        nightly.edit("fact_sales", edit).build(), "fact_sales_keeps_its_closed_months", nightly
+    )
+
+
+def test_a_swapped_header_that_makes_every_price_wrong_stops_the_build(nightly):
+    def edit(lines: list[str]) -> list[str]:
+        return ["product_id,product_name,category,list_price,unit_cost", *lines[1:]]
+
+    done = nightly.edit("dim_product", edit).build()
+    assert_refused(done, "most_sales_are_plausible", nightly)
+
+
+def test_what_a_dimension_restates_is_told_in_money_and_by_year(nightly):
+    of_year = "select year, sum({}) from fact_sales join dim_date using (date_key) join {} group by year"
+    sales_of = "dim_product using (product_key) where product_id = 'P01'"
+    units = dict(query(nightly.mart, of_year.format("quantity", sales_of)))
+    sales_to = "dim_customer using (customer_key) where customer_id = 'C001'"
+    revenue = dict(query(nightly.mart, of_year.format("net_amount", sales_to)))
+    nightly.edit("dim_product", lambda lines: [lines[0], with_field(lines[1], 3, "12.80"), *lines[2:]])
+    nightly.edit("dim_customer", lambda lines: [lines[0], with_field(lines[1], 4, "France"), *lines[2:]])
+    done = nightly.build()
+    assert done.returncode == 0, done.stderr
+    for year in (2023, 2024):
+        assert (
+            f"margin of {year}: {-2 * units[year]:+,.2f}, restated by dim_product.unit_cost"
+            in done.stdout
+        )
+        assert f"France {revenue[year]:+,.2f}, Germany {-revenue[year]:+,.2f}" in done.stdout
+    shown = [line.split() for line in mart_command("diff", cwd=nightly.home).stdout.splitlines()]
+    assert ["margin", "2023", "dim_product", "unit_cost", f"{-2 * units[2023]:+,.2f}"] in shown
+
+
+def test_columns_that_are_new_or_gone_are_a_warning_once(nightly):
+    nightly.edit(
+        "fact_sales", lambda lines: [f"{lines[0]},channel", *(f"{each},web" for each in lines[1:])]
+    )
+    seen = [nightly.build().stdout for _ in range(2)]
+    nightly.edit("fact_sales", lambda lines: [each.rsplit(",", 2)[0] for each in lines])
+    seen.append(nightly.build("--allow-restated").stdout)
+    warned = ["fact_sales: column channel is" in each for each in seen]
+    assert warned == [True, False, True]
+    found = "select column_name, what_changed from checks.inputs_have_the_columns_of_the_last_build"
+    assert query(nightly.mart, f"{found} order by 1") == [("channel", "gone"), ("discount", "gone")]
+
+
+def test_seed_rows_promise_nothing(nightly):
+    done = nightly.build("--stage", "1")
+    assert done.returncode == 0, done.stderr
+    assert "keeps" not in done.stdout
