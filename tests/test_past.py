@@ -1,5 +1,6 @@
 """What a build says of the past that was published: what is gone, changed, new, or restated."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -89,7 +90,7 @@ def test_an_extract_that_starts_later_is_one_warning(nightly):
         lambda lines: [lines[0], *(each for each in lines[1:] if day_of(each) >= "2023-06")],
     ).build()
     assert done.returncode == 0, done.stderr
-    assert "the extract now starts on 2023-06-01; 5 months before it are gone" in done.stdout
+    assert re.search(r"the extract now starts on 2023-06-\d\d; 5 months before it are gone", done.stdout)
 
 
 def test_a_month_that_is_cut_in_half_stops_the_build(nightly):
