@@ -1,10 +1,12 @@
-"""The metrics that a mart has published: macros whose comments say what they are.
+"""The additive metrics that a mart has published, and the columns that they are made of.
 
-The parameters of such a macro are named for the columns that it is made of.
+Such a metric is a macro whose comment ends in `adds up`, and which sums a column of its own name. A view
+of the mart has that column, made of columns of a fact and its dimensions.
 """
 
-from collections.abc import Collection, Iterable
-from typing import NamedTuple
+import json
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from duckdb import DuckDBPyConnection
 
@@ -12,7 +14,7 @@ from mart_helpers.texts import quoted
 
 
 class Metric(NamedTuple):
-    """An additive metric: its name, its macro with the name of the mart, the columns it is made of."""
+    """A metric: its name, the temporary macro that sums it up, and the columns that this one takes."""
 
     name: str
     macro: str
@@ -24,27 +26,75 @@ class Metric(NamedTuple):
 
 
 def additive_metrics(connection: DuckDBPyConnection, mart: str) -> list[Metric]:
-    """The metrics of an attached mart whose comments say `additive`, in the order of their making."""
-    found = connection.execute(
-        """
-        select function_name, parameters
-        from duckdb_functions()
-        where
-            database_name = ?
-            and schema_name = 'main'
-            and function_type = 'macro'
-            and regexp_matches(comment, '(^|[^-a-z])additive')
-            and not contains(comment, 'not additive')
-        order by function_oid
-        """,
-        [mart],
-    )
-    return [
-        Metric(name, f"{quoted(mart)}.main.{quoted(name)}", parameters)
-        for name, parameters in found.fetchall()
-    ]
+    """The additive metrics of an attached mart, in the order in which its macros were made."""
+    names = [name for (name,) in connection.execute(_ADDITIVE, {"mart": mart}).fetchall()]
+    metrics = {}
+    for (view,) in connection.execute(_VIEWS, {"mart": mart}).fetchall():
+        for name, expression, columns in _columns_made(connection, view):
+            if name in names and name not in metrics:
+                macro, parameters = quoted(f"sum of {name}"), ", ".join(map(quoted, columns))
+                connection.execute(
+                    f"create or replace temp macro {macro}({parameters}) as sum({expression})"
+                )
+                metrics[name] = Metric(name, macro, columns)
+    return [metrics[name] for name in names if name in metrics]
 
 
 def first_made_of(columns: Collection[str], metrics: Iterable[Metric]) -> Metric | None:
     """The first of the metrics that needs no other columns than these."""
     return next((each for each in metrics if set(each.columns) <= set(columns)), None)
+
+
+def _columns_made(connection: DuckDBPyConnection, view: str) -> Iterator[tuple[str, str, list[str]]]:
+    """The columns that a view makes, each with its expression, and the columns that this needs."""
+    template, parsed = _parsed(connection, "select 1"), _parsed(connection, view)
+    made: dict[str, dict] = {}
+    for item in parsed["statements"][0]["node"].get("select_list", []) if parsed else []:
+        if item.get("alias") and item["class"] != "STAR":
+            columns: set[str] = set()
+            made[item["alias"]] = {**_expanded(item, made, columns), "alias": ""}
+            template["statements"][0]["node"]["select_list"] = [made[item["alias"]]]
+            text = "select json_deserialize_sql($tree::json)"
+            (sql,) = connection.execute(text, {"tree": json.dumps(template)}).fetchone()
+            yield item["alias"], sql.removeprefix("SELECT "), sorted(columns)
+
+
+def _parsed(connection: DuckDBPyConnection, sql: str) -> dict:
+    """The tree of a `select`; empty where DuckDB gives none."""
+    tree = json.loads(connection.execute("select json_serialize_sql($1)", [sql]).fetchone()[0])
+    return {} if tree["error"] else tree
+
+
+def _expanded(node: Any, made: dict[str, dict], columns: set[str]) -> Any:
+    """The tree with what an earlier column was made of in the place of its name; adds other columns."""
+    if isinstance(node, list):
+        return [_expanded(each, made, columns) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("class") == "COLUMN_REF":
+        name = node["column_names"][-1]
+        if name in made:
+            return _expanded(made[name], {}, columns)
+        columns.add(name)
+        return node
+    return {key: _expanded(value, made, columns) for key, value in node.items()}
+
+
+_ADDITIVE = """
+select function_name
+from duckdb_functions()
+where
+    database_name = $mart
+    and schema_name = 'main'
+    and function_type = 'macro'
+    and regexp_matches(comment, '(^|; )adds up$')
+    and replace(macro_definition, '"', '') = 'sum(' || parameters[1] || '.' || function_name || ')'
+order by function_oid
+"""
+
+_VIEWS = """
+select regexp_extract(sql, '(?is)^create view .*? as (.*?);?$', 1)
+from duckdb_views()
+where database_name = $mart and schema_name = 'main' and not internal
+order by view_oid
+"""
