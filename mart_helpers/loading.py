@@ -51,6 +51,10 @@ _FEW_BAD_ROWS = 20
 
 _MOST_HALVED = 1_000
 
+# A row group of DuckDB is written quickest. It takes some kilobytes for each record that it rejects, so
+# fewer are read at once behind a batch that had one.
+_BATCH, _BATCH_AFTER_REJECTS = 122_880, 60_000
+
 _SHOWN_COLUMNS = 5
 
 _REOPENED = "quotes close and open again within a field"
@@ -113,7 +117,7 @@ class Loader:
         create_staging(self._connection, table)
         begin(self._connection)
         reading = _Reading(self._session, table)
-        for batch in batches(sources):
+        for batch in batches(sources, lambda: reading.most):
             reading.read(batch)
         reading.refuse_other_encodings()
         read = Counter({source.name: 0 for source in sources})
@@ -196,6 +200,7 @@ class _Reading:
         self._folder = rows_folder(session.candidate)
         self._staged = staging_of(table.name)
         self._next_row = self._halved = 0
+        self.most = _BATCH
         self._not_utf8: Counter[CsvFile] = Counter()
         self.loaded: list[Loaded] = []
 
@@ -218,6 +223,7 @@ class _Reading:
                     self.read(half)
                 return
             rejected = {0: _DAMAGED}
+        self.most = _BATCH_AFTER_REJECTS if rejected else _BATCH
         add_unread(self._connection, self._table, rejected.values())
         first_row, _ = self._new_rows()
         self._next_row = first_row + count

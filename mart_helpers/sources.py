@@ -211,16 +211,16 @@ class ParquetFile(NamedTuple):
                 yield Located(number, number, ",".join("" if v is None else v for v in values))
 
 
-def batches(sources: Iterable[Source]) -> Iterator[list[Part]]:
+def batches(sources: Iterable[Source], most: Callable[[], int]) -> Iterator[list[Part]]:
     """The parts of the sources in their order, as many together as are read at once.
 
-    They are so few that DuckDB, which takes a kilobyte for a record that it rejects, could reject all.
+    `most` says how many records those may be, one part aside; it is asked anew for each batch.
     """
     batch: list[Part] = []
     records = size = 0
     for part in chain.from_iterable(source.parts() for source in sources):
         records, size = records + part.count, size + part.size
-        fits = records <= _BATCH_RECORDS and size <= _BATCH_BYTES
+        fits = records <= most() and size <= _BATCH_BYTES
         if batch and not (fits and part.source.is_like(batch[-1].source)):
             yield batch
             batch, records, size = [], part.count, part.size
@@ -304,8 +304,7 @@ def state_of(source: Source) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-# what it takes for rejects DuckDB gives back late; more at once would be quicker (122,880 rows and up)
-_BATCH_RECORDS, _BATCH_BYTES = 60_000, 32 << 20
+_BATCH_BYTES = 32 << 20
 
 NOT_UTF8 = "the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)"
 
