@@ -163,7 +163,9 @@ def _past_checks(fact: _Fact, severity: str) -> Iterator[Check]:
     )
     yield Check(
         f"{fact.name}_keeps_most_of_its_newest_month",
-        f"select count(*) as rows_gone, newest_rows as rows_published from {fact.stored} "
+        "select count(*) as rows_gone, newest_rows as rows_published, "
+        "format('{:,} of {:,} published rows of the newest month are gone', rows_gone, rows_published) "
+        f"as found_in_words from {fact.stored} "
         "where is_gone and not is_closed group by newest_rows "
         "having rows_gone >= greatest(10, newest_rows / 2)",
         "less than half of the published rows of the newest month are gone (if rightly: allow_restated)",
