@@ -85,7 +85,8 @@ def test_the_codebook_is_that_of_the_mart(built_home):
         "from duckdb_tables() as t inner join duckdb_columns() using (schema_name, table_name) "
         "where schema_name = 'main' group by all order by all",
     )
-    shown = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", PAGES["codebook.md"], re.MULTILINE)
+    tables, _, _ = PAGES["codebook.md"].partition("## Metrics")
+    shown = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", tables, re.MULTILINE)
     assert shown == catalog
 
 
