@@ -24,6 +24,7 @@ from mart_helpers.quarantine import (
 )
 from mart_helpers.session import Session, current_database, has_table, in_words, rows_folder
 from mart_helpers.sources import (
+    FEW_RECORDS,
     NOT_UTF8,
     CsvFile,
     Part,
@@ -51,9 +52,8 @@ _FEW_BAD_ROWS = 20
 
 _MOST_HALVED = 1_000
 
-# A row group of DuckDB is written quickest. It takes some kilobytes for each record that it rejects, so
-# fewer are read at once behind a batch that had one.
-_BATCH, _BATCH_AFTER_REJECTS = 122_880, 60_000
+# A row group of DuckDB, which is written quickest; behind a batch with rejects, fewer are read at once.
+_ROW_GROUP = 122_880
 
 _SHOWN_COLUMNS = 5
 
@@ -200,7 +200,7 @@ class _Reading:
         self._folder = rows_folder(session.candidate)
         self._staged = staging_of(table.name)
         self._next_row = self._halved = 0
-        self.most = _BATCH
+        self.most = _ROW_GROUP
         self._not_utf8: Counter[CsvFile] = Counter()
         self.loaded: list[Loaded] = []
 
@@ -223,7 +223,7 @@ class _Reading:
                     self.read(half)
                 return
             rejected = {0: _DAMAGED}
-        self.most = _BATCH_AFTER_REJECTS if rejected else _BATCH
+        self.most = FEW_RECORDS if rejected else _ROW_GROUP
         add_unread(self._connection, self._table, rejected.values())
         first_row, _ = self._new_rows()
         self._next_row = first_row + count

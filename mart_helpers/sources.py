@@ -211,7 +211,9 @@ class ParquetFile(NamedTuple):
                 yield Located(number, number, ",".join("" if v is None else v for v in values))
 
 
-def batches(sources: Iterable[Source], most: Callable[[], int]) -> Iterator[list[Part]]:
+def batches(
+    sources: Iterable[Source], most: Callable[[], int] = lambda: FEW_RECORDS
+) -> Iterator[list[Part]]:
     """The parts of the sources in their order, as many together as are read at once.
 
     `most` says how many records those may be, one part aside; it is asked anew for each batch.
@@ -304,7 +306,8 @@ def state_of(source: Source) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-_BATCH_BYTES = 32 << 20
+# DuckDB takes some kilobytes for each record that it rejects: so few may all be rejected
+FEW_RECORDS, _BATCH_BYTES = 60_000, 32 << 20
 
 NOT_UTF8 = "the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)"
 
