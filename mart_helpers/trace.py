@@ -46,8 +46,6 @@ _MOST = 20  # of each kind are shown; the others are counted
 
 _LONGEST_KEY_TO_MEND = 60
 
-_MOST_AT_ONCE = 122_880  # records, a row group of DuckDB
-
 
 Inputs = dict[str, tuple[int, str]]  # the files that the latest build read: their bytes and SHA-256
 
@@ -158,7 +156,7 @@ def _matching(source: Source, key: str, matches: str) -> tuple[list[tuple[int, s
             sql = f"select ordinal, key_text from keys where {matches} order by ordinal"
             return session.execute(sql).fetchall(), total
 
-        for batch in batches([source], lambda: _MOST_AT_ONCE):
+        for batch in batches([source]):
             read(batch)
     return found, unread
 
