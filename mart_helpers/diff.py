@@ -12,13 +12,12 @@ from typing import NamedTuple
 import duckdb
 import pandas as pd
 
-from mart_helpers.contract import declared_keys, star_references, star_types, surrogate_key
 from mart_helpers.kept import published_build
 from mart_helpers.metrics import Metric, additive_metrics, first_made_of
 from mart_helpers.parameters import shown
-from mart_helpers.restated import restated_by, restated_notes
+from mart_helpers.restated import Mart, restated_by, restated_notes
 from mart_helpers.session import Session, confine, connect, current_database, in_words
-from mart_helpers.texts import aligned, literal, one_line, quoted
+from mart_helpers.texts import aligned, literal, one_line
 
 _MOST_ROWS = 20
 
@@ -134,62 +133,6 @@ def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> C
         restated,
         [*notes, *restated_notes(restated)],
     )
-
-
-class Mart:
-    """The tables of an attached mart with their columns and types, and what their keys stand for."""
-
-    def __init__(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
-        self.name = name
-        self.star = star_types(connection, name)
-        self.references = star_references(connection, name)
-        self.keys = {
-            table: key
-            for table, key in declared_keys(connection, name).items()
-            if key in self.star.get(table, ())
-        }
-
-    def key(self, table: str) -> tuple[str, str] | None:
-        """Name and type of the column by which the rows of a table are known; None where none is."""
-        key = self.keys.get(table, surrogate_key(table))
-        return (key, self.star[table][key]) if key in self.star[table] else None
-
-    def day(self, table: str) -> str | None:
-        """The first column that refers to the calendar."""
-        return next((name for name, to in self.references[table].items() if to == "dim_date"), None)
-
-    def meanings(self, table: str) -> dict[str, tuple[str, str]]:
-        """The columns to compare, each with the name and type of what it stands for.
-
-        A key that refers to a dimension stands for that one's natural key; the surrogate key of a
-        dimension that has a natural one for nothing.
-        """
-        found = {}
-        for column, type_ in self.star[table].items():
-            dimension = self.references[table].get(column)
-            if dimension in self.keys:
-                key, type_ = self.key(dimension)
-                found[column] = column.removesuffix(surrogate_key(dimension)) + key, type_
-            elif table not in self.keys or column != surrogate_key(table):
-                found[column] = column, type_
-        return found
-
-    def rows(self, table: str, columns: list[str], *, resolved: bool) -> str:
-        """A query for these columns as `c0`, `c1` …, keys as they are or as what they stand for."""
-        chosen, joins = [], []
-        for place, column in enumerate(columns):
-            source = f"stored.{quoted(column)}"
-            dimension = self.references[table].get(column)
-            if resolved and dimension in self.keys:
-                key = f"d{place}.{quoted(surrogate_key(dimension))}"
-                joins.append(f"left join {self.stored(dimension)} as d{place} on {source} = {key}")
-                source = f"d{place}.{quoted(self.keys[dimension])}"
-            chosen.append(f"{source} as c{place}")
-        return f"select {', '.join(chosen)} from {self.stored(table)} as stored {' '.join(joins)}"
-
-    def stored(self, table: str) -> str:
-        """The table, qualified."""
-        return f"{quoted(self.name)}.main.{quoted(table)}"
 
 
 class _Table(NamedTuple):

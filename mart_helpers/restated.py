@@ -1,29 +1,81 @@
 """What a changed dimension does to the figures of facts: a cost to the margin, a country to revenue."""
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from duckdb import DuckDBPyConnection
 
-from mart_helpers.contract import surrogate_key
+from mart_helpers.contract import declared_keys, star_references, star_types, surrogate_key
 from mart_helpers.metrics import Metric, first_made_of
 from mart_helpers.texts import literal, quoted
-
-if TYPE_CHECKING:
-    from mart_helpers.diff import Mart
 
 _MOST_VALUES = 50  # of a text that reports group by
 
 _COLUMNS = ["metric", "year", "dimension", "column_name", "value", "change"]
 
 
+class Mart:
+    """The tables of an attached mart with their columns and types, and what their keys stand for."""
+
+    def __init__(self, connection: DuckDBPyConnection, name: str) -> None:
+        self.name = name
+        self.star = star_types(connection, name)
+        self.references = star_references(connection, name)
+        self.keys = {
+            table: key
+            for table, key in declared_keys(connection, name).items()
+            if key in self.star.get(table, ())
+        }
+
+    def key(self, table: str) -> tuple[str, str] | None:
+        """Name and type of the column by which the rows of a table are known; None where none is."""
+        key = self.keys.get(table, surrogate_key(table))
+        return (key, self.star[table][key]) if key in self.star[table] else None
+
+    def day(self, table: str) -> str | None:
+        """The first column that refers to the calendar."""
+        return next((name for name, to in self.references[table].items() if to == "dim_date"), None)
+
+    def meanings(self, table: str) -> dict[str, tuple[str, str]]:
+        """The columns to compare, each with the name and type of what it stands for.
+
+        A key that refers to a dimension stands for that one's natural key; the surrogate key of a
+        dimension that has a natural one for nothing.
+        """
+        found = {}
+        for column, type_ in self.star[table].items():
+            dimension = self.references[table].get(column)
+            if dimension in self.keys:
+                key, type_ = self.key(dimension)
+                found[column] = column.removesuffix(surrogate_key(dimension)) + key, type_
+            elif table not in self.keys or column != surrogate_key(table):
+                found[column] = column, type_
+        return found
+
+    def rows(self, table: str, columns: list[str], *, resolved: bool) -> str:
+        """A query for these columns as `c0`, `c1` …, keys as they are or as what they stand for."""
+        chosen, joins = [], []
+        for place, column in enumerate(columns):
+            source = f"stored.{quoted(column)}"
+            dimension = self.references[table].get(column)
+            if resolved and dimension in self.keys:
+                key = f"d{place}.{quoted(surrogate_key(dimension))}"
+                joins.append(f"left join {self.stored(dimension)} as d{place} on {source} = {key}")
+                source = f"d{place}.{quoted(self.keys[dimension])}"
+            chosen.append(f"{source} as c{place}")
+        return f"select {', '.join(chosen)} from {self.stored(table)} as stored {' '.join(joins)}"
+
+    def stored(self, table: str) -> str:
+        """The table, qualified."""
+        return f"{quoted(self.name)}.main.{quoted(table)}"
+
+
 def restated_by(
     connection: DuckDBPyConnection,
     dimensions: Collection[str],
     metrics: list[Metric],
-    before: "Mart",
-    after: "Mart",
+    before: Mart,
+    after: Mart,
 ) -> pd.DataFrame:
     """Each additive metric that one of these dimensions restated, year by year.
 
@@ -52,7 +104,7 @@ def restated_notes(restated: pd.DataFrame) -> Iterator[str]:
             yield f"{metric} of {year} by {by}: {', '.join(moved[:5] + more)}"
 
 
-def _questions(dimension: str, metrics: list[Metric], before: "Mart", after: "Mart") -> Iterator[str]:
+def _questions(dimension: str, metrics: list[Metric], before: Mart, after: Mart) -> Iterator[str]:
     """Queries for the rows of the answer, of each column of a fact that refers to the dimension."""
     if dimension not in after.keys or before.key(dimension) != after.key(dimension):
         return
@@ -77,7 +129,7 @@ def _questions(dimension: str, metrics: list[Metric], before: "Mart", after: "Ma
                     yield _by_text(money, text, dimension, year, rows, after)
 
 
-def _kept_rows(fact: str, column: str, dimension: str, before: "Mart", after: "Mart") -> str:
+def _kept_rows(fact: str, column: str, dimension: str, before: Mart, after: Mart) -> str:
     """The rows of a fact as they were published, with their member of the dimension before and after."""
     key, fact_key = quoted(before.keys[dimension]), quoted(before.keys[fact])
     return f"""
@@ -108,7 +160,7 @@ def _by_amount(metric: Metric, theirs: list[str], dimension: str, year: str, row
     """
 
 
-def _by_text(money: Metric, text: str, dimension: str, year: str, rows: str, after: "Mart") -> str:
+def _by_text(money: Metric, text: str, dimension: str, year: str, rows: str, after: Mart) -> str:
     column, value = quoted(text), money.of(*(f"facts.{quoted(name)}" for name in money.columns))
     where = f"""
         where
