@@ -52,7 +52,7 @@ _FEW_BAD_ROWS = 20
 
 _MOST_HALVED = 1_000
 
-# A row group of DuckDB, which is written quickest; behind a batch with rejects, fewer are read at once.
+# A row group of DuckDB, which is written quickest: read at once behind a batch without rejects.
 _ROW_GROUP = 122_880
 
 _SHOWN_COLUMNS = 5
@@ -200,7 +200,7 @@ class _Reading:
         self._folder = rows_folder(session.candidate)
         self._staged = staging_of(table.name)
         self._next_row = self._halved = 0
-        self.most = _ROW_GROUP
+        self.most = FEW_RECORDS
         self._not_utf8: Counter[CsvFile] = Counter()
         self.loaded: list[Loaded] = []
 
