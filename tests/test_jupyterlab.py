@@ -227,9 +227,9 @@ def test_an_edited_extract_changes_the_figures_after_the_next_build_and_not_befo
     run_opened(page)  # it may have been open before, and then says that the mart was rebuilt
     before = shown(run_opened(page))
     sales = shared_home / "inputs" / "fact_sales.csv"
-    first, second, *others = sales.read_text().splitlines(keepends=True)
-    *fields, _, discount = second.split(",")
-    sales.write_text("".join([first, ",".join([*fields, "99.99", discount]), *others]))
+    *others, newest = sales.read_text().splitlines(keepends=True)  # closed months may not change
+    *fields, _, discount = newest.split(",")
+    sales.write_text("".join([*others, ",".join([*fields, "99.99", discount])]))
     assert shown(run_opened(page)) == before, "nothing has been built"
 
     open_beside(page, "01_build")
