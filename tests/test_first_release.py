@@ -53,5 +53,5 @@ def test_its_builds_count_when_a_later_one_is_measured(home: Path, database: Pat
         run_notebook("01_build", {"allow_restated": True}, home)
     sales = home / "inputs" / "fact_sales.csv"
     sales.write_text("".join(sales.read_text().splitlines(keepends=True)[:900]))
-    with pytest.raises(NotebookFailed, match="build_is_near_earlier_builds|earlier builds"):
+    with pytest.raises(NotebookFailed, match=r"build_is_near_earlier_builds|earlier builds"):
         run_notebook("01_build", {"allow_restated": True}, home)
