@@ -199,7 +199,7 @@ def test_a_row_of_a_second_fact_that_a_join_has_lost_stops_the_build(home):
             cell["source"] = source + CONTRACT_OF_RETURNS
         elif source.startswith("loader = Loader"):
             cell["source"] = source + '\nloader.load("fact_returns", from_seed=False)'
-        elif source.startswith("%%sql\n-- one row per sale line"):
+        elif "\ncreate table fact_sales as" in source:
             cell["source"] = source + RETURNS
     (home / "notebooks" / "01_build.ipynb").write_text(json.dumps(notebook))
     stopped = mart_command("build", cwd=home)

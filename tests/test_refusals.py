@@ -43,7 +43,9 @@ def kernel(home: Path) -> Iterator[Kernel]:
 
 
 def build(kernel: Kernel, inputs: Path, database: Path) -> Ran:
-    return kernel.run_all("01_build", inputs_dir=str(inputs), database=str(database))
+    return kernel.run_all(
+        "01_build", inputs_dir=str(inputs), database=str(database), allow_restated=True
+    )
 
 
 @pytest.fixture(scope="module")
