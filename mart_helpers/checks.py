@@ -303,7 +303,7 @@ def _headline(failure: Failure) -> str:
 def _as_text(failure: Failure) -> str:
     if failure.bad_rows is None:
         return _headline(failure)
-    rows = failure.sample.to_string(index=False, max_colwidth=40)
+    rows = failure.sample.to_string(index=False, max_colwidth=_LONGEST_TEXT)
     return f"{_headline(failure)}\n{rows}\n  all of them: {failure.query}"
 
 
