@@ -505,8 +505,8 @@ def test_damage_within_a_mart_is_told_when_it_is_read(built_mart: Path, small: P
     before = small.read_bytes()
     where = ("--database", small, "--data-dir", small.parent / "reports")
     assert "The mart is damaged. Take back the one before it" in mart_command("build", *where).stderr
-    told = mart_command("quality", *where).stderr
-    assert "cannot run: " in told or "The mart is damaged. " in told
+    expected = "The mart is damaged. " if is_cut else "cannot run: "
+    assert expected in mart_command("quality", *where).stderr
     assert small.read_bytes() == before
 
 
