@@ -15,6 +15,17 @@ from mart_helpers.texts import quoted
 
 SCHEMA = "contract"
 
+#: The prefixes that a comment of the contract may begin with, one behind the other.
+TABLE_PREFIXES: tuple[str, ...] = ()
+COLUMN_PREFIXES: tuple[str, ...] = ()
+
+
+class Comment(NamedTuple):
+    """A comment of the contract: the words before a colon that mean something, and the sentence."""
+
+    prefixes: frozenset[str] = frozenset()
+    sentence: str = ""
+
 
 class Column(NamedTuple):
     """A declared column: its name in small letters; `default` is SQL text, or None for none."""
@@ -23,6 +34,7 @@ class Column(NamedTuple):
     type: str
     is_required: bool
     default: str | None
+    comment: Comment = Comment()
 
 
 class Reference(NamedTuple):
@@ -55,6 +67,7 @@ class Table(NamedTuple):
     key: str
     references: tuple[Reference, ...]
     rules: tuple[Rule, ...]
+    comment: Comment = Comment()
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -160,7 +173,8 @@ def declared_keys(connection: duckdb.DuckDBPyConnection, database: str | None = 
 def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
     """What schema `contract` declares of `table`.
 
-    Raises StateError where it declares no such table, or no key of one column.
+    Raises StateError where it declares no such table, or no key of one column, or where a comment has a
+    prefix that means nothing.
     """
     constraints = _constraints(connection, table)
     # to try it out would end the transaction of a cell
@@ -189,7 +203,27 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
             for kind, names, expression, *_ in constraints
             if kind == "CHECK"
         ),
+        comment=_comment_of(connection, table),
     )
+
+
+def read_comment(text: str | None, known: Iterable[str], what: str) -> Comment:
+    """The comment of `what`, in which `known` prefixes may stand.
+
+    A prefix is a single word before a colon and a blank, as in `optional: one row per store`. Raises
+    StateError for one that is not known.
+    """
+    prefixes, sentence, known = set(), (text or "").strip(), [*known]
+    while found := re.match(r"(\w+):(?:\s+|$)", sentence):
+        if found[1] not in known:
+            expected = ", ".join(f'"{prefix}:"' for prefix in known) or "none"
+            raise StateError(
+                f'{what}: its comment begins with "{found[1]}:", which is no prefix that means something '
+                f"there (those are: {expected}). Mend it, or write the sentence without the colon."
+            )
+        prefixes.add(found[1])
+        sentence = sentence[found.end() :]
+    return Comment(frozenset(prefixes), sentence)
 
 
 _STAR_TABLES = """
@@ -219,11 +253,28 @@ def ascends_sql(relation: str, key: str) -> str:
     )
 
 
+def _comment_of(connection: duckdb.DuckDBPyConnection, table: str) -> Comment:
+    ((text,),) = connection.execute(
+        "select comment from duckdb_tables() "
+        "where database_name = current_database() and schema_name = ? and table_name = ?",
+        [SCHEMA, table],
+    ).fetchall()
+    return read_comment(text, TABLE_PREFIXES, f"{SCHEMA}.{table}")
+
+
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[Column, ...]:
-    rows = connection.execute(f"describe {SCHEMA}.{quoted(table)}").fetchall()
+    rows = connection.execute(
+        """
+        select lower(column_name), data_type, not is_nullable, column_default, comment
+        from duckdb_columns()
+        where database_name = current_database() and schema_name = ? and table_name = ?
+        order by column_index
+        """,
+        [SCHEMA, table],
+    ).fetchall()
     return tuple(
-        Column(name.lower(), type_, nullable == "NO", default)
-        for name, type_, nullable, _, default, *_ in rows
+        Column(*column, read_comment(comment, COLUMN_PREFIXES, f"{SCHEMA}.{table}.{column[0]}"))
+        for *column, comment in rows
     )
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from mart_helpers.contract import declared_tables, read_contract
+from mart_helpers.contract import declared_tables, read_comment, read_contract
 from mart_helpers.errors import StateError
 
 
@@ -64,3 +64,23 @@ def test_names_are_declared_in_any_case(candidate):
     assert (table.column_names, table.key) == (("store_id", "opened", "near"), "store_id")
     assert [(r.column, r.table_column) for r in table.references] == [("near", "store_id")]
     assert [rule.columns for rule in table.rules] == [("opened",)]
+
+
+def test_a_prefix_of_a_comment_is_told_from_its_sentence():
+    comment = read_comment("optional: inferred: one row per store: all", ["optional", "inferred"], "it")
+    assert comment == ({"optional", "inferred"}, "one row per store: all")
+    assert read_comment("natural key: as written", [], "it") == (set(), "natural key: as written")
+    assert read_comment(None, [], "it") == (set(), "")
+
+
+@pytest.mark.parametrize(
+    ("statement", "where"),
+    [
+        ("table contract.fact_sales is 'History: one row'", 'contract.fact_sales: .*"History:"'),
+        ("column contract.fact_sales.discount is 'maybe: x'", 'fact_sales.discount: .*"maybe:"'),
+    ],
+)
+def test_a_prefix_that_means_nothing_is_refused(candidate, statement, where):
+    candidate.connection.execute(f"comment on {statement}")
+    with pytest.raises(StateError, match=where):
+        read_contract(candidate.connection, "fact_sales")
