@@ -218,8 +218,8 @@ def read_comment(text: str | None, known: Iterable[str], what: str) -> Comment:
         if found[1] not in known:
             expected = ", ".join(f'"{prefix}:"' for prefix in known) or "none"
             raise StateError(
-                f'{what}: its comment begins with "{found[1]}:", which is no prefix that means something '
-                f"there (those are: {expected}). Mend it, or write the sentence without the colon."
+                f'{what}: its comment begins with "{found[1]}:", which means nothing '
+                f"there (known: {expected}). Mend it, or write the sentence without the colon."
             )
         prefixes.add(found[1])
         sentence = sentence[found.end() :]
