@@ -1,0 +1,137 @@
+"""Reading the records of sources into a staging table, those that cannot be read among them."""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+
+import duckdb
+
+from mart_helpers.contract import Table
+from mart_helpers.errors import InputError
+from mart_helpers.quarantine import Loaded
+from mart_helpers.session import Session, rows_folder
+from mart_helpers.sources import (
+    FEW_RECORDS,
+    NOT_UTF8,
+    CsvFile,
+    Part,
+    halves,
+    located,
+    read_batch,
+    refuse_eight_bit,
+)
+from mart_helpers.staging import add_unread, fill_staging, mark_rows, staging_of
+from mart_helpers.texts import one_line
+
+_MOST_HALVED = 1_000
+
+# A row group of DuckDB, which is written quickest: read at once behind a batch without rejects.
+_ROW_GROUP = 122_880
+
+_REOPENED = "quotes close and open again within a field"
+
+_DAMAGED = "its quotes or line ends are damaged"
+
+
+class Reading:
+    """The batches of one table on their way into staging."""
+
+    def __init__(self, session: Session, table: Table) -> None:
+        self._connection, self._table = session.connection, table
+        self._folder = rows_folder(session.candidate)
+        self._staged = staging_of(table.name)
+        self._next_row = self._halved = 0
+        self.most = FEW_RECORDS
+        self._not_utf8: Counter[CsvFile] = Counter()
+        self.loaded: list[Loaded] = []
+
+    def read(self, batch: Sequence[Part]) -> None:
+        """Add the records of a batch to staging; those that cannot be read have a row without values.
+
+        A batch in which DuckDB sees other records than were counted is halved, until the record that it
+        reads in another way is alone. Raises InputError where very many are.
+        """
+        rejected, failure = self._fill(batch)
+        _, rows = self._new_rows()
+        count = sum(part.count for part in batch)
+        if failure or rows + len(rejected) != count:
+            self._connection.execute(f"delete from {self._staged} where rowid >= {self._next_row}")
+            self._halved += 1
+            if batch[0].block is None or self._halved > _MOST_HALVED:
+                raise _unreadable(batch, rows + len(rejected), failure)
+            if apart := halves(batch):
+                for half in apart:
+                    self.read(half)
+                return
+            rejected = {0: _DAMAGED}
+        self.most = FEW_RECORDS if rejected else _ROW_GROUP
+        add_unread(self._connection, self._table, rejected.values())
+        first_row, _ = self._new_rows()
+        self._next_row = first_row + count
+        self.loaded.append(Loaded(first_row, _merged(batch), [*rejected]))
+        self._mark_reopened(batch, self.loaded[-1])
+        odd = [ordinal for ordinal, reason in rejected.items() if reason == NOT_UTF8]
+        self._not_utf8.update(source for source, _ in located(batch, odd))
+
+    def refuse_other_encodings(self) -> None:
+        """Raise InputError for a file of which several rows, and no other text, are no UTF-8."""
+        for source, rows in self._not_utf8.items():
+            if rows > 1:
+                refuse_eight_bit(source.path, source.name)
+
+    def _fill(self, batch: Sequence[Part]) -> tuple[dict[int, str], duckdb.Error | None]:
+        fields = batch[0].source.fields
+        try:
+            _, rejected = read_batch(
+                self._connection,
+                batch,
+                self._folder,
+                lambda rows: fill_staging(self._connection, self._table, rows, fields),
+            )
+        except duckdb.InvalidInputException as error:  # of records that it cannot tell apart
+            return {}, error
+        return rejected, None
+
+    def _new_rows(self) -> tuple[int, int]:
+        """The first row id behind those of the batches before, and how many there are."""
+        return self._connection.execute(
+            f"select min(rowid), count(*) from {self._staged} where rowid >= {self._next_row}"
+        ).fetchone()
+
+    def _mark_reopened(self, batch: Sequence[Part], loaded: Loaded) -> None:
+        """Mark as bad what is read without the quotes that open again within a field."""
+        row_ids, begin = [], 0
+        for part in batch:
+            for index in part.block.reopened(part.source.delimiter) if part.block else ():
+                before = bisect_left(loaded.unread, begin + index)
+                if loaded.unread[before : before + 1] != [begin + index]:
+                    row_ids.append(loaded.first_row + begin + index - before)
+            begin += part.count
+        if row_ids:
+            mark_rows(self._connection, self._table, row_ids, _REOPENED)
+
+
+def _merged(batch: Sequence[Part]) -> list[Part]:
+    """Where the records of a batch stand, without themselves."""
+    parts: list[Part] = []
+    for part in batch:
+        if parts and parts[-1].source is part.source:
+            parts[-1] = parts[-1]._replace(count=parts[-1].count + part.count)
+        else:
+            parts.append(part._replace(block=None))
+    return parts
+
+
+def _unreadable(batch: Sequence[Part], rows: int, failure: duckdb.Error | None) -> InputError:
+    name, count = batch[0].source.name, sum(part.count for part in batch)
+    if "state machine" in str(failure):
+        return InputError(
+            f"{name}: its line ends are mixed (LF, CRLF or CR alone), so rows cannot be told "
+            "apart for certain. Convert them to one kind, for example with dos2unix."
+        )
+    if failure:
+        return InputError(f"{name}: cannot be read ({one_line(str(failure))}). Make a new extract.")
+    return InputError(
+        f"{name}: holds {count:,} rows from its row {batch[0].first:,} on, but {rows:,} were read. Its "
+        "quotes or line ends are damaged, or it changed while it was read: make a new extract."
+    )
