@@ -156,10 +156,10 @@ def draw_stacks(frame: pd.DataFrame, x: str, parts: Sequence[str], title: str, u
     """Upright bars over the dates or numbers of column `x`: the columns `parts`, one upon the other.
 
     There are at most three parts, the first one at the foot; a missing value is nothing. `unit` is the
-    label of the value axis.
+    label of the value axis. Dates are named as months, weeks or days.
     """
     rows = frame.dropna(subset=[x])
-    if rows.empty:
+    if not rows[list(parts)].any(axis=None):
         return _empty_figure(title)
     figure, axes = _new_figure(title, height=3.4)
     places, foot = pd.Series(range(len(rows))), pd.Series(0.0, rows.index)
@@ -173,12 +173,12 @@ def draw_stacks(frame: pd.DataFrame, x: str, parts: Sequence[str], title: str, u
 
 
 @drawn
-def draw_heat_map(frame: pd.DataFrame, label: str, title: str) -> Figure:
+def draw_heat_map(frame: pd.DataFrame, label: str, title: str, unit: str = "") -> Figure:
     """A field for every number of the frame, the darker the larger, with the number in it.
 
     Lines are named by column `label`, all other columns hold the numbers and are named as they are. A
     missing number leaves its field empty; columns without any number are left out. Of more than 40 rows
-    the first 40 are drawn, as the title then says.
+    the first 40 are drawn, as the title then says. `unit` stands below.
     """
     rows, title = _first_rows(frame, title)
     numbers = rows.drop(columns=label).apply(_floats).dropna(axis="columns", how="all")
@@ -198,6 +198,7 @@ def draw_heat_map(frame: pd.DataFrame, label: str, title: str) -> Figure:
     axes.set_xticks(range(values.shape[1]), [_words(name) for name in numbers.columns])
     axes.set_yticks(range(len(rows)), [_short(text) for text in rows[label]])
     axes.xaxis.tick_top()
+    axes.set_xlabel(unit.strip(), loc="left")
     return figure
 
 
@@ -226,7 +227,7 @@ def draw_bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), labels)
     axes.set_xticks([])  # the values at the ends of the bars leave a scale nothing to say
-    axes.set_xlabel(unit, loc="left")
+    axes.set_xlabel(unit.strip(), loc="left")
     axes.axvline(0, color=GREY, linewidth=0.8)
     return figure
 
@@ -241,8 +242,9 @@ def _first_rows(frame: pd.DataFrame, title: str) -> tuple[pd.DataFrame, str]:
 def _lay_columns(axes: Axes, places: pd.Series, names: pd.Series, values: pd.Series, unit: str) -> None:
     """Name a few of the places below the axes, and scale the values so that zero is among them."""
     step = ceil(len(places) / _MOST_TICKS)
-    axes.set_xticks(places[::step], _tick_labels(names[::step]))
-    axes.set(xlabel=_words(names.name), ylabel=unit)
+    word, labels = _named(names)
+    axes.set_xticks(places[::step], labels[::step])
+    axes.set(xlabel=word, ylabel=unit.strip())
     heights = [value for value in values if isfinite(value)]
     lowest, highest = min(0.0, *heights), max(0.0, *heights)
     room = 0.06 * (highest - lowest) or 1.0
@@ -271,11 +273,15 @@ def _floats(values: pd.Series) -> pd.Series:
     return values.astype(float).clip(-1e300, 1e300)
 
 
-def _tick_labels(values: pd.Series) -> list[str]:
+def _named(values: pd.Series) -> tuple[str, list[str]]:
+    """What the values of an axis are, in a word, and their labels."""
+    word = _words(values.name)
     if not pd.api.types.is_datetime64_any_dtype(values):
-        return [f"{value:,}" for value in values]
-    is_monthly = (values.dt.day == 1).all()
-    return values.dt.strftime("%Y-%m" if is_monthly else "%Y-%m-%d").tolist()
+        return word, [f"{value:,}" for value in values]
+    if (values.dt.day == 1).all() and (len(values) > 1 or word == "month"):
+        return "month", values.dt.strftime("%Y-%m").tolist()
+    is_weekly = len(values) > 1 and (values.diff().dropna() == pd.Timedelta(weeks=1)).all()
+    return "week from" if is_weekly else "day", values.dt.strftime("%Y-%m-%d").tolist()
 
 
 def _words(name: str) -> str:

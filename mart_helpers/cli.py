@@ -122,6 +122,8 @@ def _run_notebooks(ctx: click.Context, **values: object) -> None:
         if is_paged:
             outcome.write_pages(values.get("show_code", False))
         _say(outcome.lines())
+        if values.get("open"):
+            outcome.open_page()
 
 
 @contextmanager
@@ -144,26 +146,38 @@ def _notify(command: str | None, outcome: Outcome, error: str, status: int) -> N
         _refused(f"--notify: `{command}` {problem}", status)
 
 
-*PAGES, VERBOSE = (
+PAGED, CODE, OPEN, VERBOSE = (
     click.Option(words, is_flag=True, help=text)
     for words, text in (
         (["--html"], "write each notebook as a page of HTML too, to read or to mail"),
         (["--show-code"], "with the code of the notebook's cells on the page"),
+        (["--open"], "open the page in a browser when it is written"),
         (["-v", "--verbose"], "print each cell and its seconds"),
     )
 )
+EXPLORED = click.Option(["--html/--no-html"], default=True, show_default=True, help=PAGED.help)
 NOTIFY = click.Option(
     ["--notify"], metavar="COMMAND", help="command that gets a summary as JSON on its standard input"
 )
 
 for name, notebooks, flags, text in (
-    ("build", ALL[:1], PAGES, "Load the inputs, check them, publish the mart."),
-    ("explore", ("02_explore",), PAGES, "Look at sales, customers and products."),
-    ("export", ("03_export",), PAGES, "Write the mart's tables as files to share."),
-    ("quality", ("04_quality",), PAGES, "Check the mart and write a report."),
-    ("dashboard", ALL[-1:], PAGES, "Make one page of figures and charts, to filter and to mail."),
-    ("all", ALL, PAGES, "Build, quality, explore, export and dashboard, in this order."),
-    ("report", ALL, [], "Do all of that, and write the answers as one page of HTML to print or mail."),
+    ("build", ALL[:1], [PAGED, CODE], "Load the inputs, check them, publish the mart."),
+    ("explore", ("02_explore",), [EXPLORED, CODE, OPEN], "Look at sales, customers and products."),
+    ("export", ("03_export",), [PAGED, CODE], "Write the mart's tables as files to share."),
+    ("quality", ("04_quality",), [PAGED, CODE], "Check the mart and write a report."),
+    (
+        "dashboard",
+        ALL[-1:],
+        [PAGED, CODE, OPEN],
+        "Make one page of figures and charts, to filter and to mail.",
+    ),
+    ("all", ALL, [PAGED, CODE, OPEN], "Build, quality, explore, export and dashboard, in this order."),
+    (
+        "report",
+        ALL,
+        [OPEN],
+        "Do all of that, and write the answers as one page of HTML to print or mail.",
+    ),
 ):
     settings = {"help": text, "params": [*flags, VERBOSE, NOTIFY], "callback": _run_notebooks}
     mart.add_command(Command(name, notebooks=notebooks, **settings))

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from mart_helpers.errors import StateError
 from mart_helpers.parameters import shown
 from mart_helpers.texts import aligned, size_text
 from mart_helpers.verdict import overall
@@ -83,12 +84,22 @@ class Outcome:
         results["executed"] = [shown(self._folder)]
         if self._pages:
             results["page"] = list(map(shown, self._pages))
+        if self.command == "all":
+            results["next"] = ["make lab opens the notebooks"]
         if "dashboard" in results and self.command != "report":  # to look at first, so it is read last
             results["dashboard"] = results.pop("dashboard")
         rows = [
             row for word, texts in results.items() for row in zip_longest([word], texts, fillvalue="")
         ]
         return aligned(rows, indent="")
+
+    def open_page(self) -> None:
+        """Open the dashboard, or else the page, in a browser. Raises StateError if there is none."""
+        import webbrowser
+
+        (page, *_) = self._pages if self.command in ("explore", "report") else self._dashboard()
+        if not webbrowser.open(page.resolve().as_uri()):
+            raise StateError(f"--open: found no browser. Open {shown(page)} in one.")
 
     def _said(self) -> dict[str, list[str]]:
         """The lines of the notebooks' summaries by the word at their start, or the notebook's own."""

@@ -219,7 +219,7 @@ _MAGIC = "%%sql"
 def answer_questions(mart: Session, notebook: str, tables: str = "", **values: object) -> list[str]:
     """Run the `%%sql` cells of `notebooks/<notebook>.ipynb` in this session; the names of its answers.
 
-    A cell that names its rows, `%%sql monthly_revenue =<<`, gives a temporary table of that name, if it
+    A cell that names its rows, `%%sql top_products =<<`, gives a temporary table of that name, if it
     is among `tables`, names with commas between them, or if those are empty. Views and variables that
     other cells make are there afterwards as well; what they only show is not asked for. `values` stand
     for parameters of that notebook, whose other parameters are as its parameters cell says. Raises

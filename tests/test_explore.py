@@ -18,7 +18,7 @@ from mart_helpers.session import Session, open_published
 ANSWERS = [
     "sales_range",
     "headline_figures",
-    "monthly_revenue",
+    "revenue_over_time",
     "top_products",
     "product_classes",
     "category_revenue",
@@ -32,7 +32,8 @@ ANSWERS = [
 ]
 SELECTIONS = [
     pytest.param({}, id="everything"),
-    pytest.param({"start_date": "2024-02-10", "end_date": "2024-04-20"}, id="parts of months"),
+    pytest.param({"start_date": "2024-02-10", "end_date": "2024-04-20"}, id="weeks"),
+    pytest.param({"start_date": "2023-05-01", "end_date": "2023-05-20"}, id="days of the first year"),
     pytest.param({"country": "Unknown"}, id="unknown customers"),
     pytest.param({"category": "Tea", "country": "Austria", "start_date": "2023-05-01"}, id="filters"),
 ]
@@ -131,15 +132,30 @@ def test_the_notebook_answers_these_questions_by_name(ask: Ask) -> None:
     assert list(ask()) == ANSWERS
 
 
-@pytest.mark.parametrize("values", SELECTIONS)
-def test_headline_figures_are_those_of_the_extracts_for_both_periods(ask: Ask, values: dict) -> None:
+@pytest.mark.parametrize(
+    ("values", "column"),
+    [
+        ({"start_date": "2024-02-10", "end_date": "2024-04-20", "country": "Austria"}, "year_before"),
+        ({"start_date": "2023-05-01", "end_date": "2023-05-20"}, "period_before"),
+        ({"start_date": "2023-02-01"}, None),
+    ],
+)
+def test_figures_are_compared_with_a_year_before_or_else_with_the_period_before(
+    ask: Ask, values: dict, column: str | None
+) -> None:
     figures = ask(**values)["headline_figures"].set_index("figure")
     in_range, sales, first, last = selected(values)
-    days = (last - first).days + 1
-    before = sales[sales["date"].between(first - pd.Timedelta(days=days), first, inclusive="left")]
     assert_same(figures["this_period"], headline(in_range), tolerance=0.00501)
-    assert_same(figures["previous_period"].dropna(), headline(before), tolerance=0.00501)
-    growth = 100 * (figures["this_period"] / figures["previous_period"] - 1)
+    assert figures[["year_before", "period_before"]].notna().any().tolist() == [
+        column == "year_before",
+        column == "period_before",
+    ]
+    if not column:
+        return
+    back = pd.DateOffset(years=1) if column == "year_before" else last - first + pd.Timedelta(days=1)
+    before = sales[sales["date"].between(first - back, last - back)]
+    assert_same(figures[column].dropna(), headline(before), tolerance=0.00501)
+    growth = 100 * (figures["this_period"] / figures[column] - 1)
     growth = growth.drop([name for name in growth.index if name.endswith("_pct")])
     assert_same(figures["change_pct"].dropna(), growth.dropna(), tolerance=0.0501)
 
@@ -184,16 +200,24 @@ def headline(sales: pd.DataFrame) -> pd.Series:
     )
 
 
+def starts(days: pd.Series, first: pd.Timestamp, last: pd.Timestamp) -> pd.Series:
+    """The first day of the period of each day: days, weeks or months, by the length of the range."""
+    length = (last - first).days + 1
+    return days.dt.to_period("D" if length <= 31 else "W" if length <= 183 else "M").dt.start_time
+
+
 @pytest.mark.parametrize("values", SELECTIONS)
-def test_each_month_stands_beside_the_same_days_a_year_before(ask: Ask, values: dict) -> None:
-    found = ask(**values)["monthly_revenue"].set_index("month")
+def test_each_period_stands_beside_the_same_days_a_year_before(ask: Ask, values: dict) -> None:
+    found = ask(**values)["revenue_over_time"].set_index("period_start")
     in_range, sales, first, last = selected(values)
-    months = pd.period_range(first, last, freq="M").start_time
-    expected = in_range.groupby("month")["revenue"].sum().reindex(months, fill_value=0)
-    assert_same(found["revenue"], expected)
-    moved = sales.assign(date=sales["date"] + pd.DateOffset(years=1))
+    periods = starts(pd.Series(pd.date_range(first, last)), first, last).unique()
+    in_periods = in_range.groupby(starts(in_range["date"], first, last))["revenue"].sum()
+    assert_same(found["revenue"], in_periods.reindex(periods, fill_value=0))
+    is_monthly = (last - first).days >= 183
+    year = pd.DateOffset(years=1) if is_monthly else pd.Timedelta(weeks=52)
+    moved = sales.assign(date=sales["date"] + year)
     moved = moved[moved["date"].between(first, last)]
-    earlier = moved.groupby(moved["date"].dt.to_period("M").dt.start_time)["revenue"].sum()
+    earlier = moved.groupby(starts(moved["date"], first, last))["revenue"].sum()
     assert_same(found["revenue_year_before"].dropna(), earlier)
     growth = 100 * (found["revenue"] / found["revenue_year_before"] - 1)
     assert_same(found["growth_pct"].dropna(), growth.dropna(), tolerance=0.0501)
@@ -242,18 +266,19 @@ def test_weekdays_are_compared_by_day_days_without_sales_included(ask: Ask, valu
 
 
 @pytest.mark.parametrize("values", SELECTIONS)
-def test_a_customer_is_new_in_the_month_of_the_first_purchase_only(ask: Ask, values: dict) -> None:
-    found = ask(**values)["new_and_returning"].set_index("month")
+def test_a_customer_is_new_in_the_period_of_the_first_purchase_only(ask: Ask, values: dict) -> None:
+    found = ask(**values)["new_and_returning"].set_index("period_start")
     _, sales, first, last = selected(values)
+    periods = starts(pd.Series(pd.date_range(first, last)), first, last).unique()
     known = sales[sales["customer_id"].notna() & sales["bought"]]
-    known = known.assign(first=known.groupby("customer_id")["month"].transform("min"))
+    known = known.assign(period=starts(known["date"], first, last))
+    known["first"] = known.groupby("customer_id")["period"].transform("min")
     known = known[known["date"].between(first, last)]
-    is_new = known["first"] == known["month"]
+    is_new = known["first"] == known["period"]
     for name, rows in (("new", known[is_new]), ("returning", known[~is_new])):
-        months = sorted(known["month"].unique())
-        customers = rows.groupby("month")["customer_id"].nunique().reindex(months, fill_value=0)
+        customers = rows.groupby("period")["customer_id"].nunique().reindex(periods, fill_value=0)
         assert_same(found[f"{name}_customers"], customers)
-        revenue = rows.groupby("month")["revenue"].sum().reindex(months, fill_value=0)
+        revenue = rows.groupby("period")["revenue"].sum().reindex(periods, fill_value=0)
         assert_same(found[f"revenue_of_{name}"], revenue)
 
 

@@ -363,7 +363,23 @@ def test_a_folder_of_pages_that_cannot_be_is_named_and_left_alone(reported: Run)
     taken = reported.home / "elsewhere" / "pages"
     taken.parent.mkdir()
     taken.write_text("mine")
-    done = mart_command("explore", "--html", "--data-dir", taken.parent)
+    done = mart_command("explore", "--data-dir", taken.parent)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("mart: elsewhere/pages cannot be written to: ")
     assert taken.read_text() == "mine"
+
+
+def test_explore_prints_the_headline_figures_and_opens_its_page(reported: Run, tmp_path: Path) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("BROWSER", str(browser))
+        done = mart_command("explore", "--open", "--start-date", "2024-01-01", "--currency", "EUR")
+    said = done.stdout.splitlines()
+    assert re.fullmatch(r" +revenue 99,771\.21, 18\.3 % more than a year before", said[1])
+    assert re.fullmatch(r" +return rate 0\.71 %", said[5])
+    assert said[-1].split() == ["page", "data/pages/02_explore.html"]
+    page = reported.home / "data" / "pages" / "02_explore.html"
+    assert (tmp_path / "opened").read_text().strip() == page.as_uri()
+    assert "currency</dt><dd>EUR" in page.read_text(encoding="utf-8")

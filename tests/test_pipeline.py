@@ -235,7 +235,7 @@ def test_papermill_runs_a_notebook_from_any_folder(marts, tmp_path, shared_home)
     run = [sys.executable, "-m", "papermill", notebook, "out.ipynb", *values]
     result = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "2024-01" not in (tmp_path / "out.ipynb").read_text().partition("monthly_revenue")[2]
+    assert "2024-01" not in (tmp_path / "out.ipynb").read_text().partition("revenue_over_time")[2]
 
 
 def test_of_many_unknown_columns_eight_are_named_and_the_others_counted():

@@ -12,13 +12,14 @@ from mart_helpers.portfolio import make_portfolio
 
 CHARTS = [
     "star_schema",
-    "revenue_per_month",
+    "revenue_over_time",
     "top_products_by_revenue",
+    "share_of_revenue_by_class",
     "margin_by_category",
     "revenue_by_segment",
     "revenue_by_country",
     "average_revenue_per_day_by_weekday_and_month",
-    "customers_per_month_new_and_returning",
+    "customers_new_and_returning",
     "revenue_by_rfm_segment",
     "share_of_each_cohort_that_bought_again_in_per_cent",
     "given_away_by_height_of_the_discount",
