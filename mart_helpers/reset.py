@@ -46,6 +46,7 @@ def generated(database: Path, data_dir: Path) -> list[Path]:
     written = [
         *[_ours(each.parent, named_in(each) | {MANIFEST}) for each in exports],
         _ours(data_dir / "pages", set()),
+        _ours(data_dir / "exercises", {"mart.duckdb", "mart.duckdb.lock"}),
         [] if has_only_ours else bad_rows,
         _ours(quality, {*REPORTS, VIOLATIONS} if has_only_ours else {*REPORTS}),
         _ours(runs, {each.name for each in run_folders(runs)}),

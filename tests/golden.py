@@ -16,7 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-ORDER = ("01_build", "02_explore", "03_export", "04_quality", "05_dashboard")
+ORDER = ("01_build", "02_explore", "03_export", "04_quality", "05_dashboard", "exercises")
 PICTURE = "image/png"
 # The outputs that are the README's pictures, by what they say they are.
 PICTURES = {
