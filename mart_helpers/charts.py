@@ -26,8 +26,8 @@ from matplotlib.path import Path as Curve
 from matplotlib.ticker import MaxNLocator
 from numpy import isfinite, nanmax, nanmin, ndenumerate
 
-from mart_helpers.contract import star_references, star_types, surrogate_key
 from mart_helpers.session import Session
+from mart_helpers.star import star_references, star_types, surrogate_key
 from mart_helpers.texts import one_line, quoted
 
 # Okabe and Ito's blue and orange: told apart from each other and from the greys in every kind of

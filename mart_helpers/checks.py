@@ -7,7 +7,7 @@ better words than a count, the same in each row.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +16,11 @@ import duckdb
 import pandas as pd
 
 from mart_helpers.books import account_of, build_time
-from mart_helpers.contract import (
-    declared_keys,
-    references_in,
-    star_columns,
-    surrogate_key,
-)
+from mart_helpers.contract import declared_keys
 from mart_helpers.errors import CheckFailed
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
+from mart_helpers.star import references_in, star_columns, surrogate_key
 from mart_helpers.tables import without_mathematics
 from mart_helpers.texts import aligned, quoted
 from mart_helpers.verdict import NOT_PASSED, RESULTS, STOPPED_BY, headline, verdict_lines
@@ -253,17 +249,18 @@ def _within(columns: list[str], start_date: str, end_date: str) -> list[str]:
 
 
 def _sample(
-    connection: duckdb.DuckDBPyConnection, query: str, natural_keys: dict[str, str]
+    connection: duckdb.DuckDBPyConnection, query: str, natural_keys: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
     """The first bad rows of a check, the natural keys of what they point to in front."""
     columns = connection.sql(query).columns
     references = references_in(columns, star_columns(connection))
     ids, joins = [], []
     for number, (column, dimension) in enumerate(references.items()):
-        surrogate, key = surrogate_key(dimension), natural_keys.get(dimension)
-        name = column.removesuffix(surrogate) + (key or "")
-        if key and name not in columns:
-            ids.append(f"d{number}.{quoted(key)} as {quoted(name)}, ")
+        surrogate = surrogate_key(dimension)
+        role = column.removesuffix(surrogate)
+        keys = [key for key in natural_keys.get(dimension, ()) if f"{role}{key}" not in columns]
+        ids += [f"d{number}.{quoted(key)} as {quoted(f'{role}{key}')}, " for key in keys]
+        if keys:
             joins.append(
                 f"left join {quoted(dimension)} as d{number} "
                 f"on bad.{quoted(column)} = d{number}.{quoted(surrogate)}"
@@ -277,7 +274,7 @@ def _sample(
 def _add_origins(
     connection: duckdb.DuckDBPyConnection,
     samples: list[pd.DataFrame],
-    natural_keys: dict[str, str],
+    natural_keys: Mapping[str, Sequence[str]],
     inputs_dir: Path,
 ) -> None:
     """Add `file` and `line` to the samples whose rows are known by the key of an input."""
@@ -285,11 +282,14 @@ def _add_origins(
 
     # facts come last in the contract, and a row of theirs holds keys of dimensions too
     for table, key in reversed(natural_keys.items()):
-        theirs = [sample for sample in samples if key in sample and "line" not in sample]
-        wanted = {str(value) for sample in theirs for value in sample[key].dropna()}
-        places = origins(connection, table, sorted(wanted), inputs_dir) if wanted else {}
-        for sample in theirs:
-            found = [places.get(str(value), (None, None)) for value in sample[key]]
+        theirs = [each for each in samples if {*key} <= {*each} and "line" not in each]
+        rows = [
+            [tuple(map(str, row)) for row in sample[[*key]].itertuples(index=False)] for sample in theirs
+        ]
+        wanted = sorted({each for keys in rows for each in keys})
+        places = origins(connection, table, wanted, inputs_dir) if wanted else {}
+        for sample, keys in zip(theirs, rows, strict=True):
+            found = [places.get(each, (None, None)) for each in keys]
             if any(file for file, _ in found):
                 sample["file"] = [file for file, _ in found]
                 sample["line"] = pd.array([line for _, line in found], dtype="Int64")

@@ -5,13 +5,12 @@ structural checks need to know comes from DuckDB's catalog: `duckdb_columns()`, 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import duckdb
 
 from mart_helpers.errors import StateError
-from mart_helpers.texts import quoted
 
 SCHEMA = "contract"
 
@@ -38,11 +37,11 @@ class Column(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """A foreign key of one column: its values must be keys of `table`."""
+    """A foreign key: the values of its columns must be those of `table_columns` in a row of `table`."""
 
-    column: str
+    columns: tuple[str, ...]
     table: str
-    table_column: str
+    table_columns: tuple[str, ...]
 
 
 class Rule(NamedTuple):
@@ -60,11 +59,12 @@ class Rule(NamedTuple):
 
 
 class Table(NamedTuple):
-    """One declared input: its columns in order, its key, its references and its rules."""
+    """One declared input: its columns in order, its key, what else is unique, references and rules."""
 
     name: str
     columns: tuple[Column, ...]
-    key: str
+    key: tuple[str, ...]
+    uniques: tuple[tuple[str, ...], ...]
     references: tuple[Reference, ...]
     rules: tuple[Rule, ...]
     comment: Comment = Comment()
@@ -73,6 +73,18 @@ class Table(NamedTuple):
     def column_names(self) -> tuple[str, ...]:
         """Names in the declared order."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def key_types(self) -> tuple[str, ...]:
+        """The types of the columns of the key."""
+        types = {column.name: column.type for column in self.columns}
+        return tuple(types[name] for name in self.key)
+
+    @property
+    def id_names(self) -> set[str]:
+        """Names of the columns whose values are known by more than one row: keys and references."""
+        referring = (reference.columns for reference in self.references)
+        return {name for names in (self.key, *self.uniques, *referring) for name in names}
 
     @property
     def required_names(self) -> set[str]:
@@ -90,74 +102,13 @@ def declared_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for (name,) in rows.fetchall()]
 
 
-def star_columns(
+def declared_keys(
     connection: duckdb.DuckDBPyConnection, database: str | None = None
-) -> dict[str, list[str]]:
-    """The columns of each `dim_…` and `fact_…` table of the attached `database`, tables by name."""
-    return {table: list(types) for table, types in star_types(connection, database).items()}
-
-
-def star_types(
-    connection: duckdb.DuckDBPyConnection, database: str | None = None
-) -> dict[str, dict[str, str]]:
-    """The columns of each table as in `star_columns`, with their types.
-
-    `duckdb_columns()` lists all columns of all views of the system: to describe each table is quicker.
-    """
-    tables = connection.execute(_STAR_TABLES, {"database": database}).fetchall()
-    described = {
-        table: connection.execute(f"describe {quoted(database)}.main.{quoted(table)}").fetchall()
-        for database, table in tables
-    }
-    return {table: {name: type_ for name, type_, *_ in rows} for table, rows in described.items()}
-
-
-def surrogate_key(dimension: str) -> str:
-    """The name of the surrogate key of `dim_<thing>`: `<thing>_key`."""
-    return f"{dimension.removeprefix('dim_')}_key"
-
-
-def star_references(
-    connection: duckdb.DuckDBPyConnection, database: str | None = None
-) -> dict[str, dict[str, str]]:
-    """Of each table of the star the columns that refer to a dimension, each with that dimension.
-
-    See `references_in` for how they are known. The surrogate key of a dimension refers to nothing.
-    """
-    star = star_columns(connection, database)
-    return {
-        table: {
-            column: dimension
-            for column, dimension in references_in(columns, star).items()
-            if (table, column) != (dimension, surrogate_key(dimension))
-        }
-        for table, columns in star.items()
-    }
-
-
-def references_in(columns: Iterable[str], star: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Those of the `columns` that refer to a dimension of the `star`, as their names say; which one.
-
-    `<thing>_key` and `<role>_<thing>_key` refer to the `dim_<thing>` that has a `<thing>_key`; where
-    several names fit, to the longest.
-    """
-    keys = {
-        surrogate_key(table): table
-        for table, names in star.items()
-        if table.startswith("dim_") and surrogate_key(table) in names
-    }
-    fitting = {
-        column: [key for key in keys if column == key or column.endswith(f"_{key}")]
-        for column in columns
-    }
-    return {column: keys[max(found, key=len)] for column, found in fitting.items() if found}
-
-
-def declared_keys(connection: duckdb.DuckDBPyConnection, database: str | None = None) -> dict[str, str]:
-    """The natural key of each declared input of the attached `database`, in the order of declaration."""
+) -> dict[str, tuple[str, ...]]:
+    """The natural key of each input that the attached `database` declares, in the order it does."""
     rows = connection.execute(
         """
-        select table_name, constraint_column_names[1]
+        select table_name, list_transform(constraint_column_names, lambda name: lower(name))
         from duckdb_constraints()
         where
             database_name = coalesce(?, current_database())
@@ -167,13 +118,13 @@ def declared_keys(connection: duckdb.DuckDBPyConnection, database: str | None = 
         """,
         [database, SCHEMA],
     )
-    return dict(rows.fetchall())
+    return {table: tuple(names) for table, names in rows.fetchall()}
 
 
 def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
     """What schema `contract` declares of `table`.
 
-    Raises StateError where it declares no such table, or no key of one column, or where a comment has a
+    Raises StateError where it declares no such table, or no key, or where a comment has a
     prefix that means nothing.
     """
     constraints = _constraints(connection, table)
@@ -183,18 +134,19 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
             f"{SCHEMA}.{table} is not declared. Run the cell that creates it, or mend the name "
             f"(declared: {', '.join(declared_tables(connection)) or 'nothing'})."
         )
-    keys = [names for kind, names, *_ in constraints if kind == "PRIMARY KEY"]
-    if len(keys) != 1 or len(keys[0]) != 1:
-        raise StateError(f"{SCHEMA}.{table} needs a primary key of one column.")
+    keys = [tuple(names) for kind, names, *_ in constraints if kind == "PRIMARY KEY"]
+    if not keys:
+        raise StateError(f"{SCHEMA}.{table} needs a primary key.")
     columns = _columns(connection, table)
     if any(column.name == "rowid" for column in columns):
         raise StateError(f"{SCHEMA}.{table}: DuckDB keeps the name rowid for itself. Give another.")
     return Table(
         name=table,
         columns=columns,
-        key=keys[0][0],
+        key=keys[0],
+        uniques=tuple(tuple(names) for kind, names, *_ in constraints if kind == "UNIQUE"),
         references=tuple(
-            Reference(names[0], other, other_names[0])
+            Reference(tuple(names), other, tuple(other_names))
             for kind, names, _, other, other_names in constraints
             if kind == "FOREIGN KEY"
         ),
@@ -224,22 +176,6 @@ def read_comment(text: str | None, known: Iterable[str], what: str) -> Comment:
         prefixes.add(found[1])
         sentence = sentence[found.end() :]
     return Comment(frozenset(prefixes), sentence)
-
-
-_STAR_TABLES = """
-with tables as (
-    select database_name, schema_name, table_name from duckdb_tables()
-    union all
-    select database_name, schema_name, view_name from duckdb_views()
-)
-select database_name, table_name
-from tables
-where
-    database_name = coalesce($database, current_database())
-    and schema_name = 'main'
-    and (starts_with(table_name, 'dim_') or starts_with(table_name, 'fact_'))
-order by table_name
-"""
 
 
 def ascends_sql(relation: str, key: str) -> str:

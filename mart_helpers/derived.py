@@ -6,22 +6,15 @@ as those of 01_build are.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from duckdb import DuckDBPyConnection
 
-from mart_helpers.contract import (
-    Table,
-    ascends_sql,
-    declared_tables,
-    read_contract,
-    star_references,
-    star_types,
-    surrogate_key,
-)
+from mart_helpers.contract import Reference, Table, ascends_sql, declared_tables, read_contract
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
-from mart_helpers.texts import literal, quoted
+from mart_helpers.star import star_references, star_types, surrogate_key
+from mart_helpers.texts import literal, quoted, row_sql, row_text_sql
 
 _MOST_NAMED = 5
 
@@ -67,28 +60,29 @@ def _structural_checks(connection: DuckDBPyConnection) -> Iterator[Check]:
         thing = table.removeprefix("dim_")
         for column in columns:
             if table != thing and column == surrogate_key(table):
-                yield from _key_checks(table, column)
+                yield _unique_check(table, [column])
+                yield _not_null(table, column)
             elif column in references[table]:
                 yield _reference_check(table, column, references[table][column])
         if columns.get(thing) == "DATE":
             yield _calendar_check(table, thing)
     for name in declared_tables(connection):
         if name in star:
-            yield from _declared_checks(read_contract(connection, name), list(star[name]))
+            yield from _declared_checks(read_contract(connection, name), star)
 
 
-def _key_checks(table: str, column: str, known: str = "true") -> Iterator[Check]:
-    key, rows = quoted(column), quoted(table)
-    yield Check(
-        f"{table}_{column}_is_unique",
-        f"select {key}, count(*) as rows from {rows} where {key} is not null "
-        f"and not ({ascends_sql(rows, key)}) group by {key} having count(*) > 1",
-        f"each {column} occurs once in {table}",
+def _unique_check(table: str, columns: Sequence[str]) -> Check:
+    names, rows = ", ".join(map(quoted, columns)), quoted(table)
+    is_there = " and ".join(f"{quoted(column)} is not null" for column in columns)
+    return Check(
+        f"{table}_{'_and_'.join(columns)}_is_unique",
+        f"select {names}, count(*) as rows from {rows} where {is_there} "
+        f"and not ({ascends_sql(rows, row_sql(columns))}) group by {names} having count(*) > 1",
+        f"each {' with '.join(columns)} occurs once in {table}",
     )
-    yield _not_null(table, column, known)
 
 
-def _not_null(table: str, column: str, known: str) -> Check:
+def _not_null(table: str, column: str, known: str = "true") -> Check:
     return Check(
         f"{table}_{column}_is_not_null",
         f"select * from {quoted(table)} where {quoted(column)} is null and {known}",
@@ -116,22 +110,42 @@ def _calendar_check(table: str, day: str) -> Check:
     )
 
 
-def _declared_checks(table: Table, columns: list[str]) -> Iterator[Check]:
+def _declared_checks(table: Table, star: Mapping[str, Mapping[str, str]]) -> Iterator[Check]:
     """What the contract says of a column holds in the star too; the unknown member is exempt."""
-    surrogate = surrogate_key(table.name)
+    columns, surrogate = {*star[table.name]}, surrogate_key(table.name)
     known = f"{quoted(surrogate)} <> -1" if surrogate in columns else "true"
     for column in table.columns:
-        if column.name in columns and column.name == table.key:
-            yield from _key_checks(table.name, column.name, known)
-        elif column.name in columns and column.is_required:
+        if column.name in columns and column.is_required:
             yield _not_null(table.name, column.name, known)
+    for names in (table.key, *table.uniques):
+        if columns.issuperset(names):
+            yield _unique_check(table.name, names)
     for number, rule in enumerate(table.rules, start=1):
-        if set(rule.columns) <= set(columns):
+        if columns.issuperset(rule.columns):
             yield Check(
                 f"{table.name}_rule_{number}_on_{'_and_'.join(rule.columns)}",
-                f"select * from {quoted(table.name)} where not ({rule.expression})",
+                f"select * from {quoted(table.name)} where not ({rule.expression}) and {known}",
                 f"{rule.words} holds in {table.name}",
             )
+    for reference in table.references:
+        if columns.issuperset(reference.columns) and {*star.get(reference.table, ())}.issuperset(
+            reference.table_columns
+        ):
+            yield _declared_reference_check(table.name, reference)
+
+
+def _declared_reference_check(table: str, reference: Reference) -> Check:
+    columns = ", ".join(map(quoted, reference.table_columns))
+    pairs = zip(reference.columns, reference.table_columns, strict=True)
+    joined = " and ".join(f"referring.{quoted(one)} = known.{quoted(other)}" for one, other in pairs)
+    is_there = " and ".join(f"referring.{quoted(column)} is not null" for column in reference.columns)
+    return Check(
+        f"{table}_{'_and_'.join(reference.columns)}_is_in_{reference.table}",
+        f"select referring.* from {quoted(table)} as referring "
+        f"anti join (select {columns} from {quoted(reference.table)}) as known on {joined} "
+        f"where {is_there}",
+        f"every {' with '.join(reference.columns)} of {table} is in {reference.table}",
+    )
 
 
 def _checks_of_books(connection: DuckDBPyConnection) -> Iterator[Check]:
@@ -169,7 +183,7 @@ def _checks_of_books(connection: DuckDBPyConnection) -> Iterator[Check]:
 def _rows_check(table: Table) -> Check:
     """A fact has as many rows as were loaded for it; a dimension, as many natural keys."""
     is_fact = table.name.startswith("fact_")
-    counted = "count(*)" if is_fact else f"count(distinct {quoted(table.key)})"
+    counted = "count(*)" if is_fact else f"count(distinct {row_text_sql(table.key)})"
     return Check(
         f"{table.name}_has_every_loaded_row",
         "select loaded.rows as rows_loaded, star.rows as rows_in_star from ("
@@ -183,11 +197,8 @@ def _rows_check(table: Table) -> Check:
 
 def _members_check(connection: DuckDBPyConnection, table: Table) -> Check:
     """The natural keys of a dimension are those that were loaded for it, now and after publication."""
-    key, star, loaded = (
-        f"{quoted(table.key)}::varchar",
-        quoted(table.name),
-        f"staging.{quoted(table.name)}",
-    )
+    key, star = row_text_sql(table.key), quoted(table.name)
+    loaded = f"staging.{star}"
     hashes = f"bit_xor(distinct md5_number_lower({key})) as hashes"
     summed = f"select count(distinct {key}) as keys, {hashes} from"
     ((keys, hashes),) = connection.execute(f"{summed} {loaded}").fetchall()
@@ -203,7 +214,8 @@ def _members_check(connection: DuckDBPyConnection, table: Table) -> Check:
         f"{table.name}_has_the_loaded_members",
         f"select {keys} as keys_loaded, keys as keys_in_star, {lost} as lost, {foreign} as not_loaded "
         f"from ({summed} {star}) where (keys, hashes) is distinct from ({keys}, {hashes or 'null'})",
-        f"{table.name} has each {table.key} that was loaded, and no other but the unknown member",
+        f"{table.name} has each {' with '.join(table.key)} that was loaded, and no other but the "
+        "unknown member",
     )
 
 

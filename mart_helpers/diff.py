@@ -17,7 +17,7 @@ from mart_helpers.metrics import Metric, additive_metrics, first_made_of
 from mart_helpers.parameters import shown
 from mart_helpers.restated import Mart, restated_by, restated_notes
 from mart_helpers.session import Session, confine, connect, current_database, in_words
-from mart_helpers.texts import aligned, literal, one_line
+from mart_helpers.texts import aligned, literal, one_line, row_sql, row_text_sql
 
 _MOST_ROWS = 20
 
@@ -138,16 +138,16 @@ def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> C
 class _Table(NamedTuple):
     """A table of the star as both marts have it, in queries with the columns `c0`, `c1` ….
 
-    `columns` are their names in the mart. `key`, `day` and the `sources` of the metric are `c0`, `c1` …,
-    None where there is none; `is_other` says that the marts do not agree on the key. Of the pairs of
-    queries the first is of the mart before. `plain` ones leave surrogate keys as they are, at less cost.
-    A mart without the table has no rows.
+    `columns` are their names in the mart. Of these, `day` is None and `key` empty where there is none;
+    `is_other` says that the marts do not agree on the key. Of the pairs of queries the first is of the
+    mart before. `plain` ones leave surrogate keys as they are, at less cost. A mart without the table
+    has no rows.
     """
 
     name: str
     columns: list[str]
     is_other: bool
-    key: str | None
+    key: list[str]
     day: str | None
     metric: Metric | None
     sources: list[str]
@@ -182,7 +182,7 @@ def _table(name: str, metrics: list[Metric], before: Mart, after: Mart) -> _Tabl
         name,
         [meanings[column][0] for column in shared],
         is_other=key != marts[0].key(name),
-        key=place(key[0]) if key else None,
+        key=[place(column) for column in key] if {*key} <= {*shared} else [],
         day=place(day),
         metric=metric,
         sources=[place(column) for column in metric.columns] if metric else [],
@@ -245,7 +245,7 @@ def _differences_sql(table: _Table) -> str:
         create or replace temp table differences as
         with before as (select found as row from ({before}) as found {where}),
         after as (select found as row from ({after}) as found {where}),
-        pairs as ({_PAIRS_BY_KEY.format(key=table.key) if table.key else _ROWS_WITHOUT_KEY})
+        pairs as ({_pairs_by_key_sql(table.key) if table.key else _ROWS_WITHOUT_KEY})
         select
             *,
             case
@@ -271,7 +271,8 @@ def _rows_sql(table: _Table) -> str:
         with found as (
             select
                 what_changed,
-                coalesce(row_after.{table.key}, row_before.{table.key}) as key,
+                {row_sql(table.key, "coalesce(row_after, row_before)")} as key,
+                any_value({_key_text(table, "coalesce(row_after, row_before)")}) as key_text,
                 {is_late if table.day else "false"} as is_late,
                 {_change(table)} as change
             from differences
@@ -280,7 +281,7 @@ def _rows_sql(table: _Table) -> str:
             qualify
                 row_number() over (partition by what_changed order by is_late desc, key) <= {_MOST_ROWS}
         )
-        select {literal(table.name)}, what_changed, {_KEY_TEXT}, change
+        select {literal(table.name)}, what_changed, key_text, change
         from found
         order by what_changed, is_late desc, key
     """
@@ -325,19 +326,32 @@ def _values_sql(table: _Table) -> str:
     return f"""
         insert into value_changes
         with changed as (
-            select row_after.{table.key} as key, row_before, row_after
+            select {row_sql(table.key, "row_after")} as key, row_before, row_after
             from differences
             where what_changed = 'changed'
             order by key
             limit {_MOST_ROWS}
         ),
         pairs as (
-            select {_KEY_TEXT} as key, unnest([{pairs}], recursive := true)
+            select {_key_text(table, "row_after")} as key, unnest([{pairs}], recursive := true)
             from changed
         )
         select {literal(table.name)}, key, column_name, before, after
         from pairs
         where before is distinct from after
+    """
+
+
+def _key_text(table: _Table, row: str) -> str:
+    return f"coalesce({row_text_sql(table.key, row)}, '(unknown member)')"
+
+
+def _pairs_by_key_sql(key: list[str]) -> str:
+    return f"""
+        select before.row as row_before, after.row as row_after
+        from before
+        full join after on {row_sql(key, "before.row")} is not distinct from {row_sql(key, "after.row")}
+        where before.row is distinct from after.row
     """
 
 
@@ -360,15 +374,6 @@ create or replace temp table row_changes (
 create or replace temp table value_changes (
     table_name varchar, key varchar, column_name varchar, before varchar, after varchar
 )
-"""
-
-_KEY_TEXT = "coalesce(key::varchar, '(unknown member)')"
-
-_PAIRS_BY_KEY = """
-select before.row as row_before, after.row as row_after
-from before
-full join after on before.row.{key} is not distinct from after.row.{key}
-where before.row is distinct from after.row
 """
 
 _ROWS_WITHOUT_KEY = """

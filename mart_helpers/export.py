@@ -9,12 +9,12 @@ from typing import NamedTuple
 import duckdb
 import pandas as pd
 
-from mart_helpers.contract import star_references
 from mart_helpers.errors import StateError
 from mart_helpers.files import sha256_of, whole_files
 from mart_helpers.parameters import listed, resolve, shown
 from mart_helpers.session import Session, current_database, last_build
 from mart_helpers.sheets import Sheet, open_workbook, plan_sheet, sheet_names, write_sheet
+from mart_helpers.star import star_references
 from mart_helpers.texts import literal, one_line, quoted
 
 MANIFEST = "manifest.json"

@@ -11,24 +11,22 @@ from typing import NamedTuple
 
 from duckdb import DuckDBPyConnection
 
-from mart_helpers.contract import (
-    declared_keys,
-    declared_tables,
-    read_contract,
-    star_references,
-    star_types,
-)
+from mart_helpers.contract import declared_keys, declared_tables, read_contract
 from mart_helpers.derived import Check, create_checks
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
 from mart_helpers.sources import SEED_ROWS
-from mart_helpers.texts import literal, quoted
+from mart_helpers.star import star_references, star_types
+from mart_helpers.texts import literal, quoted, row_sql
+
+# beside the columns of a fact, whose names begin with no blank
+_DAY, _MONTH, _IS_THERE = map(quoted, (" day", " month", " is there"))
 
 
 class _Fact(NamedTuple):
     """A fact with a natural key and a day; `amounts` are its numbers, those that both marts have."""
 
     name: str
-    key: str
+    key: tuple[str, ...]
     day: str
     amounts: list[str]
 
@@ -61,12 +59,12 @@ def _facts(connection: DuckDBPyConnection) -> Iterator[_Fact]:
     before = star_types(connection, "published")
     for name, types in star_types(connection).items():
         days = [column for column, dimension in references[name].items() if dimension == "dim_date"]
-        if name.startswith("fact_") and days and keys.get(name) in types:
+        if name.startswith("fact_") and days and name in keys and {*keys[name]} <= {*types}:
             same = before.get(name, types)
             amounts = [
                 column
                 for column, type_ in types.items()
-                if column not in (keys[name], *references[name])
+                if column not in (*keys[name], *references[name])
                 and _is_number(type_)
                 and _is_number(same.get(column, ""))
             ]
@@ -92,61 +90,63 @@ def _from_files(connection: DuckDBPyConnection, fact: str) -> bool:
 
 def _past_sql(fact: _Fact) -> str:
     """SQL for the published rows that are gone, in another month, or of other amounts."""
-    key, day = quoted(fact.key), quoted(fact.day)
-    fingerprint = f"sum(hash({', '.join(['key', *map(quoted, fact.amounts)])})) as fingerprint"
-    columns = f"{key} as key, {day} as day, {day} // 100 as month"
-    columns = ", ".join([columns, *map(quoted, fact.amounts)])
+    day, values = quoted(fact.day), [*map(quoted, (*fact.key, *fact.amounts))]
+    keys = ", ".join(f"before.{quoted(name)}" for name in fact.key)
+    fingerprint = f"sum(hash({', '.join(values)})) as fingerprint"
+    columns = ", ".join([*values, f"{day} as {_DAY}", f"{day} // 100 as {_MONTH}"])
     changes = ", ".join(
         f"case when before.{name} is distinct from after.{name} "
         f"then concat_ws(' ', {literal(label)}, coalesce(before.{name}::varchar, 'empty'), '→', "
         f"coalesce(after.{name}::varchar, 'empty')) end"
-        for label, name in [(fact.day, "day"), *((name, quoted(name)) for name in fact.amounts)]
+        for label, name in [(fact.day, _DAY), *((name, quoted(name)) for name in fact.amounts)]
     )
     differs = " or ".join(
-        f"before.{name} is distinct from after.{name}" for name in ("month", *map(quoted, fact.amounts))
+        f"before.{name} is distinct from after.{name}" for name in (_MONTH, *map(quoted, fact.amounts))
     )
     return f"""
         create or replace table {fact.stored} as
         with published_rows as (select {columns} from published.main.{quoted(fact.name)}),
-        present_rows as (select {columns} from main.{quoted(fact.name)}),
+        present_rows as (select true as {_IS_THERE}, {columns} from main.{quoted(fact.name)}),
         changed_months as (
-            select month
-            from (select month, {fingerprint} from published_rows group by month) as before
-            left join (select month, {fingerprint} from present_rows group by month) as after
-                using (month)
+            select {_MONTH}
+            from (select {_MONTH}, {fingerprint} from published_rows group by {_MONTH}) as before
+            left join (select {_MONTH}, {fingerprint} from present_rows group by {_MONTH}) as after
+                using ({_MONTH})
             where before.fingerprint is distinct from after.fingerprint
         ),
         bounds as (
             select
-                max(month) as newest_month,
-                count(*) filter (where month = (select max(month) from published_rows)) as newest_rows,
-                (select min(day) from present_rows where day > 0) as first_day
+                max({_MONTH}) as newest_month,
+                count(*) filter (
+                    where {_MONTH} = (select max({_MONTH}) from published_rows)
+                ) as newest_rows,
+                (select min({_DAY}) from present_rows where {_DAY} > 0) as first_day
             from published_rows
         )
         select
-            before.key as {key},
-            before.day as {day},
-            if(after.key is null, 'gone', concat_ws(', ', {changes})) as what_changed,
-            after.key is null as is_gone,
-            before.month < bounds.newest_month as is_closed,
-            before.month between 1 and bounds.first_day // 100 - 1 as is_before_extract,
+            {keys},
+            before.{_DAY} as {day},
+            if(after.{_IS_THERE}, concat_ws(', ', {changes}), 'gone') as what_changed,
+            after.{_IS_THERE} is null as is_gone,
+            before.{_MONTH} < bounds.newest_month as is_closed,
+            before.{_MONTH} between 1 and bounds.first_day // 100 - 1 as is_before_extract,
             strptime(bounds.first_day::varchar, '%Y%m%d')::date as extract_starts_on,
             bounds.newest_rows
         from published_rows as before
-        semi join changed_months on before.month = changed_months.month
-        left join present_rows as after on before.key = after.key
+        semi join changed_months on before.{_MONTH} = changed_months.{_MONTH}
+        left join present_rows as after
+            on {row_sql(fact.key, "before")} = {row_sql(fact.key, "after")}
         cross join bounds
-        where after.key is null or {differs}
-        order by before.key
+        where after.{_IS_THERE} is null or {differs}
+        order by {keys}
     """
 
 
 def _past_checks(fact: _Fact, severity: str) -> Iterator[Check]:
     def rows(words: str) -> str:
         counted = f"format('{{:,}} published rows of {words}', count(*) over ()) as found_in_words"
-        return (
-            f"select {quoted(fact.key)}, {quoted(fact.day)}, what_changed, {counted} from {fact.stored}"
-        )
+        keys = ", ".join(map(quoted, fact.key))
+        return f"select {keys}, {quoted(fact.day)}, what_changed, {counted} from {fact.stored}"
 
     yield Check(
         f"{fact.name}_keeps_its_closed_months",

@@ -12,7 +12,7 @@ from mart_helpers.errors import StateError
 from mart_helpers.session import has_table
 from mart_helpers.sources import Part, Source, located, read_ordinals
 from mart_helpers.staging import SUSPECT, problems_sql, staging_of
-from mart_helpers.texts import literal, one_line, quoted
+from mart_helpers.texts import literal, one_line, quoted, row_sql, row_text_sql
 
 _SAMPLE = 10_000
 
@@ -77,11 +77,21 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
     for reference in table.references:
         if not has_table(connection, "staging", reference.table):
             raise StateError(f"Load {reference.table} before {table.name}, which refers to it.")
-        connection.execute(_orphans_sql(table, reference))
+        if reference.table != table.name:
+            connection.execute(_orphans_sql(table, reference))
     connection.execute(_ONLY_THE_ROW)
-    if not _is_true(connection, ascends_sql(rows, quoted(table.key))):
-        connection.execute(_repeats_sql(table))
+    for columns in (table.key, *table.uniques):
+        if not _is_true(connection, ascends_sql(rows, row_sql(columns))):
+            connection.execute(_repeats_sql(table, columns))
+    _find_own_orphans(connection, table)
     return connection.execute("select count(distinct row_id) from problems").fetchone()[0]
+
+
+def _find_own_orphans(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Add the rows that refer to bad rows of their own table, and then those that refer to these."""
+    own = [_orphans_sql(table, each) for each in table.references if each.table == table.name]
+    while own and any([connection.execute(sql).fetchone()[0] for sql in own]):
+        pass
 
 
 def bad_rows(connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded]) -> Counter[str]:
@@ -102,6 +112,7 @@ def quarantine_bad_rows(
         f"select * exclude ({SUSPECT}) from {rows} where {are_bad}"
     )
     _note_places(connection, batches)
+    connection.execute(_ENTRIES)
     connection.execute(_causes_sql(table))
     connection.execute(_INSERT, {"table_name": table.name})
     connection.execute(f"delete from {rows} where {are_bad}")
@@ -191,23 +202,26 @@ order by rows desc, example
 limit 5
 """
 
+_ENTRIES = """
+create or replace temp table entries as
+select
+    problems.row_id,
+    bad.file,
+    bad.line,
+    problems.position,
+    problems.column_name,
+    problems.value,
+    problems.reason
+        || coalesce(' of line ' || first.line, '')
+        || case when first.file <> bad.file then ' in ' || first.file else '' end as reason,
+    bad.raw_row
+from problems
+inner join places as bad on problems.row_id = bad.row_id
+left join places as first on problems.first_row_id = first.row_id
+"""
+
 _INSERT = """
 insert into quarantine by name
-with entries as (
-    select
-        bad.file,
-        bad.line,
-        problems.position,
-        problems.column_name,
-        problems.value,
-        problems.reason
-            || coalesce(' of line ' || first.line, '')
-            || case when first.file <> bad.file then ' in ' || first.file else '' end as reason,
-        bad.raw_row
-    from problems
-    inner join places as bad on problems.row_id = bad.row_id
-    left join places as first on problems.first_row_id = first.row_id
-)
 select
     $table_name as table_name,
     file,
@@ -230,18 +244,26 @@ def _causes_of(table_name: str) -> str:
 
 
 def _causes_sql(table: Table) -> str:
-    """SQL that keeps why a key is not in its table, for the rows that refer to it."""
+    """SQL that keeps the bad rows, with place and reason, for the rows that will refer to them.
+
+    The names of what is added begin with a blank, so that they are no names of columns.
+    """
     return f"""
         create or replace table {_causes_of(table.name)} as
         select
-            staged.{quoted(table.key)} as key,
-            arg_min(places.file || ' line ' || places.line, problems.row_id) as place,
-            arg_min(problems.reason, (problems.row_id, problems.position)) as reason
-        from problems
-        inner join places on problems.row_id = places.row_id
-        inner join {staging_of(table.name)} as staged on problems.row_id = staged.rowid
-        where problems.first_row_id is null and staged.{quoted(table.key)} is not null
-        group by staged.{quoted(table.key)}
+            staged.* exclude ({SUSPECT}),
+            staged.rowid as " row id",
+            entries.place as " place",
+            entries.reason as " reason"
+        from {staging_of(table.name)} as staged
+        inner join (
+            select
+                row_id,
+                min(file || ' line ' || line) as place,
+                arg_min(reason, position) as reason
+            from entries
+            group by row_id
+        ) as entries on staged.rowid = entries.row_id
     """
 
 
@@ -282,68 +304,95 @@ def _note_places(connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded
             )
 
 
+def _named_sql(columns: Sequence[str], relation: str) -> str:
+    """SQL for the values of these columns with their names: `order_id "O1", line_no "2"`."""
+    named = [f"""{literal(f'{name} "')} || {relation}.{quoted(name)} || '"'""" for name in columns]
+    return " || ', ' || ".join(named)
+
+
 def _orphans_sql(table: Table, reference: Reference) -> str:
-    name, key = quoted(reference.column), quoted(reference.table_column)
-    begin, end = literal(f'{reference.column} "'), literal(f'" is not in {reference.table}')
-    seen = f"regexp_extract(child.{name}::varchar, {_INVISIBLE})"
+    """SQL for the rows that refer to no row, or, where it is their own table, to no good one."""
+    columns, name = reference.columns, reference.table
+    is_not, its = ("is not", "its") if len(columns) == 1 else ("are not", "their")
+    known = ", ".join(map(quoted, reference.table_columns))
+    rows, parents = (f"select *, rowid from {staging_of(each)}" for each in (table.name, name))
+    causes = f"""
+        select
+            {known},
+            ': {its} row, ' || arg_min(" place", " row id") || ', is in quarantine: '
+                || arg_min(" reason", " row id") as " cause"
+        from {_causes_of(name)} group by {known}
+    """
+    if name == table.name:
+        rows = parents = f"{rows} where rowid not in ({_BAD})"
+        bad = f"from {staging_of(name)} where rowid in ({_BAD})"
+        causes = f"""select distinct {known}, ': {its} row is in quarantine' as " cause" {bad}"""
+
+    def joined(to: str) -> str:
+        pairs = zip(map(quoted, columns), map(quoted, reference.table_columns), strict=True)
+        return " and ".join(f"child.{column} = {to}.{key}" for column, key in pairs)
+
+    seen = f"regexp_extract({row_text_sql(columns, 'child')}, {_INVISIBLE})"
     return f"""
         insert into problems
         select
             child.rowid,
-            {table.column_names.index(reference.column)},
-            {literal(reference.column)},
-            child.{name},
-            {begin} || child.{name} || {end}
-                || coalesce(': its row, ' || causes.place || ', is in quarantine: ' || causes.reason, '')
+            {table.column_names.index(columns[0])},
+            {literal(", ".join(columns))},
+            {row_text_sql(columns, "child")},
+            {_named_sql(columns, "child")} || {literal(f" {is_not} in {name}")}
+                || coalesce(causes." cause", '')
                 || case when {seen} <> ''
                     then printf(' (it holds the invisible character U+%04X)', unicode({seen}))
                     else '' end,
             null
-        from {staging_of(table.name)} as child
-        anti join {staging_of(reference.table)} as parent on child.{name} = parent.{key}
-        left join {_causes_of(reference.table)} as causes on child.{name} = causes.key
-        where child.{name} is not null
+        from ({rows}) as child
+        anti join ({parents}) as parents on {joined("parents")}
+        left join ({causes}) as causes on {joined("causes")}
+        where {" and ".join(f"child.{quoted(column)} is not null" for column in columns)}
     """
 
 
-def _repeats_sql(table: Table) -> str:
-    """SQL for the rows that repeat a key. All of them are among the late ones.
+def _repeats_sql(table: Table, columns: Sequence[str]) -> str:
+    """SQL for the rows that repeat a key, the values of these columns. All are among the late ones.
 
     A key that stands higher up is not above the highest one up there. In a file that is sorted but for
-    some rows few are late, which is seen without grouping all.
+    some rows few are late, which is seen without grouping all. Where a value is missing, none repeats.
     """
-    key = quoted(table.key)
+    key, repeats = row_sql(columns), "repeats that" if len(columns) == 1 else "repeat those"
+    names = ", ".join(f"staged.{quoted(column)}" for column in columns)
+    rows = f"{staging_of(table.name)} where {' and '.join(f'{quoted(c)} is not null' for c in columns)}"
     return f"""
         insert into problems
         with running as (
             select
-                {key} as key,
-                max({key}) over (rows between unbounded preceding and current row) as highest
-            from {staging_of(table.name)}
+                {key} as " key",
+                max({key}) over (rows between unbounded preceding and current row) as " highest"
+            from {rows}
         ),
         preceded as (
-            select key, lag(highest) over () as highest_before from running
+            select " key", lag(" highest") over () as " highest before" from running
         ),
         late as (
-            select key from preceded where key <= highest_before
+            select " key" from preceded where " key" <= " highest before"
         ),
         good as (
-            select staged.rowid as row_id, staged.{key} as key
-            from {staging_of(table.name)} as staged
-            semi join late on staged.{key} = late.key
+            select {names}, staged.rowid as " row id", {row_sql(columns, "staged")} as " key"
+            from (select *, rowid from {rows}) as staged
+            semi join late on {row_sql(columns, "staged")} = late." key"
             anti join problems on staged.rowid = problems.row_id
         ),
         repeated as (
-            select key, min(row_id) as first_row_id from good group by key having count(*) > 1
+            select " key", min(" row id") as " first" from good group by " key" having count(*) > 1
         )
         select
-            good.row_id,
-            {table.column_names.index(table.key)},
-            {literal(table.key)},
-            good.key,
-            {literal(f'{table.key} "')} || good.key || '" repeats that',
-            repeated.first_row_id
+            good." row id",
+            {table.column_names.index(columns[0])},
+            {literal(", ".join(columns))},
+            {row_text_sql(columns, "good")},
+            {_named_sql(columns, "good")} || ' {repeats}',
+            repeated." first"
         from good
-        inner join repeated on good.key = repeated.key
-        where good.row_id <> repeated.first_row_id
+        inner join repeated on good." key" = repeated." key"
+        where good." row id" <> repeated." first"
     """

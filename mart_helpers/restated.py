@@ -5,9 +5,10 @@ from collections.abc import Collection, Iterator
 import pandas as pd
 from duckdb import DuckDBPyConnection
 
-from mart_helpers.contract import declared_keys, star_references, star_types, surrogate_key
+from mart_helpers.contract import declared_keys
 from mart_helpers.metrics import Metric, first_made_of
-from mart_helpers.texts import literal, quoted
+from mart_helpers.star import star_references, star_types, surrogate_key
+from mart_helpers.texts import literal, quoted, row_sql
 
 _MOST_VALUES = 50  # of a text that reports group by
 
@@ -24,13 +25,14 @@ class Mart:
         self.keys = {
             table: key
             for table, key in declared_keys(connection, name).items()
-            if key in self.star.get(table, ())
+            if {*key} <= {*self.star.get(table, ())}
         }
 
-    def key(self, table: str) -> tuple[str, str] | None:
-        """Name and type of the column by which the rows of a table are known; None where none is."""
-        key = self.keys.get(table, surrogate_key(table))
-        return (key, self.star[table][key]) if key in self.star[table] else None
+    def key(self, table: str) -> dict[str, str]:
+        """The columns by which the rows of a table are known, with their types; empty where none are."""
+        types, surrogate = self.star[table], surrogate_key(table)
+        own = (surrogate,) if surrogate in types else ()
+        return {name: types[name] for name in self.keys.get(table, own)}
 
     def day(self, table: str) -> str | None:
         """The first column that refers to the calendar."""
@@ -46,8 +48,8 @@ class Mart:
         for column, type_ in self.star[table].items():
             dimension = self.references[table].get(column)
             if dimension in self.keys:
-                key, type_ = self.key(dimension)
-                found[column] = column.removesuffix(surrogate_key(dimension)) + key, type_
+                role, key = column.removesuffix(surrogate_key(dimension)), self.key(dimension)
+                found[column] = ", ".join(f"{role}{name}" for name in key), ", ".join(key.values())
             elif table not in self.keys or column != surrogate_key(table):
                 found[column] = column, type_
         return found
@@ -61,7 +63,7 @@ class Mart:
             if resolved and dimension in self.keys:
                 key = f"d{place}.{quoted(surrogate_key(dimension))}"
                 joins.append(f"left join {self.stored(dimension)} as d{place} on {source} = {key}")
-                source = f"d{place}.{quoted(self.keys[dimension])}"
+                source = row_sql(self.keys[dimension], f"d{place}")
             chosen.append(f"{source} as c{place}")
         return f"select {', '.join(chosen)} from {self.stored(table)} as stored {' '.join(joins)}"
 
@@ -110,11 +112,15 @@ def _questions(dimension: str, metrics: list[Metric], before: Mart, after: Mart)
         return
     present = after.star[dimension]
     shared = [
-        name for name in before.star[dimension] if name in present and name != before.keys[dimension]
+        name for name in before.star[dimension] if name in present and name not in before.keys[dimension]
     ]
     texts = [name for name in shared if present[name] == before.star[dimension][name] == "VARCHAR"]
     for fact in before.keys:
-        if dimension not in before.references[fact].values() or fact not in after.keys:
+        if (
+            dimension not in before.references[fact].values()
+            or fact not in after.keys
+            or (before.key(fact) != after.key(fact))
+        ):
             continue
         day, columns = before.day(fact), list(before.star[fact])
         for column in (name for name, to in before.references[fact].items() if to == dimension and day):
@@ -131,13 +137,14 @@ def _questions(dimension: str, metrics: list[Metric], before: Mart, after: Mart)
 
 def _kept_rows(fact: str, column: str, dimension: str, before: Mart, after: Mart) -> str:
     """The rows of a fact as they were published, with their member of the dimension before and after."""
-    key, fact_key = quoted(before.keys[dimension]), quoted(before.keys[fact])
+    own, fact_key, key = quoted(surrogate_key(dimension)), before.keys[fact], before.keys[dimension]
     return f"""
         from {before.stored(fact)} as facts
-        semi join {after.stored(fact)} as kept on facts.{fact_key} = kept.{fact_key}
-        inner join {before.stored(dimension)} as was
-            on facts.{quoted(column)} = was.{quoted(surrogate_key(dimension))}
-        inner join {after.stored(dimension)} as now on was.{key} is not distinct from now.{key}
+        semi join {after.stored(fact)} as kept
+            on {row_sql(fact_key, "facts")} = {row_sql(fact_key, "kept")}
+        inner join {before.stored(dimension)} as was on facts.{quoted(column)} = was.{own}
+        inner join {after.stored(dimension)} as now
+            on {row_sql(key, "was")} is not distinct from {row_sql(key, "now")}
     """
 
 

@@ -124,8 +124,7 @@ def _text_sql(table: Table, column: Column) -> str:
     name = quoted(column.name)
     if column.type != "VARCHAR":
         return name
-    is_id = column.name in {table.key, *(reference.column for reference in table.references)}
-    return id_sql(name) if is_id else f"nullif({name}, '')"
+    return id_sql(name) if column.name in table.id_names else f"nullif({name}, '')"
 
 
 def _typed_steps(columns: Iterable[Column]) -> str:

@@ -16,6 +16,18 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def row_sql(columns: Sequence[str], relation: str = "") -> str:
+    """SQL for these columns as one value to compare: the column itself, or a row of several."""
+    names = [f"{relation}.{quoted(name)}" if relation else quoted(name) for name in columns]
+    return names[0] if len(names) == 1 else f"row({', '.join(names)})"
+
+
+def row_text_sql(columns: Sequence[str], relation: str = "") -> str:
+    """SQL for the values of these columns as one text, with commas between them; null if all are."""
+    texts = [f"{row_sql([name], relation)}::varchar" for name in columns]
+    return texts[0] if len(texts) == 1 else f"nullif(concat_ws(', ', {', '.join(texts)}), '')"
+
+
 def literal(text: str | Path) -> str:
     """`text` as an SQL string, for the statements that take no parameters, such as `attach`."""
     return "'" + str(text).replace("'", "''") + "'"

@@ -13,16 +13,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from mart_helpers.contract import (
-    Table,
-    cast_sql,
-    declared_tables,
-    id_sql,
-    read_contract,
-    star_columns,
-    star_references,
-    surrogate_key,
-)
+from mart_helpers.contract import Table, cast_sql, declared_tables, id_sql, read_contract
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
 from mart_helpers.parameters import shown
@@ -40,7 +31,8 @@ from mart_helpers.sources import (
     read_batch,
     read_ordinals,
 )
-from mart_helpers.texts import aligned, did_you_mean, literal, one_line, quoted
+from mart_helpers.star import star_columns, star_references, surrogate_key
+from mart_helpers.texts import aligned, did_you_mean, literal, one_line, quoted, row_text_sql
 
 _MOST = 20  # of each kind are shown; the others are counted
 
@@ -51,19 +43,23 @@ Inputs = dict[str, tuple[int, str]]  # the files that the latest build read: the
 
 
 class _Wanted(NamedTuple):
-    """The key that is looked for in a declared table, and what the latest build read for that."""
+    """The key that is looked for in a declared table, and what the latest build read for that.
+
+    The key has a text for each of its columns.
+    """
 
     connection: duckdb.DuckDBPyConnection
     database: Path
     table: Table
-    key: str
+    key: tuple[str, ...]
     build: int
     inputs: Inputs
     inputs_dir: Path
 
     @property
     def words(self) -> str:
-        return f'{self.table.key} "{_shown(self.key)}"'
+        pairs = zip(self.table.key, self.key, strict=True)
+        return ", ".join(f'{name} "{_shown(text)}"' for name, text in pairs)
 
     @property
     def mart(self) -> str:
@@ -73,12 +69,13 @@ class _Wanted(NamedTuple):
     def is_from_seed(self) -> bool:
         return [*self.inputs] == [SEED_ROWS]
 
-    def matches_sql(self, text: str) -> str:
-        """SQL for whether the text expression `text` is the key `$key`, read as its declared type."""
-        (kind,) = (column.type for column in self.table.columns if column.name == self.table.key)
-        if kind == "VARCHAR":
-            return f"{text} = $key"
-        return f"({text} = $key or {cast_sql(text, kind)} = {cast_sql('$key::varchar', kind)})"
+    def matches_sql(self, texts: Sequence[str]) -> str:
+        """SQL for whether these text expressions are the key, read as values of the declared types."""
+        conditions = []
+        for text, kind, wanted in zip(texts, self.table.key_types, map(literal, self.key), strict=True):
+            is_same = f" or {cast_sql(text, kind)} = {cast_sql(wanted, kind)}"
+            conditions.append(f"({text} = {wanted}{'' if kind == 'VARCHAR' else is_same})")
+        return " and ".join(conditions)
 
 
 def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
@@ -100,37 +97,45 @@ def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
 
 
 def origins(
-    connection: duckdb.DuckDBPyConnection, table_name: str, keys: list[str], inputs_dir: Path
-) -> dict[str, tuple[str, int]]:
-    """File and physical line of the first record of each of the `keys` of an input, given as text.
+    connection: duckdb.DuckDBPyConnection,
+    table_name: str,
+    keys: list[tuple[str, ...]],
+    inputs_dir: Path,
+) -> dict[tuple[str, ...], tuple[str, int]]:
+    """File and physical line of the first record of each of the `keys` of an input, given as texts.
 
     Only files that are as the latest build read them are looked into. Keys that are not found there, as
     those of seed rows, are left out.
     """
     table = read_contract(connection, table_name)
     _, inputs = _latest_build(connection, table)
-    found: dict[str, tuple[str, int]] = {}
+    found: dict[tuple[str, ...], tuple[str, int]] = {}
     for source in _sources(inputs_dir, table, inputs)[0]:
         if source.name in inputs and _is_same(inputs_dir / source.name, *inputs[source.name]):
             found = _first_places(source, table, keys) | found
     return found
 
 
-def _first_places(source: Source, table: Table, keys: list[str]) -> dict[str, tuple[str, int]]:
-    (kind,) = (column.type for column in table.columns if column.name == table.key)
-    key = f"{cast_sql(id_sql(quoted(table.key)), kind)}::varchar"
-
-    found: dict[str, int] = {}
-    matches = f"key_text in ({', '.join(map(literal, keys))})"
-    for number, text in _matching(source, key, matches)[0]:
-        found.setdefault(text, number)
+def _first_places(
+    source: Source, table: Table, keys: list[tuple[str, ...]]
+) -> dict[tuple[str, ...], tuple[str, int]]:
+    texts = [
+        f"{cast_sql(id_sql(quoted(name)), kind)}::varchar"
+        for name, kind in zip(table.key, table.key_types, strict=True)
+    ]
+    found: dict[tuple[str, ...], int] = {}
+    wanted = ", ".join(f"[{', '.join(map(literal, key))}]" for key in keys)
+    for number, key in _matching(source, texts, f"key in ({wanted})")[0]:
+        found.setdefault(key, number)
     places = source.places(found.values())
-    return {text: (source.name, place.line) for text, place in zip(found, places, strict=True)}
+    return {key: (source.name, place.line) for key, place in zip(found, places, strict=True)}
 
 
-def _matching(source: Source, key: str, matches: str) -> tuple[list[tuple[int, str]], list[int]]:
-    """Number and key of records whose `key`, as `key_text`, matches; numbers of those not read."""
-    found: list[tuple[int, str]] = []
+def _matching(
+    source: Source, texts: Sequence[str], matches: str
+) -> tuple[list[tuple[int, tuple[str, ...]]], list[int]]:
+    """Number and `key`, these `texts`, of the records that match; the numbers of those not read."""
+    found: list[tuple[int, tuple[str, ...]]] = []
     unread: list[int] = []
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as session:
 
@@ -144,16 +149,16 @@ def _matching(source: Source, key: str, matches: str) -> tuple[list[tuple[int, s
                 rows, rejected = [], {0: ""}
             ordinals = read_ordinals((ordinal for ordinal, _ in rows), [*rejected])
             numbers = (number for _, number in located(batch, ordinals))
-            found.extend(zip(numbers, (text for _, text in rows), strict=True))
+            found.extend(zip(numbers, (tuple(key) for _, key in rows), strict=True))
             unread.extend(number for _, number in located(batch, rejected))
 
-        def select(rows: str) -> tuple[list[tuple[int, str]], int]:
+        def select(rows: str) -> tuple[list[tuple[int, list[str]]], int]:
             session.execute(
                 "create or replace temp table keys as "
-                f"select row_number() over () - 1 as ordinal, {key} as key_text from ({rows})"
+                f"select row_number() over () - 1 as ordinal, [{', '.join(texts)}] as key from ({rows})"
             )
             (total,) = session.execute("select count(*) from keys").fetchone()
-            sql = f"select ordinal, key_text from keys where {matches} order by ordinal"
+            sql = f"select ordinal, key from keys where {matches} order by ordinal"
             return session.execute(sql).fetchall(), total
 
         for batch in batches([source]):
@@ -178,11 +183,17 @@ def _wanted(
             f"Expected one of {', '.join(declared)}."
         )
     table = read_contract(connection, table_name)
-    if not key.strip():
-        raise UsageError(f'KEY: found "", expected a {table.key} of {table_name}.')
-    return _Wanted(
-        connection, database, table, key.strip(), *_latest_build(connection, table), inputs_dir
+    parts = (
+        tuple(text.strip() for text in next(csv.reader([key]), [])) if table.key[1:] else (key.strip(),)
     )
+    if len(parts) != len(table.key) or not all(parts):
+        raise UsageError(f'KEY: found "{_shown(key)}", expected {_key_words(table)} of {table.name}.')
+    return _Wanted(connection, database, table, parts, *_latest_build(connection, table), inputs_dir)
+
+
+def _key_words(table: Table) -> str:
+    """What a key of the table is given as: `a sale_id`; of several columns, `order_id,line_no`."""
+    return f"a {table.key[0]}" if len(table.key) == 1 else ",".join(table.key)
 
 
 def _latest_build(connection: duckdb.DuckDBPyConnection, table: Table) -> tuple[int, Inputs]:
@@ -239,18 +250,18 @@ def _part(title: str, texts: list[str], total: int, otherwise: str) -> str:
 def _in_mart(wanted: _Wanted) -> tuple[list[str], int]:
     """The first rows of the mart with the key, each with the dimension rows it refers to; how many."""
     connection, name, key = wanted.connection, wanted.table.name, wanted.table.key
-    if key not in star_columns(connection).get(name, ()):
+    if not {*key} <= {*star_columns(connection).get(name, ())}:
         return [], 0
-    where = wanted.matches_sql(f"{quoted(key)}::varchar")
-    count = f"select count(*) from main.{quoted(name)} where {where}"
-    (total,) = connection.execute(count, {"key": wanted.key}).fetchone()
+    where = wanted.matches_sql([f"{quoted(column)}::varchar" for column in key])
+    (total,) = connection.execute(f"select count(*) from main.{quoted(name)} where {where}").fetchone()
     references = star_references(connection)[name]
     texts = []
-    for row in _rows(connection, name, where, wanted.key):
+    for row in _rows(connection, name, where):
         lines = [_listed(row.items(), "  ")]
         for column, dimension in references.items():
             own = surrogate_key(dimension)
-            for member in _rows(connection, dimension, f"{quoted(own)}::varchar = $key", row[column]):
+            refers = f"{quoted(own)}::varchar = {literal(row[column] or '')}"
+            for member in _rows(connection, dimension, refers):
                 del member[own]
                 title = f"  {_shown(f'{dimension}, {column} {row[column]}')}"
                 lines += [title, _listed(member.items(), "    ")]
@@ -258,13 +269,11 @@ def _in_mart(wanted: _Wanted) -> tuple[list[str], int]:
     return texts, total
 
 
-def _rows(
-    connection: duckdb.DuckDBPyConnection, table: str, where: str, key: str | None
-) -> list[dict[str, str | None]]:
+def _rows(connection: duckdb.DuckDBPyConnection, table: str, where: str) -> list[dict[str, str | None]]:
     sql = (
         f"select columns(*)::varchar from main.{quoted(table)} where {where} order by all limit {_MOST}"
     )
-    found = connection.execute(sql, {"key": key})
+    found = connection.execute(sql)
     names = [name for name, *_ in found.description]
     return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
@@ -290,8 +299,9 @@ def _places(source: Source, wanted: _Wanted) -> tuple[list[Located], int]:
 
     Records that the reader refuses count too: their fields are told apart as well as may be.
     """
-    matches = wanted.matches_sql("key_text").replace("$key", literal(wanted.key))
-    rows, unread = _matching(source, id_sql(quoted(wanted.table.key)), matches)
+    texts = [id_sql(quoted(name)) for name in wanted.table.key]
+    matches = wanted.matches_sql([f"key[{place}]" for place in range(1, len(texts) + 1)])
+    rows, unread = _matching(source, texts, matches)
     refused = source.places(unread) if unread else ()
     named = [place for place in refused if _has_key(place.raw, wanted, source)]
     numbers = [number for number, _ in rows[:_MOST]]
@@ -309,10 +319,17 @@ def _in_quarantine(wanted: _Wanted, sources: list[Source]) -> tuple[list[str], i
         from quarantine
         where table_name = $table and (
             (column_name = $column and value = $key)
-            or contains(replace(raw_row, '"', ''), replace($key, '"', ''))
+            or list_bool_and(
+                list_transform($parts, lambda part: contains(replace(raw_row, '"', ''), part))
+            )
         )
         """,
-        {"table": wanted.table.name, "column": wanted.table.key, "key": wanted.key},
+        {
+            "table": wanted.table.name,
+            "column": ", ".join(wanted.table.key),
+            "key": ", ".join(wanted.key),
+            "parts": [text.replace('"', "") for text in wanted.key],
+        },
     )
     texts: list[str] = []
     total = 0
@@ -333,20 +350,22 @@ def _has_key(raw: str, wanted: _Wanted, source: Source | None, *, quotes_count: 
     Where the file is not there to say which field that is, or the record has another number of fields
     than its header, any field will do. Where quotes do not count, a key is the same without them.
     """
-    name = wanted.table.key
     if raw.startswith("{'"):  # a seed row
-        return bool(re.search(rf"'{re.escape(name)}': '?{re.escape(wanted.key)}'?[,}}]", raw))
+        pairs = zip(wanted.table.key, wanted.key, strict=True)
+        patterns = (rf"'{re.escape(name)}': '?{re.escape(text)}'?[,}}]" for name, text in pairs)
+        return all(re.search(pattern, raw) for pattern in patterns)
     delimiter = source.delimiter if isinstance(source, CsvFile) else ","
     try:
         reader = csv.reader(io.StringIO(raw, newline=""), delimiter=delimiter, skipinitialspace=True)
         texts = [text.strip() for text in next(reader, [])]
     except csv.Error:
         return False
+    key = [*wanted.key]
+    if not quotes_count:
+        key, texts = ([text.replace('"', "") for text in each] for each in (key, texts))
     if source and len(texts) == len(source.fields):
-        texts = [texts[source.fields.index(name)]]
-    if quotes_count:
-        return wanted.key in texts
-    return wanted.key.replace('"', "") in [text.replace('"', "") for text in texts]
+        return key == [texts[source.fields.index(name)] for name in wanted.table.key]
+    return {*key} <= {*texts}
 
 
 def _file_states(wanted: _Wanted, sources: list[Source]) -> Iterable[str]:
@@ -387,24 +406,24 @@ def _unknown_key(wanted: _Wanted, sources: list[Source], trouble: str) -> StateE
     return StateError(
         f"{wanted.table.name}: {wanted.words} is neither in the mart ({wanted.mart}), nor in "
         f"{', '.join(files) or shown(wanted.inputs_dir)}, nor in quarantine.{advice} "
-        f"Give a {wanted.table.key} as the source writes it."
+        f"Give {_key_words(wanted.table)} as the source writes it."
         f"{f' The inputs could not be searched: {trouble}' if trouble else ''}"
     )
 
 
 def _near_keys(wanted: _Wanted) -> list[str]:
     """At most three keys of the mart that differ by a slip of typing, or end as the wanted one does."""
-    name, key = wanted.table.name, wanted.table.key
+    name, key, text = wanted.table.name, wanted.table.key, ", ".join(wanted.key)
     columns = star_columns(wanted.connection).get(name, ())
-    if key not in columns or len(wanted.key) > _LONGEST_KEY_TO_MEND:
+    if not {*key} <= {*columns} or len(text) > _LONGEST_KEY_TO_MEND:
         return []
-    most_slips = min(2, max(1, len(wanted.key) // 3))
+    most_slips = min(2, max(1, len(text) // 3))
     rows = wanted.connection.execute(
         f"""
         with keys as (
             select
-                {quoted(key)}::varchar as key_text,
-                damerau_levenshtein(lower(left(key_text, {2 * len(wanted.key)})), lower($key)) as slips
+                {row_text_sql(key)} as key_text,
+                damerau_levenshtein(lower(left(key_text, {2 * len(text)})), lower($key)) as slips
             from main.{quoted(name)}
         )
         select key_text from keys
@@ -412,7 +431,7 @@ def _near_keys(wanted: _Wanted) -> list[str]:
         order by slips, key_text
         limit 3
         """,
-        {"key": wanted.key},
+        {"key": text},
     )
     return [_shown(text) for (text,) in rows.fetchall()]
 

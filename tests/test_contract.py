@@ -24,11 +24,11 @@ def test_columns_types_and_defaults_are_read_from_the_catalog(candidate):
 
 def test_keys_and_references_are_read_from_the_catalog(candidate):
     table = read_contract(candidate.connection, "fact_sales")
-    assert table.key == "sale_id"
-    assert [(r.column, r.table, r.table_column) for r in table.references] == [
-        ("customer_id", "dim_customer", "customer_id"),
-        ("product_id", "dim_product", "product_id"),
-    ]
+    assert table.key == ("sale_id",)
+    assert table.references == (
+        (("customer_id",), "dim_customer", ("customer_id",)),
+        (("product_id",), "dim_product", ("product_id",)),
+    )
 
 
 def test_a_rule_is_told_in_plain_words(candidate):
@@ -61,8 +61,8 @@ def test_names_are_declared_in_any_case(candidate):
         "Near varchar references contract.dim_store (Store_ID), check (Opened > date '1900-01-01'))"
     )
     table = read_contract(candidate.connection, "dim_store")
-    assert (table.column_names, table.key) == (("store_id", "opened", "near"), "store_id")
-    assert [(r.column, r.table_column) for r in table.references] == [("near", "store_id")]
+    assert (table.column_names, table.key) == (("store_id", "opened", "near"), ("store_id",))
+    assert table.references == ((("near",), "dim_store", ("store_id",)),)
     assert [rule.columns for rule in table.rules] == [("opened",)]
 
 

@@ -1,0 +1,86 @@
+"""The star of a mart: its tables `dim_<thing>` and `fact_<event>`, and what their keys refer to."""
+
+from collections.abc import Iterable, Mapping
+
+import duckdb
+
+from mart_helpers.texts import quoted
+
+
+def star_columns(
+    connection: duckdb.DuckDBPyConnection, database: str | None = None
+) -> dict[str, list[str]]:
+    """The columns of each `dim_…` and `fact_…` table of the attached `database`, tables by name."""
+    return {table: list(types) for table, types in star_types(connection, database).items()}
+
+
+def star_types(
+    connection: duckdb.DuckDBPyConnection, database: str | None = None
+) -> dict[str, dict[str, str]]:
+    """The columns of each table as in `star_columns`, with their types.
+
+    `duckdb_columns()` lists all columns of all views of the system: to describe each table is quicker.
+    """
+    tables = connection.execute(_STAR_TABLES, {"database": database}).fetchall()
+    described = {
+        table: connection.execute(f"describe {quoted(database)}.main.{quoted(table)}").fetchall()
+        for database, table in tables
+    }
+    return {table: {name: type_ for name, type_, *_ in rows} for table, rows in described.items()}
+
+
+def surrogate_key(dimension: str) -> str:
+    """The name of the surrogate key of `dim_<thing>`: `<thing>_key`."""
+    return f"{dimension.removeprefix('dim_')}_key"
+
+
+def star_references(
+    connection: duckdb.DuckDBPyConnection, database: str | None = None
+) -> dict[str, dict[str, str]]:
+    """Of each table of the star the columns that refer to a dimension, each with that dimension.
+
+    See `references_in` for how they are known. The surrogate key of a dimension refers to nothing.
+    """
+    star = star_columns(connection, database)
+    return {
+        table: {
+            column: dimension
+            for column, dimension in references_in(columns, star).items()
+            if (table, column) != (dimension, surrogate_key(dimension))
+        }
+        for table, columns in star.items()
+    }
+
+
+def references_in(columns: Iterable[str], star: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Those of the `columns` that refer to a dimension of the `star`, as their names say; which one.
+
+    `<thing>_key` and `<role>_<thing>_key` refer to the `dim_<thing>` that has a `<thing>_key`; where
+    several names fit, to the longest.
+    """
+    keys = {
+        surrogate_key(table): table
+        for table, names in star.items()
+        if table.startswith("dim_") and surrogate_key(table) in names
+    }
+    fitting = {
+        column: [key for key in keys if column == key or column.endswith(f"_{key}")]
+        for column in columns
+    }
+    return {column: keys[max(found, key=len)] for column, found in fitting.items() if found}
+
+
+_STAR_TABLES = """
+with tables as (
+    select database_name, schema_name, table_name from duckdb_tables()
+    union all
+    select database_name, schema_name, view_name from duckdb_views()
+)
+select database_name, table_name
+from tables
+where
+    database_name = coalesce($database, current_database())
+    and schema_name = 'main'
+    and (starts_with(table_name, 'dim_') or starts_with(table_name, 'fact_'))
+order by table_name
+"""
