@@ -187,7 +187,9 @@ def _wanted(
         tuple(text.strip() for text in next(csv.reader([key]), [])) if table.key[1:] else (key.strip(),)
     )
     if len(parts) != len(table.key) or not all(parts):
-        raise UsageError(f'KEY: found "{_shown(key)}", expected {_key_words(table)} of {table.name}.')
+        raise UsageError(
+            f'KEY: found "{_shown(key.strip())}", expected {_key_words(table)} of {table.name}.'
+        )
     return _Wanted(connection, database, table, parts, *_latest_build(connection, table), inputs_dir)
 
 
