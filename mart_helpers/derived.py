@@ -12,8 +12,9 @@ from typing import NamedTuple
 from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import Reference, Table, ascends_sql, declared_tables, read_contract
+from mart_helpers.errors import StateError
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
-from mart_helpers.star import star_references, star_types, surrogate_key
+from mart_helpers.star import durable_key, star_references, star_types, surrogate_key
 from mart_helpers.texts import literal, quoted, row_sql, row_text_sql
 
 _MOST_NAMED = 5
@@ -32,11 +33,30 @@ class Check(NamedTuple):
 def derive_checks(session: Session) -> None:
     """Create a view in schema `checks` for each check that any mart needs.
 
-    Raises QueryError if the session only reads.
+    Raises StateError for a column of the star that is named as a reference and refers to no dimension,
+    QueryError if the session only reads.
     """
     connection = session.connection
+    _refuse_references_to_nothing(connection)
     connection.execute("create schema if not exists checks")
     create_checks(connection, [*_structural_checks(connection), *_checks_of_books(connection)])
+
+
+def _refuse_references_to_nothing(connection: DuckDBPyConnection) -> None:
+    """A `<thing>_key` that is no declared column has to fit a dimension, else nothing would check it."""
+    star, references = star_types(connection), star_references(connection)
+    for table, columns in star.items():
+        own = {surrogate_key(table), durable_key(table), f"{table.removeprefix('fact_')}_key"}
+        is_declared = table in declared_tables(connection)
+        own |= {*read_contract(connection, table).column_names} if is_declared else set()
+        for column in columns:
+            if column.endswith("_key") and column not in own and column not in references[table]:
+                thing = column.removesuffix("_key")
+                raise StateError(
+                    f"{table}.{column} refers to no dimension: there is no dim_{thing} with a column "
+                    f"{column}. Make it, or call the column <thing>_key or <role>_<thing>_key after its "
+                    "dimension dim_<thing>, or otherwise if it refers to nothing."
+                )
 
 
 def create_checks(connection: DuckDBPyConnection, checks: Iterable[Check]) -> None:

@@ -34,6 +34,11 @@ def surrogate_key(dimension: str) -> str:
     return f"{dimension.removeprefix('dim_')}_key"
 
 
+def durable_key(dimension: str) -> str:
+    """The name of the key that the versions of a member of `dim_<thing>` share."""
+    return f"{dimension.removeprefix('dim_')}_durable_key"
+
+
 def star_references(
     connection: duckdb.DuckDBPyConnection, database: str | None = None
 ) -> dict[str, dict[str, str]]:

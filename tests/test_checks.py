@@ -15,13 +15,15 @@ from conftest import sql_of
 
 from mart_helpers.checks import explain_failures, run_checks, stop_on_failures
 from mart_helpers.derived import derive_checks
-from mart_helpers.errors import CheckFailed
+from mart_helpers.errors import CheckFailed, StateError
 from mart_helpers.session import Session, current_database, has_table, open_published
 from mart_helpers.verdict import NOT_PASSED, headline, overall, verdict_lines
 
 STAR = """
 create schema contract;
-create table contract.dim_product (product_id varchar primary key, product_name varchar);
+create table contract.dim_product (
+    product_id varchar primary key, product_name varchar check (product_name <> 'Unknown')
+);
 create table contract.fact_sales (
     sale_id varchar primary key,
     product_id varchar not null references contract.dim_product (product_id),
@@ -82,6 +84,7 @@ def test_a_sound_mart_passes_every_check(make_mart: MakeMart) -> None:
         "dim_product_product_id_is_unique",
         "dim_product_product_key_is_not_null",
         "dim_product_product_key_is_unique",
+        "dim_product_rule_1_on_product_name",
         "fact_sales_discount_is_not_null",
         "fact_sales_has_rows",
         "fact_sales_product_key_is_in_dim_product",
@@ -121,6 +124,11 @@ def test_a_sound_mart_passes_every_check(make_mart: MakeMart) -> None:
             "fact_sales_rule_1_on_discount",
             2,
         ),
+        (
+            "insert into dim_product values (3, 'P3', 'Unknown')",  # as the unknown member may be called
+            "dim_product_rule_1_on_product_name",
+            1,
+        ),
         ("delete from fact_sales", "fact_sales_has_rows", 1),
     ],
 )
@@ -142,6 +150,18 @@ def test_checks_may_be_derived_within_a_transaction(candidate: Session, end: str
     candidate.execute(end)
     names = run_checks(candidate)["check_name"]
     assert names.str.startswith("dim_thing").sum() == (3 if end == "commit" else 0)
+
+
+def test_a_column_named_as_a_reference_has_to_fit_a_dimension(candidate: Session) -> None:
+    candidate.execute("create table contract.dim_store (store_id integer primary key, door_key varchar)")
+    candidate.execute(
+        "create table dim_store (store_key integer, store_durable_key integer, door_key text)"
+    )
+    candidate.execute("create table fact_visit (visit_key integer, main_store_key integer)")
+    derive_checks(candidate)
+    candidate.execute("alter table fact_visit add column shop_key integer")
+    with pytest.raises(StateError, match=r"fact_visit.shop_key refers to no dimension: .* no dim_shop"):
+        derive_checks(candidate)
 
 
 def test_names_that_sql_would_have_to_quote_are_checked_too(candidate: Session) -> None:
