@@ -121,8 +121,7 @@ def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> C
     tables = [_table(name, metrics, *marts) for name in sorted({*marts[0].star, *marts[1].star})]
     notes: list[str] = []
     counts = [_compare_table(connection, table, notes) for table in tables]
-    changed = {name for name, _, _, _, _, changed, *_ in counts if changed and name in marts[0].keys}
-    restated = restated_by(connection, changed, metrics, *marts)
+    restated = restated_by(connection, metrics, *marts)
     return Comparison(
         pd.DataFrame(counts, columns=_TABLE_COLUMNS).astype(
             {name: float for name in _TABLE_COLUMNS[-3:]}

@@ -26,8 +26,8 @@ class Metric(NamedTuple):
 
 
 def additive_metrics(connection: DuckDBPyConnection, mart: str) -> list[Metric]:
-    """The additive metrics of an attached mart, in the order in which its macros were made."""
-    names = [name for (name,) in connection.execute(_ADDITIVE, {"mart": mart}).fetchall()]
+    """The additive metrics of an attached mart, in the order of the columns that they sum."""
+    names = {name for (name,) in connection.execute(_ADDITIVE, {"mart": mart}).fetchall()}
     metrics = {}
     for (view,) in connection.execute(_VIEWS, {"mart": mart}).fetchall():
         for name, expression, columns in _columns_made(connection, view):
@@ -37,12 +37,17 @@ def additive_metrics(connection: DuckDBPyConnection, mart: str) -> list[Metric]:
                     f"create or replace temp macro {macro}({parameters}) as sum({expression})"
                 )
                 metrics[name] = Metric(name, macro, columns)
-    return [metrics[name] for name in names if name in metrics]
+    return list(metrics.values())
 
 
 def first_made_of(columns: Collection[str], metrics: Iterable[Metric]) -> Metric | None:
     """The first of the metrics that needs no other columns than these."""
     return next((each for each in metrics if set(each.columns) <= set(columns)), None)
+
+
+def is_number(type_: str) -> bool:
+    """Whether a column of this type may be summed up."""
+    return type_.startswith("DECIMAL") or type_.endswith(("INT", "INTEGER", "FLOAT", "DOUBLE"))
 
 
 def _columns_made(connection: DuckDBPyConnection, view: str) -> Iterator[tuple[str, str, list[str]]]:
@@ -89,12 +94,11 @@ where
     and function_type = 'macro'
     and regexp_matches(comment, '(^|; )adds up$')
     and replace(macro_definition, '"', '') = 'sum(' || parameters[1] || '.' || function_name || ')'
-order by function_oid
 """
 
 _VIEWS = """
 select regexp_extract(sql, '(?is)^create view .*? as (.*?);?$', 1)
 from duckdb_views()
 where database_name = $mart and schema_name = 'main' and not internal
-order by view_oid
+order by view_name
 """

@@ -6,13 +6,15 @@ closed if the published mart has a later one. Only facts that came from files, t
 anything.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import declared_keys, declared_tables, read_contract
 from mart_helpers.derived import Check, create_checks
+from mart_helpers.metrics import additive_metrics, is_number
+from mart_helpers.restated import Mart, restated_by, restated_notes
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
 from mart_helpers.sources import SEED_ROWS
 from mart_helpers.star import star_references, star_types
@@ -40,17 +42,20 @@ class _Fact(NamedTuple):
 def check_past(session: Session, allow_restated: bool) -> None:
     """Create a view in schema `checks` for each promise that the published mart has made.
 
-    What the candidate does not keep is noted in `checks.past_of_<fact>`, so that the views tell it after
-    the publication too. A closed month that lost or changed rows is an error, or a warning if
-    `allow_restated`. Raises QueryError if the session only reads.
+    What the candidate does not keep is noted in `checks.past_of_<fact>` and `checks.restated`, so that
+    the views tell it after the publication too. A closed month that lost or changed rows is an error, or
+    a warning if `allow_restated`. Raises QueryError if the session only reads.
     """
     connection = session.connection
-    checks = [_columns_check(connection)]
+    checks, promised = [_columns_check(connection)], []
     for fact in _facts(connection):
         checks.append(_newest_month_check(fact))
         if _from_files(connection, fact.name):
+            promised.append(fact.name)
             connection.execute(_past_sql(fact))
             checks += _past_checks(fact, "warn" if allow_restated else "error")
+    if promised:
+        checks.append(_restated_check(connection, promised))
     create_checks(connection, checks)
 
 
@@ -65,14 +70,10 @@ def _facts(connection: DuckDBPyConnection) -> Iterator[_Fact]:
                 column
                 for column, type_ in types.items()
                 if column not in (*keys[name], *references[name])
-                and _is_number(type_)
-                and _is_number(same.get(column, ""))
+                and is_number(type_)
+                and is_number(same.get(column, ""))
             ]
             yield _Fact(name, keys[name], days[0], amounts)
-
-
-def _is_number(type_: str) -> bool:
-    return type_.startswith("DECIMAL") or type_.endswith(("INT", "INTEGER", "FLOAT", "DOUBLE"))
 
 
 def _from_files(connection: DuckDBPyConnection, fact: str) -> bool:
@@ -185,6 +186,27 @@ def _past_checks(fact: _Fact, severity: str) -> Iterator[Check]:
         group by extract_starts_on
         """,
         f"the rows of {fact.name} begin as early as in the mart before",
+        "warn",
+    )
+
+
+def _restated_check(connection: DuckDBPyConnection, facts: Collection[str]) -> Check:
+    """Notes what changed dimensions do to the metrics of these facts, and tells the first of it."""
+    before, after = Mart(connection, "published"), Mart(connection, current_database(connection))
+    metrics = additive_metrics(connection, after.name)
+    found = restated_by(connection, metrics, before, after, facts)
+    connection.execute(
+        "create or replace table checks.restated as select unnest($metric) as metric, "
+        "unnest($year)::integer as year, unnest($dimension) as dimension, unnest($column_name) as "
+        "column_name, unnest($value)::varchar as value, unnest($change)::decimal(38, 4) as change",
+        {name: found[name].tolist() for name in found},
+    )
+    notes = [*restated_notes(found), ""]
+    more = f" and {len(notes) - 2} more" if len(notes) > 2 else ""
+    return Check(
+        "dimensions_restate_no_metric",
+        f"select *, {literal(notes[0] + more)} as found_in_words from checks.restated",
+        "no changed dimension restates a metric of published rows",
         "warn",
     )
 

@@ -1,14 +1,16 @@
 """What a changed dimension does to the figures of facts: a cost to the margin, a country to revenue."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 import pandas as pd
 from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import declared_keys
-from mart_helpers.metrics import Metric, first_made_of
+from mart_helpers.metrics import Metric, is_number
 from mart_helpers.star import star_references, star_types, surrogate_key
-from mart_helpers.texts import literal, quoted, row_sql
+from mart_helpers.texts import quoted, row_sql
 
 _MOST_VALUES = 50  # of a text that reports group by
 
@@ -74,23 +76,26 @@ class Mart:
 
 def restated_by(
     connection: DuckDBPyConnection,
-    dimensions: Collection[str],
-    metrics: list[Metric],
+    metrics: Collection[Metric],
     before: Mart,
     after: Mart,
+    facts: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """Each additive metric that one of these dimensions restated, year by year.
+    """Each additive metric of `facts`, or of all, that a changed dimension restated, year by year.
 
     Columns: metric, year, dimension, column_name, value, change. A metric made of a column of the
-    dimension has one row a year, without a value. A text of at most 50 values moves the first metric of
-    the fact from one value to another: a row for each. Counted are the facts that both marts have.
+    dimension has one row a year, without a value. A text of at most 50 values moves each metric from one
+    value to another: a row for each. Counted are the rows of the facts that both marts have.
     """
-    rows = [
-        row
-        for dimension in sorted(dimensions)
-        for sql in _questions(dimension, metrics, before, after)
-        for row in connection.execute(sql).fetchall()
-    ]
+    rows = []
+    for dimension in sorted(before.keys):
+        columns = _changed_columns(connection, dimension, before, after)
+        for kept in _kept_rows(dimension, before, after, facts) if columns else ():
+            known = [metric for metric in metrics if kept.knows(metric)]
+            rows += _by_amounts(connection, kept, columns, known)
+            for column in columns:
+                if before.star[dimension][column] == "VARCHAR":
+                    rows += _by_text(connection, kept, column, known)
     return pd.DataFrame(rows, columns=_COLUMNS).astype({"change": float})
 
 
@@ -106,85 +111,125 @@ def restated_notes(restated: pd.DataFrame) -> Iterator[str]:
             yield f"{metric} of {year} by {by}: {', '.join(moved[:5] + more)}"
 
 
-def _questions(dimension: str, metrics: list[Metric], before: Mart, after: Mart) -> Iterator[str]:
-    """Queries for the rows of the answer, of each column of a fact that refers to the dimension."""
+def _changed_columns(
+    connection: DuckDBPyConnection, dimension: str, before: Mart, after: Mart
+) -> list[str]:
+    """The columns of a dimension in which the members that both marts have are not what they were."""
     if dimension not in after.keys or before.key(dimension) != after.key(dimension):
-        return
-    present = after.star[dimension]
-    shared = [
-        name for name in before.star[dimension] if name in present and name not in before.keys[dimension]
+        return []
+    was, now = before.star[dimension], after.star[dimension]
+    columns = [
+        name
+        for name, type_ in was.items()
+        if name not in (*before.keys[dimension], surrogate_key(dimension))
+        and (type_ == now.get(name) or (is_number(type_) and is_number(now.get(name, ""))))
     ]
-    texts = [name for name in shared if present[name] == before.star[dimension][name] == "VARCHAR"]
-    for fact in before.keys:
-        if (
-            dimension not in before.references[fact].values()
-            or fact not in after.keys
-            or (before.key(fact) != after.key(fact))
-        ):
-            continue
-        day, columns = before.day(fact), list(before.star[fact])
-        for column in (name for name, to in before.references[fact].items() if to == dimension and day):
-            rows = _kept_rows(fact, column, dimension, before, after)
-            year = f"facts.{quoted(day)} // 10000 as year"
-            for metric in metrics:
-                theirs = [name for name in metric.columns if name not in columns]
-                if theirs and set(theirs) <= {*shared}:
-                    yield _by_amount(metric, theirs, dimension, year, rows)
-            if money := first_made_of(columns, metrics):
-                for text in texts:
-                    yield _by_text(money, text, dimension, year, rows, after)
-
-
-def _kept_rows(fact: str, column: str, dimension: str, before: Mart, after: Mart) -> str:
-    """The rows of a fact as they were published, with their member of the dimension before and after."""
-    own, fact_key, key = quoted(surrogate_key(dimension)), before.keys[fact], before.keys[dimension]
-    return f"""
-        from {before.stored(fact)} as facts
-        semi join {after.stored(fact)} as kept
-            on {row_sql(fact_key, "facts")} = {row_sql(fact_key, "kept")}
-        inner join {before.stored(dimension)} as was on facts.{quoted(column)} = was.{own}
+    key, names = before.keys[dimension], [quoted(name) for name in columns]
+    changes = ", ".join(f"bool_or(was.{name} is distinct from now.{name})" for name in names)
+    found = connection.execute(f"""
+        select [{changes}]
+        from {before.stored(dimension)} as was
         inner join {after.stored(dimension)} as now
             on {row_sql(key, "was")} is not distinct from {row_sql(key, "now")}
+    """).fetchone()
+    return [name for name, is_changed in zip(columns, found[0], strict=True) if is_changed]
+
+
+class _KeptRows(NamedTuple):
+    """The rows of a fact that both marts have, as they were published, each with a member it refers to.
+
+    `role` is the column that refers to the member, which is `was` before and `now` after.
     """
 
+    fact: str
+    role: str
+    dimension: str
+    before: Mart
+    after: Mart
 
-def _by_amount(metric: Metric, theirs: list[str], dimension: str, year: str, rows: str) -> str:
-    def value(member: str) -> str:
-        sources = {
-            name: f"{member if name in theirs else 'facts'}.{quoted(name)}" for name in metric.columns
-        }
-        return metric.of(*sources.values())
+    def home(self, column: str) -> str | None:
+        """The table that has a column: the fact, this dimension, or another one; None if none has."""
+        tables = [self.fact, self.dimension, *self.before.references[self.fact].values()]
+        return next((table for table in tables if column in self.before.star[table]), None)
 
-    differs = " or ".join(f"was.{quoted(name)} is distinct from now.{quoted(name)}" for name in theirs)
-    return f"""
-        select {literal(metric.name)}, {year}, {literal(dimension)}, {literal(", ".join(theirs))}, null,
-            {value("now")} - {value("was")} as change
-        {rows}
-        where {differs}
-        group by year
-        having change <> 0
-        order by year
-    """
+    def knows(self, metric: Metric) -> bool:
+        """Whether the fact and its dimensions have all that the metric is made of."""
+        return all(self.home(column) for column in metric.columns)
 
+    def value(self, metric: Metric, member: str = "was") -> str:
+        """SQL for the metric, of the columns that the member had or has."""
+        names = {self.fact: "facts", self.dimension: member}
+        homes = [(self.home(column), quoted(column)) for column in metric.columns]
+        return metric.of(*(f"{names.get(home, quoted(home))}.{column}" for home, column in homes))
 
-def _by_text(money: Metric, text: str, dimension: str, year: str, rows: str, after: Mart) -> str:
-    column, value = quoted(text), money.of(*(f"facts.{quoted(name)}" for name in money.columns))
-    where = f"""
-        where
-            was.{column} is distinct from now.{column}
-            and (select count(distinct {column}) from {after.stored(dimension)}) <= {_MOST_VALUES}
-        group by all
-    """
-    return f"""
-        with moved as (
-            select {year}, was.{column} as value, -{value} as change {rows} {where}
-            union all
-            select {year}, now.{column} as value, {value} as change {rows} {where}
+    def sums(self, columns: Collection[str], amounts: Collection[str], by: Collection[str] = ()) -> str:
+        """A query for amounts by year and more; of rows whose member changed in one of the columns."""
+        before, after, fact = self.before, self.after, self.fact
+        key, fact_key = before.keys[self.dimension], before.keys[fact]
+        others = {to: name for name, to in before.references[fact].items() if to != self.dimension}
+        joins = "".join(
+            f" left join {before.stored(to)} as {quoted(to)}"
+            f" on facts.{quoted(name)} = {quoted(to)}.{quoted(surrogate_key(to))}"
+            for to, name in others.items()
+            if any(f"{quoted(to)}." in amount for amount in amounts)
         )
-        select
-            {literal(money.name)}, year, {literal(dimension)}, {literal(text)}, value, sum(change)
-        from moved
-        group by year, value
-        having sum(change) <> 0
-        order by year, value
-    """
+        differs = (f"was.{quoted(name)} is distinct from now.{quoted(name)}" for name in columns)
+        return f"""
+            select {", ".join([f"facts.{quoted(before.day(fact))} // 10000 as year", *by, *amounts])}
+            from {before.stored(fact)} as facts
+            semi join {after.stored(fact)} as kept
+                on {row_sql(fact_key, "facts")} = {row_sql(fact_key, "kept")}
+            inner join {before.stored(self.dimension)} as was
+                on facts.{quoted(self.role)} = was.{quoted(surrogate_key(self.dimension))}
+            inner join {after.stored(self.dimension)} as now
+                on {row_sql(key, "was")} is not distinct from {row_sql(key, "now")}
+            {joins}
+            where {" or ".join(differs)}
+            group by all
+            order by all
+        """
+
+
+def _kept_rows(
+    dimension: str, before: Mart, after: Mart, facts: Collection[str] | None
+) -> Iterator[_KeptRows]:
+    """For each column of the facts that refers to the dimension, the rows that both marts have."""
+    for fact in sorted({*before.keys} & {*after.keys}):
+        is_asked = facts is None or fact in facts
+        if is_asked and before.key(fact) == after.key(fact) and before.day(fact):
+            for role, to in before.references[fact].items():
+                if to == dimension:
+                    yield _KeptRows(fact, role, dimension, before, after)
+
+
+def _by_amounts(
+    connection: DuckDBPyConnection, kept: _KeptRows, changed: list[str], metrics: list[Metric]
+) -> Iterator[tuple]:
+    """The rows of the metrics that are made of changed columns of the dimension."""
+    for metric in metrics:
+        columns = [name for name in metric.columns if kept.home(name) == kept.dimension]
+        if theirs := [name for name in columns if name in changed]:
+            change = f"{kept.value(metric, 'now')} - {kept.value(metric)}"
+            for year, amount in connection.execute(kept.sums(theirs, [change])).fetchall():
+                if amount:
+                    yield metric.name, year, kept.dimension, ", ".join(theirs), None, amount
+
+
+def _by_text(
+    connection: DuckDBPyConnection, kept: _KeptRows, text: str, metrics: list[Metric]
+) -> Iterator[tuple]:
+    """For each metric and year, what left one value of a text and went to another."""
+    column, dimension = quoted(text), kept.after.stored(kept.dimension)
+    (values,) = connection.execute(f"select count(distinct {column}) from {dimension}").fetchone()
+    if values > _MOST_VALUES or not metrics:
+        return
+    values = f"was.{column} as before", f"now.{column} as after"
+    sums = kept.sums([text], [kept.value(metric) for metric in metrics], values)
+    changes: Counter[tuple] = Counter()
+    for year, before, after, *amounts in connection.execute(sums).fetchall():
+        for place, amount in enumerate(amounts):
+            changes[place, year, before] -= amount
+            changes[place, year, after] += amount
+    for place, year, value in sorted(changes, key=lambda each: (*each[:2], each[2] or "")):
+        if change := changes[place, year, value]:
+            yield metrics[place].name, year, kept.dimension, text, value, change

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import make_home, mart_command, query
 
+from mart_helpers.diff import compare_files
+from mart_helpers.kept import previous_path
+from mart_helpers.restated import restated_notes
+
 Edit = Callable[[list[str]], list[str]]
 
 
@@ -136,24 +140,30 @@ def test_a_swapped_header_that_makes_every_price_wrong_stops_the_build(nightly):
     assert_refused(done, "most_sales_are_plausible", nightly)
 
 
-def test_what_a_dimension_restates_is_told_in_money_and_by_year(nightly):
-    of_year = "select year, sum({}) from fact_sales join dim_date using (date_key) join {} group by year"
-    sales_of = "dim_product using (product_key) where product_id = 'P01'"
-    units = dict(query(nightly.mart, of_year.format("quantity", sales_of)))
-    sales_to = "dim_customer using (customer_key) where customer_id = 'C001'"
-    revenue = dict(query(nightly.mart, of_year.format("net_amount", sales_to)))
+def test_what_a_dimension_restates_is_a_warning_in_money_and_by_year(nightly):
+    of_sales = "select year, {} from all_sales as sales where {} group by year"
+    units = dict(query(nightly.mart, of_sales.format("units(sales)", "product_id = 'P01'")))
+    moved = {
+        metric: dict(query(nightly.mart, of_sales.format(f"{metric}(sales)", "customer_id = 'C001'")))
+        for metric in ("revenue", "cost", "margin", "units")
+    }
     nightly.edit("dim_product", lambda lines: [lines[0], with_field(lines[1], 3, "12.80"), *lines[2:]])
     nightly.edit("dim_customer", lambda lines: [lines[0], with_field(lines[1], 4, "France"), *lines[2:]])
     done = nightly.build()
     assert done.returncode == 0, done.stderr
+    told = f"margin of 2023: {-2 * units[2023]:+,.2f}, restated by dim_product.unit_cost"
+    assert "dimensions_restate_no_metric" not in done.stdout, "it has better words"
+    assert re.search(r"^ +warn: \w+ of 2023", done.stdout, re.MULTILINE)
+    assert told in done.stdout
+    notes = [*restated_notes(compare_files(previous_path(nightly.mart, 1), nightly.mart).restated)]
     for year in (2023, 2024):
-        assert (
-            f"margin of {year}: {-2 * units[year]:+,.2f}, restated by dim_product.unit_cost"
-            in done.stdout
-        )
-        assert f"France {revenue[year]:+,.2f}, Germany {-revenue[year]:+,.2f}" in done.stdout
+        assert f"margin of {year}: {-2 * units[year]:+,.2f}, restated by dim_product.unit_cost" in notes
+        for metric, amounts in moved.items():
+            france = f"France {amounts[year]:+,.2f}, Germany {-amounts[year]:+,.2f}"
+            assert f"{metric} of {year} by dim_customer.country: {france}" in notes
     shown = [line.split() for line in mart_command("diff", cwd=nightly.home).stdout.splitlines()]
     assert ["margin", "2023", "dim_product", "unit_cost", f"{-2 * units[2023]:+,.2f}"] in shown
+    assert "restated by" not in nightly.build().stdout, "it is of one night"
 
 
 def test_columns_that_are_new_or_gone_are_a_warning_once(nightly):
