@@ -302,10 +302,10 @@ read as (
 select
     set_aside.*,
     format(
-        '{{{{:,}}}} {{{{}}}} ({{{{:.1f}}}} %) of {{{{}}}} {{{{}}}} in quarantine',
+        '{{{{:,}}}} {{{{}}}} ({{{{}}}} %) of {{{{}}}} {{{{}}}} in quarantine',
         count(*) over (),
         if(count(*) over () = 1, 'row', 'rows'),
-        100 * count(*) over () / read.rows,
+        if(1000 * count(*) over () < read.rows, 'under 0.1', round(100 * count(*) over () / read.rows, 1)),
         {{table}},
         if(count(*) over () = 1, 'is', 'are')
     ) as found_in_words

@@ -104,12 +104,20 @@ def quarantine_bad_rows(
 ) -> None:
     """Move the rows with problems to `quarantine`.
 
-    What they hold, as far as it could be read, stays in `staging.<table>_quarantined`.
+    What they hold stays in `staging.<table>_quarantined`, save what cannot be read or breaks a rule.
     """
     rows, are_bad = staging_of(table.name), f"rowid in ({_BAD})"
+    ids = {table.key, *(reference.column for reference in table.references)}
+    readable = ", ".join(
+        f"if(list_contains(bad.names, {literal(name)}), null, {quoted(name)}) as {quoted(name)}"
+        for name in table.column_names
+        if name not in ids
+    )
     connection.execute(
         f"create or replace table {staging_of(f'{table.name}_quarantined')} as "
-        f"select * exclude ({SUSPECT}) from {rows} where {are_bad}"
+        f"select staged.* exclude ({SUSPECT}) {readable and f'replace ({readable})'} from {rows} as staged "
+        "inner join (select row_id, list(column_name) as names from problems group by row_id) as bad "
+        "on staged.rowid = bad.row_id"
     )
     _note_places(connection, batches)
     connection.execute(_ENTRIES)

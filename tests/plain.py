@@ -39,20 +39,19 @@ def rows_set_aside(*tables: str) -> int:
     return rows_read(*tables) - rows_loaded(*tables)
 
 
-def revenue_set_aside(folder: Path = INPUTS) -> Decimal:
-    """The revenue of the bad sales of which quantity, price and discount are numbers."""
+def revenue_set_aside(folder: Path = INPUTS) -> tuple[Decimal, int]:
+    """The revenue of the bad sales whose quantity, price and discount are good; how many others are bad."""
     good = {row["sale_id"] for row in sales(folder)}
-    revenue = Decimal(0)
+    revenue, unknown = Decimal(0), 0
     for row in lines("fact_sales", folder):
-        is_first = row["sale_id"] in good
-        good.discard(row["sale_id"])  # a second one is bad
-        try:
-            amounts = int(row["quantity"]), Decimal(row["unit_price"]), Decimal(row["discount"])
-        except (ValueError, InvalidOperation):
+        if row["sale_id"] in good:
+            good.remove(row["sale_id"])  # a second one is bad
             continue
-        if not is_first:
-            revenue += _revenue(*amounts)
-    return revenue
+        try:
+            revenue += _revenue(int(row["quantity"]), Decimal(row["unit_price"]), _discount(row))
+        except (ValueError, InvalidOperation):
+            unknown += 1
+    return revenue, unknown
 
 
 @cache
@@ -99,9 +98,7 @@ def _sale(row: dict[str, str], buyers: dict[str, Row], goods: dict[str, Row]) ->
     nobody |= {"customer_id": None, "signup_date": None}
     buyer = buyers[row["customer_id"]] if row["customer_id"] else nobody
     day, quantity = date.fromisoformat(row["sale_date"]), int(row["quantity"])
-    price, discount = Decimal(row["unit_price"]), Decimal(row["discount"])
-    if not 0 <= discount <= 1:
-        raise ValueError(discount)
+    price, discount = Decimal(row["unit_price"]), _discount(row)
     revenue = _revenue(quantity, price, discount)
     product = goods[row["product_id"]]
     return {
@@ -116,6 +113,13 @@ def _sale(row: dict[str, str], buyers: dict[str, Row], goods: dict[str, Row]) ->
         "cost": quantity * product["unit_cost"],
         "margin": revenue - quantity * product["unit_cost"],
     }
+
+
+def _discount(row: dict[str, str]) -> Decimal:
+    discount = Decimal(row["discount"])
+    if not 0 <= discount <= 1:
+        raise ValueError(discount)
+    return discount
 
 
 def _revenue(quantity: int, price: Decimal, discount: Decimal) -> Decimal:

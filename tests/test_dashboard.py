@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import code_cells, query
+from conftest import code_cells, query, sql_of
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from mart_helpers import dashboard
@@ -29,7 +29,9 @@ STAR = """
     create macro key(day) as strftime(day, '%Y%m%d')::integer;
 
     create table dim_date as
-    select key(day) as date_key, day::date as date, date_trunc('month', day)::date as month_start
+    select
+        key(day) as date_key, day::date as date, month(day) as month,
+        date_trunc('month', day)::date as month_start
     from range(date '2021-01-01', date '2021-01-01' + to_months({months}), interval 1 day) days (day);
 
     create table dim_customer as
@@ -87,6 +89,8 @@ def make_star(folder: Path, costs: bool = True, **size: int) -> Path:
     database = folder / "mart.duckdb"
     with duckdb.connect(database) as connection:
         connection.execute(STAR.format(days=days, costs=costs, **size))
+        for cell in sql_of("01_build", "create view described_sales", "create view all_sales"):
+            connection.execute(cell)
     return database
 
 

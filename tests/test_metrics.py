@@ -2,17 +2,24 @@
 
 import json
 import random
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from shutil import copytree
+from shutil import copy, copytree
+from typing import NamedTuple
 
+import duckdb
+import openpyxl
 import plain
 import pytest
+from bs4 import BeautifulSoup
 from conftest import CHECKOUT, query
 
-from mart_helpers.run import answer_questions, run_notebook
-from mart_helpers.session import Session, open_published
+from mart_helpers.diff import Comparison, compare_files
+from mart_helpers.pages import write_report
+from mart_helpers.run import run_notebook
 
 DIMENSIONS = (
     *("customer_id", "customer_name", "segment", "city", "country"),
@@ -95,51 +102,138 @@ def test_any_metrics_by_any_dimensions_agree_with_plain_python(sample_mart: Path
                 assert figure == expected, name
 
 
+class Told(NamedTuple):
+    """What is told of a mart: its answers as sheets, and its pages."""
+
+    mart: Path
+    workbook: Path
+    pages: Path
+    quality: Path
+
+
 @pytest.fixture(scope="module")
-def doubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A mart of the sample in whose metrics, and nowhere else, revenue is twice as much."""
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Told, Told]:
+    """Of the sample; and where revenue is twice as much, in the cell of its metrics and nowhere else."""
+    return tuple(tell(tmp_path_factory.mktemp("told"), factor) for factor in ("", "2 * "))
+
+
+def tell(home: Path, factor: str) -> Told:
+    for part in ("notebooks", "inputs"):
+        copytree(CHECKOUT / part, home / part)
+    notebook = home / "notebooks" / "01_build.ipynb"
+    cells = json.loads(notebook.read_text())
+    (cell,) = [each for each in cells["cells"] if "create macro revenue" in "".join(each["source"])]
+    source = "".join(cell["source"])
+    assert source.count("(net_amount) as net_amount;") == 1
+    cell["source"] = source.replace("as net_amount;", f"as {factor}net_amount;")
+    notebook.write_text(json.dumps(cells))
+    (home / "runs").mkdir()
+    told = Told(
+        home / "data" / "mini_data_mart.duckdb",
+        home / "data" / "Excel-export" / "mini_data_mart.xlsx",
+        home / "data" / "pages",
+        home / "data" / "quality" / "quality_report.json",
+    )
     with pytest.MonkeyPatch.context() as monkeypatch:
-        home = tmp_path_factory.mktemp("doubled")
-        for part in ("notebooks", "inputs"):
-            copytree(CHECKOUT / part, home / part)
         monkeypatch.setenv("MART_HOME", str(home))
-        notebook = home / "notebooks" / "01_build.ipynb"
-        cells = json.loads(notebook.read_text())
-        (metrics,) = [
-            cell for cell in cells["cells"] if "create macro revenue" in "".join(cell["source"])
+        executed = [
+            run_notebook(name, {"formats": "xlsx"} if name == "03_export" else {}, home / "runs")
+            for name in ("01_build", "04_quality", "02_explore", "03_export", "05_dashboard")
         ]
-        source = "".join(metrics["source"])
-        assert source.count("net_amount as revenue,") == 1
-        metrics["source"] = source.replace("net_amount as revenue,", "2 * net_amount as revenue,")
-        notebook.write_text(json.dumps(cells))
-        (home / "runs").mkdir()
-        run_notebook("01_build", {}, home / "runs")
-    return home / "data" / "mini_data_mart.duckdb"
+        write_report(executed, told.pages, told.mart, told.quality)
+    return told
 
 
-def test_revenue_that_is_doubled_there_is_doubled_in_every_answer(
-    sample_mart: Path, doubled: Path
-) -> None:
-    """Each column of revenue in each answer of 02_explore, whose rows stay what they were."""
-    once, twice = (answers_of(mart) for mart in (sample_mart, doubled))
-    seen = set()
-    for name, rows in once.items():
-        for before, after in zip(rows, twice[name], strict=True):
-            for column, value in before.items():
-                if column.startswith("revenue") and not column.endswith("_pct") and value is not None:
-                    assert float(after[column]) == pytest.approx(
-                        2 * float(value), abs=0.011, nan_ok=True
-                    ), (
-                        name,
-                        column,
-                    )
-                    seen.add(name)
-    assert seen >= {"revenue_over_time", "top_products", "country_revenue", "segment_revenue"}
+def test_revenue_that_is_doubled_there_is_doubled_in_every_answer_and_sheet(told) -> None:
+    once, twice = (sheets_of(each.workbook) for each in told)
+    compared = {name: assert_twice(rows, twice[name]) for name, rows in once.items()}
+    assert {name for name, amounts in compared.items() if amounts} >= {
+        *("sales", "headline_figures", "revenue_over_time", "top_products", "category_revenue"),
+        *("country_revenue", "segment_revenue", "discount_bands", "new_and_returning"),
+    }
+    (once, *_), (twice, *_) = once["weekday_revenue"], twice["weekday_revenue"]  # a column a month
+    assert twice["Jan"] == pytest.approx(2 * once["Jan"], abs=0.011)
 
 
-def answers_of(mart: Path) -> dict[str, list[dict]]:
-    session = Session(open_published(mart), mart, {})
-    names = answer_questions(session, "02_explore")
-    frames = {name: session.connection.execute(f"from {name}").df() for name in names}
-    session.close()
-    return {name: frame.to_dict("records") for name, frame in frames.items()}
+def test_revenue_that_is_doubled_there_is_doubled_on_every_page(told) -> None:
+    once, twice = (tables_of(each.pages / "report.html") for each in told)
+    compared = [assert_twice(*tables, 1.1) for tables in zip(once, twice, strict=True)]  # no decimals
+    assert sum(amounts > 0 for amounts in compared) >= 10
+    once, twice = (json.loads(page_data(each.pages / "dashboard.html"))["cubes"] for each in told)
+    places = [place for place, cube in enumerate(once) if "revenue" in cube["figures"]]
+    assert len(places) == 2
+    for cube in places:
+        amounts, doubled = (each[cube]["figures"]["revenue"] for each in (once, twice))
+        assert doubled == [2 * amount for amount in amounts]
+
+
+def test_revenue_that_is_doubled_there_is_doubled_where_quality_is_told(told) -> None:
+    once, twice = (json.loads(each.quality.read_text()) for each in told)
+    for name in ("revenue_loaded", "revenue_quarantined"):
+        assert Decimal(twice[name]) == 2 * Decimal(once[name]) != 0
+    pages = [(each.quality.parent / "quality_report.html").read_text() for each in told]
+    for report, page in zip((once, twice), pages, strict=True):
+        assert f"{Decimal(report['revenue_quarantined']):,.2f} in rows that can be read" in page
+
+
+def test_revenue_that_is_doubled_there_is_doubled_in_what_marts_differ_by(told, tmp_path: Path) -> None:
+    once, twice = (difference_of(each.mart, tmp_path / each.mart.parent.parent.name) for each in told)
+    for part in ("months", "rows", "restated"):
+        before, after = (getattr(each, part) for each in (once, twice))
+        if part == "restated":
+            before, after = (each[each["metric"] == "revenue"] for each in (before, after))
+        assert list(after["change"]) == [2 * change for change in before["change"]] != []
+
+
+def difference_of(mart: Path, folder: Path) -> Comparison:
+    """What differs after a sale is gone and a customer has moved."""
+    folder.mkdir()
+    changed = Path(copy(mart, folder))
+    with duckdb.connect(str(changed)) as connection:
+        connection.execute("delete from fact_sales where sale_id = 'S000010'")
+        connection.execute("update dim_customer set country = 'France' where customer_id = 'C001'")
+    return compare_files(mart, changed)
+
+
+def assert_twice(once: list[dict], twice: list[dict], within: float = 0.011) -> int:
+    """Each revenue in rows is doubled in the others; how many there are."""
+    compared = 0
+    for before, after in zip(once, twice, strict=True):
+        is_row = {"revenue", "Revenue"} & {before.get("figure"), before.get("")}
+        for column, value in before.items():
+            is_column = column.startswith("revenue") and not column.endswith(("pct", "%"))
+            amounts = [each for each in map(number, (value, after[column])) if each is not None]
+            if amounts and (is_row or is_column):
+                assert amounts[1] == pytest.approx(2 * amounts[0], abs=within), (column, before)
+                compared += 1
+    return compared
+
+
+def number(value: object) -> float | None:
+    with suppress(ValueError):
+        return float(str(value).replace(",", ""))
+    return None
+
+
+def sheets_of(workbook: Path) -> dict[str, list[dict]]:
+    sheets = {}
+    for sheet in openpyxl.load_workbook(workbook, read_only=True).worksheets:
+        header, *rows = sheet.iter_rows(values_only=True)
+        sheets[sheet.title] = [dict(zip(header, row, strict=True)) for row in rows]
+    return sheets
+
+
+def tables_of(page: Path) -> list[list[dict]]:
+    tables = []
+    for table in BeautifulSoup(page.read_text(), "html.parser").find_all("table"):
+        header, *rows = [
+            [cell.get_text(strip=True) for cell in row.find_all(["th", "td"])]
+            for row in table.find_all("tr")
+        ]
+        tables.append([dict(zip(header, row, strict=True)) for row in rows])
+    return tables
+
+
+def page_data(page: Path) -> str:
+    (found,) = re.findall('<script type="application/json" id="page">(.*)</script>', page.read_text())
+    return found

@@ -320,7 +320,8 @@ def test_the_head_says_which_build_is_shown_with_what_values_and_what_the_checks
     figures = dict(zip(names, values, strict=True))
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", figures.pop("Built (UTC)"))
     aside = figures.pop("Revenue in quarantine")
-    assert re.match(rf"{plain.revenue_set_aside():,.2f} in rows that can be read, and \d+ rows", aside)
+    revenue, unknown = plain.revenue_set_aside()
+    assert aside == f"{revenue:,.2f} in rows that can be read, and {unknown} rows of unknown amount"
     assert figures == {
         "Mart": "mini_data_mart.duckdb",
         "Build": "1",
