@@ -305,7 +305,11 @@ select
         '{{{{:,}}}} {{{{}}}} ({{{{}}}} %) of {{{{}}}} {{{{}}}} in quarantine',
         count(*) over (),
         if(count(*) over () = 1, 'row', 'rows'),
-        if(1000 * count(*) over () < read.rows, 'under 0.1', round(100 * count(*) over () / read.rows, 1)),
+        if(
+            1000 * count(*) over () < read.rows,
+            'under 0.1',
+            format('{{{{:.1f}}}}', 100 * count(*) over () / read.rows)
+        ),
         {{table}},
         if(count(*) over () = 1, 'is', 'are')
     ) as found_in_words
