@@ -107,11 +107,10 @@ def quarantine_bad_rows(
     What they hold stays in `staging.<table>_quarantined`, save what cannot be read or breaks a rule.
     """
     rows, are_bad = staging_of(table.name), f"rowid in ({_BAD})"
-    ids = {table.key, *(reference.column for reference in table.references)}
     readable = ", ".join(
         f"if(list_contains(bad.names, {literal(name)}), null, {quoted(name)}) as {quoted(name)}"
         for name in table.column_names
-        if name not in ids
+        if name not in table.id_names
     )
     connection.execute(
         f"create or replace table {staging_of(f'{table.name}_quarantined')} as "
