@@ -113,8 +113,8 @@ def quarantine_bad_rows(
         if name not in table.id_names
     )
     connection.execute(
-        f"create or replace table {staging_of(f'{table.name}_quarantined')} as "
-        f"select staged.* exclude ({SUSPECT}) {readable and f'replace ({readable})'} from {rows} as staged "
+        f"create or replace table {staging_of(f'{table.name}_quarantined')} as select "
+        f"staged.* exclude ({SUSPECT}) {readable and f'replace ({readable})'} from {rows} as staged "
         "inner join (select row_id, list(column_name) as names from problems group by row_id) as bad "
         "on staged.rowid = bad.row_id"
     )

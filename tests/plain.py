@@ -40,7 +40,7 @@ def rows_set_aside(*tables: str) -> int:
 
 
 def revenue_set_aside(folder: Path = INPUTS) -> tuple[Decimal, int]:
-    """The revenue of the bad sales whose quantity, price and discount are good; how many others are bad."""
+    """The revenue of bad sales whose quantity, price and discount are good; how many others are bad."""
     good = {row["sale_id"] for row in sales(folder)}
     revenue, unknown = Decimal(0), 0
     for row in lines("fact_sales", folder):
