@@ -197,6 +197,8 @@ def _prepared(candidate: Path, database: Path, memory_limit: str) -> duckdb.Duck
         connection.execute(f"set memory_limit = '{memory_limit}'")
         # until it is whole, and then synchronised by `publish`, a candidate need not survive a crash
         connection.execute("set fsync_mode = 'NONE'")
+        # what is written once need not be tidied up
+        connection.execute("set max_vacuum_tasks = 0")
         for scratch in _SCRATCH:
             connection.execute(f"attach ':memory:' as {scratch}")
         _attach_published(connection, database)

@@ -18,6 +18,7 @@ from mart_helpers.sources import (
     halves,
     located,
     read_batch,
+    records_of,
     refuse_eight_bit,
 )
 from mart_helpers.staging import add_unread, fill_staging, mark_rows, staging_of
@@ -25,8 +26,8 @@ from mart_helpers.texts import one_line
 
 _MOST_HALVED = 1_000
 
-# A row group of DuckDB, which is written quickest: read at once behind a batch without rejects.
-_ROW_GROUP = 122_880
+# Read at once behind a batch without rejects: on several threads, into whole row groups of DuckDB.
+_MANY_RECORDS = 8 * 122_880
 
 _REOPENED = "quotes close and open again within a field"
 
@@ -53,10 +54,10 @@ class Reading:
         """
         rejected, failure = self._fill(batch)
         _, rows = self._new_rows()
-        count = sum(part.count for part in batch)
+        count = records_of(batch)
         if failure or rows + len(rejected) != count:
             self._connection.execute(f"delete from {self._staged} where rowid >= {self._next_row}")
-            self._halved += 1
+            self._halved += count <= FEW_RECORDS
             if batch[0].block is None or self._halved > _MOST_HALVED:
                 raise _unreadable(batch, rows + len(rejected), failure)
             if apart := halves(batch):
@@ -64,7 +65,7 @@ class Reading:
                     self.read(half)
                 return
             rejected = {0: _DAMAGED}
-        self.most = FEW_RECORDS if rejected else _ROW_GROUP
+        self.most = FEW_RECORDS if rejected else _MANY_RECORDS
         add_unread(self._connection, self._table, rejected.values())
         first_row, _ = self._new_rows()
         self._next_row = first_row + count
@@ -123,7 +124,7 @@ def _merged(batch: Sequence[Part]) -> list[Part]:
 
 
 def _unreadable(batch: Sequence[Part], rows: int, failure: duckdb.Error | None) -> InputError:
-    name, count = batch[0].source.name, sum(part.count for part in batch)
+    name, count = batch[0].source.name, records_of(batch)
     if "state machine" in str(failure):
         return InputError(
             f"{name}: its line ends are mixed (LF, CRLF or CR alone), so rows cannot be told "

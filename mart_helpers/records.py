@@ -83,7 +83,7 @@ class Block(NamedTuple):
 
         DuckDB would load `"S5" "x"` as `S5 x`.
         """
-        if self.spans is None or not re.search(rb'" +"', self.text):
+        if not re.search(rb'" +"', self.text):
             return []
         mark = re.escape(delimiter)
         field = re.compile(rf'(?: ?"(?:[^"]|"")*+"( +")?)?+[^{mark}]*{mark}?')
@@ -179,22 +179,28 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
 
 def _records(text: bytes, delimiter: str) -> tuple[list[tuple[int, int]] | None, int | None]:
     """The `spans` of a block, and the line on which a quote stays open, if one does."""
-    if b'"' not in text:
-        plain = text.replace(b"\r\n", b"\n") if b"\r" in text else text
-        if not plain.startswith(b"\n") and plain.rfind(b"\n\n") < 0:  # quicker than `in`
+    lines = (text.replace(b"\r\n", b"\n") if b"\r" in text else text).split(b"\n")
+    with_quotes = [line for line in lines if b'"' in line] if b'"' in text else []
+    read, open_lines = _read(with_quotes, delimiter)
+    if len(read) == len(with_quotes) and not open_lines:  # no quote opens on one line for another
+        if b"" not in lines[:-1]:
             return None, None
-        return [(n, n + 1) for n, line in enumerate(plain.split(b"\n")) if line], None
+        return [(n, n + 1) for n, line in enumerate(lines) if line], None
+    spans, open_lines = _read(lines[:-1], delimiter)
+    return spans, len(lines) - 1 - open_lines if open_lines else None
+
+
+def _read(lines: list[bytes], delimiter: str) -> tuple[list[tuple[int, int]], int]:
+    """The spans of records that the csv module reads, and how many lines a last open quote takes."""
     csv.field_size_limit(4 * _LONGEST_BYTES)
-    lines = io.StringIO(text.decode("latin-1").replace("\r\n", "\n").replace("\r", " "))
-    reader = csv.reader(chain(lines, _END), delimiter=delimiter, skipinitialspace=True)
+    texts = (line.decode("latin-1").replace("\r", " ") + "\n" for line in lines)
+    reader = csv.reader(chain(texts, _END), delimiter=delimiter, skipinitialspace=True)
     spans, first, row = [], 0, []
     for row in reader:
         if row:
             spans.append((first, reader.line_num))
         first = reader.line_num
-    if row == _END:
-        return spans[:-1], None
-    return spans, text.count(b"\n") - row[-1].count("\n")
+    return (spans[:-1], 0) if row == _END else (spans, row[-1].count("\n"))
 
 
 def _open_quote(name: str, line: int) -> InputError:

@@ -146,7 +146,7 @@ class CsvFile(NamedTuple):
     fields: tuple[str, ...]
     ignored: tuple[str, ...]
 
-    def rows_sql(self, path: Path, line_end: str) -> str:
+    def rows_sql(self, path: Path, line_end: str, options: str) -> str:
         """A query, as that of other sources, for records that stand at `path` without a header."""
         columns = ", ".join(f"{literal(field)}: 'varchar'" for field in (*self.fields, _SURPLUS))
         # all that is ignored is looked at too: bytes that are no UTF-8 are an error there as well
@@ -160,9 +160,7 @@ class CsvFile(NamedTuple):
             f"from read_csv({_file(path)}, columns = {{{columns}}}, auto_detect = false, "
             f"delim = '{self.delimiter}', quote = '\"', escape = '\"', header = false, "
             f"nullstr = '{_NO_FIELD}', null_padding = true, "
-            f"new_line = {literal(line_end)}, hive_partitioning = false, "
-            # on several threads DuckDB loses rejects, and refuses fields that hold line ends
-            "parallel = false, store_rejects = true, rejects_limit = 0)"
+            f"new_line = {literal(line_end)}, hive_partitioning = false, {options})"
         )
 
     def is_like(self, other: Source) -> bool:
@@ -237,23 +235,28 @@ def read_batch(
     """What `run` makes of a query for the rows of `batch`, and the records that DuckDB rejects.
 
     Those are known by their ordinals from 0 in the batch, ascending; each has the reason. The records
-    stand in the `folder` for as long as they are read.
+    stand in the `folder` for as long as they are read. Of more than `FEW_RECORDS` DuckDB raises
+    InvalidInputException for the first that it rejects.
     """
     source = batch[0].source
     if not isinstance(source, CsvFile):
         return run(source.rows_sql), {}
+    connection.execute(_FORGET_REJECTS)
     folder.mkdir(exist_ok=True)
     path = folder / "rows.csv"
     try:
         with path.open("wb") as file:
             file.writelines(part.block.text for part in batch)
-        connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
         line_end = r"\r\n" if batch[-1].block.text.endswith(b"\r\n") else r"\n"
-        result = run(source.rows_sql(path, line_end))
+        result = run(source.rows_sql(path, line_end, _read_options(batch)))
     finally:
         shutil.rmtree(folder)
+    return result, _rejected(connection, batch) if records_of(batch) <= FEW_RECORDS else {}
+
+
+def _rejected(connection: duckdb.DuckDBPyConnection, batch: Sequence[Part]) -> dict[int, str]:
     errors = connection.execute(_REJECTS).fetchall()
-    connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
+    connection.execute(_FORGET_REJECTS)
     ends: list[int] = []
     begin = 0
     for part in batch if errors else ():
@@ -262,7 +265,21 @@ def read_batch(
     rejected: dict[int, str] = {}
     for offset, reason in errors:
         rejected.setdefault(bisect_right(ends, offset), reason)
-    return result, rejected
+    return rejected
+
+
+def _read_options(batch: Sequence[Part]) -> str:
+    """How DuckDB reads a batch: quickly where it is large, each reject told where it is small."""
+    if records_of(batch) <= FEW_RECORDS:
+        # on several threads DuckDB loses rejects; each takes it some kilobytes
+        return "parallel = false, store_rejects = true, rejects_limit = 0"
+    # on several threads DuckDB refuses fields that hold line ends
+    return f"parallel = {all(part.block.spans is None for part in batch)}"
+
+
+def records_of(batch: Sequence[Part]) -> int:
+    """How many records a batch has."""
+    return sum(part.count for part in batch)
 
 
 def halves(batch: Sequence[Part]) -> list[Sequence[Part]]:
@@ -307,9 +324,11 @@ def state_of(source: Source) -> tuple[int, ...] | None:
 
 
 # DuckDB takes some kilobytes for each record that it rejects: so few may all be rejected
-FEW_RECORDS, _BATCH_BYTES = 60_000, 32 << 20
+FEW_RECORDS, _BATCH_BYTES = 60_000, 64 << 20
 
 NOT_UTF8 = "the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)"
+
+_FORGET_REJECTS = "drop table if exists reject_errors; drop table if exists reject_scans"
 
 # `line_byte_position` may name the newline before the record, or even the record before, so it serves
 # only where DuckDB gives nothing else.
