@@ -1,4 +1,4 @@
-"""The metrics are defined in one cell of 01_build; what follows from them agrees with plain Python."""
+"""The metrics are defined in one place, in 01_build; what follows from them agrees with plain Python."""
 
 import json
 import random
@@ -113,7 +113,7 @@ class Told(NamedTuple):
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Told, Told]:
-    """Of the sample; and where revenue is twice as much, in the cell of its metrics and nowhere else."""
+    """Of the sample; and where revenue is twice as much, among its metrics and nowhere else."""
     return tuple(tell(tmp_path_factory.mktemp("told"), factor) for factor in ("", "2 * "))
 
 
@@ -122,7 +122,7 @@ def tell(home: Path, factor: str) -> Told:
         copytree(CHECKOUT / part, home / part)
     notebook = home / "notebooks" / "01_build.ipynb"
     cells = json.loads(notebook.read_text())
-    (cell,) = [each for each in cells["cells"] if "create macro revenue" in "".join(each["source"])]
+    (cell,) = [each for each in cells["cells"] if "create macro revenue_of" in "".join(each["source"])]
     source = "".join(cell["source"])
     assert source.count("(net_amount) as net_amount;") == 1
     cell["source"] = source.replace("as net_amount;", f"as {factor}net_amount;")

@@ -24,6 +24,7 @@ ABSOLUTE = re.compile(r"(?<![\w.:/])(/[a-z]+/|~/|[A-Za-z]:\\)", re.IGNORECASE)
 SUMMARY = {"tags": ["summary"]}
 KNOWN = [SUMMARY, {"tags": ["checks"]}, {"tags": ["changes"]}, {"tags": ["aside"]}]
 LONGEST_PYTHON, LONGEST_SQL, MOST_SILENT = 12, 40, 4
+DESCRIBES = re.compile(r"\s*describe [\w.]+\s*$")  # lists columns, in their order
 SECTION = re.compile(r"^(#|###+) ", re.MULTILINE)
 
 
@@ -168,7 +169,8 @@ def what_it_makes_says_its_grain_first(notebook: dict) -> Iterator[str]:
 def what_it_shows_is_ordered_by_columns(notebook: dict) -> Iterator[str]:
     for sql in sql_cells(notebook):
         for statement in duckdb.extract_statements(sql):
-            if statement.type == duckdb.StatementType.SELECT and not is_ordered(statement.query):
+            is_select = statement.type == duckdb.StatementType.SELECT
+            if is_select and not DESCRIBES.match(statement.query) and not is_ordered(statement.query):
                 yield statement.query
 
 
