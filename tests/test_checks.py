@@ -486,7 +486,7 @@ def test_a_check_that_says_why_it_is_skipped_has_neither_passed_nor_stops(make_m
     assert skipped.bad_rows is pd.NA
     assert skipped.finding == "asked, because nobody asked"
     checks = results.to_dict("records")
-    assert verdict_lines(checks) == ["12 checks passed, 1 skipped", f"skipped: {skipped.finding}"]
+    assert verdict_lines(checks) == ["13 checks passed, 1 skipped", f"skipped: {skipped.finding}"]
     stop_on_failures(mart, results, "warn")
     assert explain_failures(mart, results) == []
 
