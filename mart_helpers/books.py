@@ -64,6 +64,18 @@ _TABLES = {
             ("raw_row", "varchar", "the row, as the file has it"),
         ],
     ),
+    "inferred_members": (
+        "one row per member of a dimension that only rows which refer to it know of",
+        [
+            ("table_name", "varchar", "declared table that the member belongs to"),
+            ("key", "varchar", "its natural key"),
+            ("file", "varchar", "name of the file with the first row that refers to it"),
+            ("line", "bigint", "line of the file on which that row begins"),
+            ("rows", "bigint", "how many rows refer to it"),
+            ("reason", "varchar", "why it is not known better"),
+            ("referring_table", "varchar", "declared table that those rows belong to"),
+        ],
+    ),
 }
 
 

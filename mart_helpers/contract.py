@@ -15,7 +15,7 @@ from mart_helpers.errors import StateError
 SCHEMA = "contract"
 
 #: The prefixes that a comment of the contract may begin with, one behind the other.
-TABLE_PREFIXES: tuple[str, ...] = ()
+TABLE_PREFIXES: tuple[str, ...] = ("inferred",)
 COLUMN_PREFIXES: tuple[str, ...] = ()
 
 
@@ -137,7 +137,11 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
     keys = [tuple(names) for kind, names, *_ in constraints if kind == "PRIMARY KEY"]
     if not keys:
         raise StateError(f"{SCHEMA}.{table} needs a primary key.")
-    columns = _columns(connection, table)
+    columns, comment = _columns(connection, table), _comment_of(connection, table)
+    if "inferred" in comment.prefixes and table.startswith("fact_"):
+        raise StateError(
+            f"{SCHEMA}.{table}: only members of a dimension are inferred, no rows of a fact."
+        )
     if any(column.name == "rowid" for column in columns):
         raise StateError(f"{SCHEMA}.{table}: DuckDB keeps the name rowid for itself. Give another.")
     return Table(
@@ -155,7 +159,7 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
             for kind, names, expression, *_ in constraints
             if kind == "CHECK"
         ),
-        comment=_comment_of(connection, table),
+        comment=comment,
     )
 
 

@@ -13,6 +13,7 @@ from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import Reference, Table, ascends_sql, declared_tables, read_contract
 from mart_helpers.errors import StateError
+from mart_helpers.inferred import INFERRED
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
 from mart_helpers.star import durable_key, star_references, star_types, surrogate_key
 from mart_helpers.texts import literal, quoted, row_sql, row_text_sql
@@ -134,6 +135,9 @@ def _declared_checks(table: Table, star: Mapping[str, Mapping[str, str]]) -> Ite
     """What the contract says of a column holds in the star too; the unknown member is exempt."""
     columns, surrogate = {*star[table.name]}, surrogate_key(table.name)
     known = f"{quoted(surrogate)} <> -1" if surrogate in columns else "true"
+    if "inferred" in table.comment.prefixes and columns.issuperset(table.key):
+        inferred = f"select key from {INFERRED} where table_name = {literal(table.name)}"
+        known += f" and {row_text_sql(table.key)} not in ({inferred})"
     for column in table.columns:
         if column.name in columns and column.is_required:
             yield _not_null(table.name, column.name, known)
@@ -180,8 +184,15 @@ def _checks_of_books(connection: DuckDBPyConnection) -> Iterator[Check]:
             f"no row of {name} is in quarantine",
             "warn",
         )
+        table = read_contract(connection, name)
+        if "inferred" in table.comment.prefixes:
+            yield Check(
+                f"{name}_has_no_inferred_member",
+                _INFERRED.format(table=literal(name)),
+                f"each member of {name} is known by more than a reference to it",
+                "warn",
+            )
         if name in star:
-            table = read_contract(connection, name)
             is_fact, is_keyed = name.startswith("fact_"), {*table.key} <= {*star[name]}
             if is_fact or is_keyed:
                 yield _rows_check(table)
@@ -205,11 +216,13 @@ def _checks_of_books(connection: DuckDBPyConnection) -> Iterator[Check]:
 def _rows_check(table: Table) -> Check:
     """A fact has as many rows as were loaded for it; a dimension, as many natural keys."""
     is_fact = table.name.startswith("fact_")
+    members = f"(select count(*) from {INFERRED} where table_name = {literal(table.name)})"
+    inferred = f" + {members}" if "inferred" in table.comment.prefixes else ""
     counted = "count(*)" if is_fact else f"count(distinct {row_text_sql(table.key)})"
     return Check(
         f"{table.name}_has_every_loaded_row",
         "select loaded.rows as rows_loaded, star.rows as rows_in_star from ("
-        "select sum(rows_loaded) as rows from build_inputs "
+        f"select sum(rows_loaded){inferred} as rows from build_inputs "
         f"where table_name = '{table.name}' and build_id = (select max(build_id) from {BUILD_LOG})"
         f") as loaded cross join (select {counted} as rows from {quoted(table.name)}) as star "
         "where loaded.rows is distinct from star.rows",
@@ -315,6 +328,27 @@ select
     ) as found_in_words
 from set_aside
 cross join read
+"""
+
+_INFERRED = f"""
+select
+    key,
+    file,
+    line,
+    rows,
+    reason,
+    format(
+        '{{{{:,}}}} {{{{}}}} of {{{{}}}} inferred, such as: {{{{}}}} ({{{{}}}} line {{{{}}}})',
+        count(*) over (),
+        if(count(*) over () = 1, 'member', 'members'),
+        table_name,
+        first_value(reason) over places,
+        first_value(file) over places,
+        first_value(line) over places
+    ) as found_in_words
+from {INFERRED}
+where table_name = {{table}}
+window places as (order by file, line, key rows between unbounded preceding and unbounded following)
 """
 
 _NOT_IN_QUARANTINE = f"""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mart_helpers.contract import Table, read_contract
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
+from mart_helpers.inferred import forget_inferred
 from mart_helpers.parameters import resolve
 from mart_helpers.quarantine import (
     Loaded,
@@ -16,6 +17,7 @@ from mart_helpers.quarantine import (
     commonest_problems,
     count_suspects,
     find_problems,
+    missing_from,
     quarantine_bad_rows,
     sample_problems,
 )
@@ -117,6 +119,7 @@ class Loader:
             "delete from build_inputs where table_name = ? and build_id = getvariable('build_id')",
             [table.name],
         )
+        forget_inferred(self._connection, table)
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
         columns = ", ".join(f"unnest(${name}) as {name}" for name in Outcome._fields)
@@ -138,14 +141,14 @@ class Loader:
         bad = count_suspects(self._connection, table)
         if self._is_too_bad(bad, read.total()):
             sampled = sample_problems(self._connection, table)
-            raise self._refusal(what, bad, read.total(), loaded, sampled)
+            raise self._refusal(table, what, bad, read.total(), loaded, sampled)
         bad = find_problems(self._connection, table)
         if self._is_too_bad(bad, read.total()):
-            raise self._refusal(what, bad, read.total(), loaded)
+            raise self._refusal(table, what, bad, read.total(), loaded)
         by_source = bad_rows(self._connection, loaded)
         for name, bad in by_source.items():
             if 2 * bad > read[name] and bad >= _FEW_BAD_ROWS and self._is_too_bad(bad, read[name]):
-                raise self._refusal(name, bad, read[name], loaded)
+                raise self._refusal(table, name, bad, read[name], loaded)
         return by_source
 
     def _is_too_bad(self, bad: int, read: int) -> bool:
@@ -153,7 +156,7 @@ class Loader:
         return bad == read or (is_much and bad > self._max_rejected_share * read)
 
     def _refusal(
-        self, what: str, bad: int, read: int, loaded: Sequence[Loaded], sampled: str = ""
+        self, table: Table, what: str, bad: int, read: int, loaded: Sequence[Loaded], sampled: str = ""
     ) -> InputError:
         problem = f"none of its {read:,} rows is good"
         if bad < read:
@@ -167,7 +170,9 @@ class Loader:
             for rows, file, line, reason in kinds
         ]
         lines += [f"  and {more} more"] if more else []
-        return InputError("\n".join([*lines, "Mend the file, or make a new extract."]))
+        lacking = missing_from(self._connection, table)
+        add = f"add the rows that are missing from {lacking}, " if lacking else ""
+        return InputError("\n".join([*lines, f"Mend the file, {add}or make a new extract."]))
 
 
 def _outcome(table: Table, source: Source, read: int, bad: int) -> Outcome:

@@ -9,9 +9,11 @@ import duckdb
 
 from mart_helpers.contract import Reference, Table, ascends_sql
 from mart_helpers.errors import StateError
+from mart_helpers.inferred import infer_members, inferring_references
 from mart_helpers.session import has_table
 from mart_helpers.sources import Part, Source, located, read_ordinals
 from mart_helpers.staging import SUSPECT, problems_sql, staging_of
+from mart_helpers.star import star_columns
 from mart_helpers.texts import literal, one_line, quoted, row_sql, row_text_sql
 
 _SAMPLE = 10_000
@@ -69,27 +71,34 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
     """Fill the temporary table `problems` with what is wrong in staging; the number of bad rows.
 
     Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier
-    good row, which is its `first_row_id`.
+    good row, which is its `first_row_id`. Good rows that refer to members to be inferred are `orphans`.
     """
-    rows = staging_of(table.name)
+    rows, inferring = staging_of(table.name), [*inferring_references(connection, table)]
+    inferred = {reference.table for reference in inferring}
     if count_suspects(connection, table):
         connection.execute(f"insert into problems by name {problems_sql(table)}")
     for reference in table.references:
         if not has_table(connection, "staging", reference.table):
             raise StateError(f"Load {reference.table} before {table.name}, which refers to it.")
-        if reference.table != table.name:
-            connection.execute(_orphans_sql(table, reference))
+        if reference.table not in {table.name, *inferred}:
+            connection.execute(_orphans_sql(connection, table, reference))
     connection.execute(_ONLY_THE_ROW)
     for columns in (table.key, *table.uniques):
         if not _is_true(connection, ascends_sql(rows, row_sql(columns))):
             connection.execute(_repeats_sql(table, columns))
-    _find_own_orphans(connection, table)
+    if table.name not in inferred:
+        _find_own_orphans(connection, table)
+    for reference in inferring:
+        connection.execute(_orphans_sql(connection, table, reference, "orphans"))
+    connection.execute(f"delete from orphans where row_id in ({_BAD})")
     return connection.execute("select count(distinct row_id) from problems").fetchone()[0]
 
 
 def _find_own_orphans(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """Add the rows that refer to bad rows of their own table, and then those that refer to these."""
-    own = [_orphans_sql(table, each) for each in table.references if each.table == table.name]
+    own = [
+        _orphans_sql(connection, table, each) for each in table.references if each.table == table.name
+    ]
     while own and any([connection.execute(sql).fetchone()[0] for sql in own]):
         pass
 
@@ -102,9 +111,9 @@ def bad_rows(connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded]) -
 def quarantine_bad_rows(
     connection: duckdb.DuckDBPyConnection, table: Table, batches: Sequence[Loaded]
 ) -> None:
-    """Move the rows with problems to `quarantine`.
+    """Move the rows with problems to `quarantine`, and infer the members that good ones refer to.
 
-    What they hold stays in `staging.<table>_quarantined`, save what cannot be read or breaks a rule.
+    What bad ones hold stays in `staging.<table>_quarantined`, save what cannot be read or breaks a rule.
     """
     rows, are_bad = staging_of(table.name), f"rowid in ({_BAD})"
     readable = ", ".join(
@@ -123,6 +132,8 @@ def quarantine_bad_rows(
     connection.execute(_causes_sql(table))
     connection.execute(_INSERT, {"table_name": table.name})
     connection.execute(f"delete from {rows} where {are_bad}")
+    for reference in inferring_references(connection, table):
+        infer_members(connection, table, reference)
 
 
 def commonest_problems(
@@ -136,6 +147,15 @@ def commonest_problems(
             reason += f" of line {_place(batches, first_row_id)[1]}"
         kinds.append((rows, *_place(batches, row_id), one_line(reason)))
     return kinds, (found[0][-1] if found else 0) - len(found)
+
+
+def missing_from(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
+    """The tables that lack rows to which those of this one refer, with "and" between them."""
+    found = connection.execute(
+        "select distinct regexp_extract(reason, ' not in (\\w+)', 1) from problems"
+    )
+    names = {name for (name,) in found.fetchall()} & {each.table for each in table.references}
+    return " and ".join(sorted(names - {table.name}))
 
 
 def _place(batches: Sequence[Loaded], row_id: int) -> tuple[str, int]:
@@ -170,6 +190,7 @@ create or replace temp table problems (
     reason varchar,
     first_row_id bigint
 );
+create or replace temp table orphans as from problems;
 create or replace temp table places (row_id bigint, file varchar, line bigint, raw_row varchar);
 """
 
@@ -293,7 +314,10 @@ def _origins(
 
 def _note_places(connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded]) -> None:
     """Fill `places` with those of the rows with problems, and of the rows whose keys they repeat."""
-    wanted = "select unnest([row_id, first_row_id]) as row_id from problems"
+    wanted = (
+        "select unnest([row_id, first_row_id]) as row_id from problems union all "
+        "select min(row_id) from orphans group by column_name, value"
+    )
     found = groupby(_origins(connection, batches, wanted), lambda origin: origin[1])
     for source, origins in found:
         of_ids, of_places = tee(origins)
@@ -317,7 +341,9 @@ def _named_sql(columns: Sequence[str], relation: str) -> str:
     return " || ', ' || ".join(named)
 
 
-def _orphans_sql(table: Table, reference: Reference) -> str:
+def _orphans_sql(
+    connection: duckdb.DuckDBPyConnection, table: Table, reference: Reference, into: str = "problems"
+) -> str:
     """SQL for the rows that refer to no row, or, where it is their own table, to no good one."""
     columns, name = reference.columns, reference.table
     is_not, its = ("is not", "its") if len(columns) == 1 else ("are not", "their")
@@ -341,14 +367,14 @@ def _orphans_sql(table: Table, reference: Reference) -> str:
 
     seen = f"regexp_extract({row_text_sql(columns, 'child')}, {_INVISIBLE})"
     return f"""
-        insert into problems
+        insert into {into}
         select
             child.rowid,
             {table.column_names.index(columns[0])},
             {literal(", ".join(columns))},
             {row_text_sql(columns, "child")},
             {_named_sql(columns, "child")} || {literal(f" {is_not} in {name}")}
-                || coalesce(causes." cause", '')
+                || coalesce(causes." cause", {_gone_sql(connection, reference)}, '')
                 || case when {seen} <> ''
                     then printf(' (it holds the invisible character U+%04X)', unicode({seen}))
                     else '' end,
@@ -358,6 +384,19 @@ def _orphans_sql(table: Table, reference: Reference) -> str:
         left join ({causes}) as causes on {joined("causes")}
         where {" and ".join(f"child.{quoted(column)} is not null" for column in columns)}
     """
+
+
+def _gone_sql(connection: duckdb.DuckDBPyConnection, reference: Reference) -> str:
+    """SQL for words on a key that the published mart has, or null."""
+    columns = star_columns(connection, "published").get(reference.table, ())
+    if not {*reference.table_columns} <= {*columns}:
+        return "null"
+    known = row_text_sql(reference.table_columns)
+    return (
+        f"case when {row_text_sql(reference.columns, 'child')} in "
+        f"(select {known} from published.main.{quoted(reference.table)} where {known} is not null) "
+        "then ' any more: the published mart has it' end"
+    )
 
 
 def _repeats_sql(table: Table, columns: Sequence[str]) -> str:

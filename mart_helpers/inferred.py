@@ -1,0 +1,96 @@
+"""Placeholder members: a dimension that is declared `inferred:` has each key that a row refers to.
+
+So a product that comes later than its sales stops none of them. Such a member has its key, and else what
+the contract has as defaults; the book `inferred_members` tells of it until the dimension has the row.
+"""
+
+from collections.abc import Iterator
+
+import duckdb
+
+from mart_helpers.contract import Reference, Table, read_contract
+from mart_helpers.errors import StateError
+from mart_helpers.staging import staging_of
+from mart_helpers.texts import literal, quoted, row_sql, row_text_sql
+
+INFERRED = "inferred_members"
+
+
+def inferring_references(connection: duckdb.DuckDBPyConnection, table: Table) -> Iterator[Reference]:
+    """The references of a table to dimensions that are declared `inferred:`, by their primary keys.
+
+    Raises StateError for one to other columns, from which no member can be made.
+    """
+    for reference in table.references:
+        parent = read_contract(connection, reference.table)
+        if "inferred" in parent.comment.prefixes:
+            columns = dict(zip(reference.table_columns, reference.columns, strict=True))
+            if {*columns} != {*parent.key}:
+                raise StateError(
+                    f"contract.{table.name} refers to {', '.join(columns)} of {parent.name}, whose "
+                    f"comment begins with inferred: refer to its primary key, {', '.join(parent.key)}."
+                )
+            yield Reference(tuple(columns[name] for name in parent.key), parent.name, parent.key)
+
+
+def forget_inferred(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Take back what an earlier loading of the table has inferred, and what was inferred for it."""
+    of_others = f"""
+        select table_name, list(key) from {INFERRED}
+        where referring_table = {literal(table.name)} and table_name <> referring_table
+        group by table_name
+    """
+    for name, keys in connection.execute(of_others).fetchall():
+        known = row_text_sql(read_contract(connection, name).key)
+        connection.execute(f"delete from {staging_of(name)} where {known} in (select unnest(?))", [keys])
+    connection.execute(
+        f"delete from {INFERRED} where {literal(table.name)} in (table_name, referring_table)"
+    )
+
+
+def infer_members(connection: duckdb.DuckDBPyConnection, table: Table, reference: Reference) -> None:
+    """Add a member to the staged dimension for each key that is missing there, and tell of it.
+
+    The temporary table `orphans` has the rows that refer to such keys, `places` the first row of each.
+    """
+    parent = read_contract(connection, reference.table)
+    defaults = {each.name: each.default for each in parent.columns if each.default is not None}
+    names = [*reference.table_columns, *(name for name in defaults if name not in parent.key)]
+    keys, first = ", ".join(map(quoted, reference.columns)), quoted(" first")
+    values = ", ".join([keys, *(f"({defaults[name]})" for name in names[len(parent.key) :])])
+    column = literal(", ".join(reference.columns))
+    connection.execute(f"""
+        insert into {INFERRED} by name
+        select
+            {literal(parent.name)} as table_name,
+            members.value as key,
+            places.file,
+            places.line,
+            members.rows,
+            members.reason,
+            {literal(table.name)} as referring_table
+        from (
+            select value, min(row_id) as row_id, count(*) as rows, arg_min(reason, row_id) as reason
+            from orphans
+            where column_name = {column}
+            group by value
+        ) as members
+        inner join places on members.row_id = places.row_id
+        anti join {staging_of(parent.name)} as known
+            on members.value = {row_text_sql(parent.key, "known")}
+        order by members.row_id
+    """)
+    connection.execute(f"""
+        insert into {staging_of(parent.name)} ({", ".join(map(quoted, names))})
+        with missing as (
+            select {keys}, min(rowid) as {first}
+            from {staging_of(table.name)} as child
+            where
+                rowid in (select row_id from orphans where column_name = {column})
+                and {row_sql(reference.columns)} not in (
+                    select {row_sql(parent.key)} from {staging_of(parent.name)}
+                )
+            group by {keys}
+        )
+        select {values} from missing order by {first}
+    """)
