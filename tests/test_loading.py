@@ -8,7 +8,7 @@ import duckdb
 import pytest
 from conftest import SALES_HEADER
 
-from mart_helpers import loading
+from mart_helpers import reading
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.loading import Loader
 from mart_helpers.session import Session
@@ -505,7 +505,7 @@ def test_a_file_that_is_overwritten_while_it_is_read_is_refused(
     candidate, inputs, monkeypatch, keeps_its_times
 ):
     path = inputs / "dim_product.csv"
-    fill = loading.fill_staging
+    fill = reading.fill_staging
 
     def fill_and_overwrite(*arguments):
         fill(*arguments)
@@ -517,7 +517,7 @@ def test_a_file_that_is_overwritten_while_it_is_read_is_refused(
         else:
             path.write_text(other.read_text())
 
-    monkeypatch.setattr(loading, "fill_staging", fill_and_overwrite)
+    monkeypatch.setattr(reading, "fill_staging", fill_and_overwrite)
     with pytest.raises(InputError, match=r"dim_product\.csv: changed while it was read\. Run the build"):
         Loader(candidate, inputs, 1.0).load("dim_product", from_seed=False)
 
