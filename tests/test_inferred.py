@@ -39,9 +39,8 @@ def build(folder: Path, products: str = PRODUCTS, also: str = INFERRED) -> Sessi
     for table, text in (("dim_customer", CUSTOMERS), ("dim_product", products), ("fact_sales", SALES)):
         (folder / f"{table}.csv").write_text(text)
         Loader(session, folder, 1.0).load(table, from_seed=False)
-    for cell in sql_of(
-        "01_build", "create macro gross_amount", "create table dim_", "create table fact_"
-    ):
+    amounts = [f"create macro {name}_amount" for name in ("gross", "discount", "net")]
+    for cell in sql_of("01_build", *amounts, "create table dim_", "create table fact_"):
         session.execute(cell)
     return session
 
