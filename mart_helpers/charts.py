@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial, wraps
 from io import BytesIO
-from itertools import groupby
+from itertools import chain, groupby
 from math import ceil
 from pathlib import Path
 from unicodedata import east_asian_width
@@ -112,13 +112,13 @@ def _is_in_a_font(letter: str) -> bool:
     return any(font.get_char_index(ord(letter)) for font in fonts)
 
 
-def _new_figure(title: str, height: float) -> tuple[Figure, Axes]:
+def _new_figure(title: str, height: float, panels: int = 0) -> tuple[Figure, Axes | list[Axes]]:
     lines = textwrap.fill(legible(title), _TITLE_LETTERS)
     height += 0.2 * lines.count("\n")
     figure = Figure(figsize=(_INCHES_WIDE, height), layout="constrained")
     figure.set_label(title)
     figure.suptitle(lines, x=_PAD_INCHES / _INCHES_WIDE, ha="left")
-    return figure, figure.add_subplot()
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0]) if panels else figure.add_subplot()
 
 
 def _empty_figure(title: str, words: str = NOTHING_TO_DRAW) -> Figure:
@@ -203,33 +203,70 @@ def draw_heat_map(frame: pd.DataFrame, label: str, title: str, unit: str = "") -
 
 
 @drawn
-def draw_bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str) -> Figure:
+def draw_bars(
+    frame: pd.DataFrame,
+    label: str,
+    value: str,
+    title: str,
+    unit: str,
+    before: str | None = None,
+    by: str | None = None,
+) -> Figure:
     """Bars of column `value`, named by column `label`, the frame's first row on top.
 
-    `unit` is the label of the value axis. Of more than 40 rows the first 40 are drawn, as the title
-    then says; a label takes two lines at most. Rows without a value are left out.
+    `unit` is the label of the value axis. A line across a bar shows what the value is compared with,
+    column `before`. Each text in column `by` has a panel. Of more than 40 rows the
+    first 40 are drawn, as the title then says; a label takes two lines at most. Rows without a value
+    are left out.
     """
     rows, title = _first_rows(frame.dropna(subset=[value]), title)
     if rows.empty:
         return _empty_figure(title)
-    labels = [_short(text) for text in rows[label].astype(object).fillna("not given")]
-    inches = 0.42 if any("\n" in text for text in labels) else 0.3
-    figure, axes = _new_figure(title, height=1.0 + inches * len(rows))
-    values = _floats(rows[value]).tolist()
-    names = [_number(value, _decimals(values)) for value in values]
-    # by place, not by name: two products may share a name
-    axes.bar_label(axes.barh(range(len(rows)), values, color=BLUE, height=0.7), names, padding=3)
-    lowest, highest = min(0.0, *values), max(0.0, *values)
-    # the part of the axis that a value takes at the end of its bar, at most a third
-    part = min(_LETTER_INCHES * (max(map(len, names)) + 1) / _SHORTEST_AXIS, 1 / 3)
-    room = part / (1 - 2 * part) * (highest - lowest or 1.0)
-    axes.set_xlim(lowest - room * (lowest < 0), highest + room)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), labels)
-    axes.set_xticks([])  # the values at the ends of the bars leave a scale nothing to say
-    axes.set_xlabel(unit.strip(), loc="left")
-    axes.axvline(0, color=GREY, linewidth=0.8)
+    panels = dict(list(rows.groupby(by, sort=False))) if by else {"": rows}
+    labels = [
+        [_short(text, len(panels)) for text in panel[label].astype(object).fillna("not given")]
+        for panel in panels.values()
+    ]
+    inches = 0.42 if any("\n" in text for texts in labels for text in texts) else 0.3
+    figure, axes = _new_figure(title, 1.0 + inches * max(map(len, labels)), len(panels))
+    names = [value, before] if before and rows[before].notna().any() else [value]
+    for (name, panel), texts, each in zip(panels.items(), labels, axes, strict=True):
+        each.set_title(_words(name), loc="left", size=10, weight="bold")
+        _add_bars(each, [_floats(panel[name].fillna(0)).tolist() for name in names], texts, len(panels))
+        each.set_ylim(max(map(len, labels)) - 0.4, -0.6)
+    words = [unit.strip(), *(f"line: {_words(name)}" for name in names[1:])]
+    axes[0].set_xlabel("; ".join(words), loc="left")
     return figure
+
+
+def _add_bars(axes: Axes, heights: list[list[float]], labels: list[str], panels: int) -> None:
+    """Lay bars as long as the first heights, with a line across at the second ones, if there are any."""
+    values, *earlier = heights
+    ends = [_number(value, _decimals(values)) for value in values]
+    # by place, not by name: two products may share a name
+    axes.barh(range(len(values)), values, color=BLUE, height=0.7)
+    for place, x in enumerate(earlier[0] if earlier else []):
+        for colour, width in (("white", 3.5), ("black", 1.5)):
+            axes.vlines(x, place - 0.45, place + 0.45, color=colour, linewidth=width)
+    for place, (text, *reached) in enumerate(zip(ends, values, *earlier, strict=True)):
+        is_negative = reached[0] < 0
+        beside = min(reached) if is_negative else max(reached)
+        axes.annotate(
+            text,
+            (beside, place),
+            xytext=(-4 if is_negative else 4, 0),
+            textcoords="offset points",
+            ha="right" if is_negative else "left",
+            va="center",
+        )
+    # the part of the axis that a value takes at the end of its bar
+    part = min(_LETTER_INCHES * (max(map(len, ends)) + 1) * panels / _SHORTEST_AXIS, 0.4)
+    lowest, highest = min(0.0, *chain(*heights)), max(0.0, *chain(*heights))
+    room = part / (1 - part * (1 + (lowest < 0))) * (highest - lowest or 1.0)
+    axes.set_xlim(lowest - room * (lowest < 0), highest + room)
+    axes.set_yticks(range(len(values)), labels)
+    axes.set_xticks([])  # the values at the ends of the bars leave a scale nothing to say
+    axes.axvline(0, color=GREY, linewidth=0.8)
 
 
 def _first_rows(frame: pd.DataFrame, title: str) -> tuple[pd.DataFrame, str]:
@@ -288,8 +325,9 @@ def _words(name: str) -> str:
     return legible(name.replace("_", " "))
 
 
-def _short(text: object) -> str:
-    lines = textwrap.wrap(legible(str(text)), _LABEL_LETTERS, max_lines=_LABEL_LINES, placeholder=" …")
+def _short(text: object, panels: int = 1) -> str:
+    letters = max(_LABEL_LETTERS // panels, 12)
+    lines = textwrap.wrap(legible(str(text)), letters, max_lines=_LABEL_LINES, placeholder=" …")
     return "\n".join(lines)
 
 

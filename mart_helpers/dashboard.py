@@ -96,6 +96,7 @@ def latest_figures(
     filters: Sequence[str],
     cards: Mapping[str, tuple[str, str]],
     days: Sequence[date],
+    currency: str = "",
 ) -> pd.DataFrame:
     """The figures of the cards in the latest twelve months, beside those a year before, as texts.
 
@@ -120,7 +121,14 @@ def latest_figures(
         now, past = (_value(card, read, filters, at) for at in (begin, begin - 12))
         shown = "{:,.1f} %" if card["per"] else "{:,.0f}"
         change = f"{now - past:+.1f} points" if card["per"] else f"{100 * (now / past - 1):+.1f} %"
-        texts = (card["name"], shown.format(now), shown.format(past), change, cards[card["name"]][1])
+        unit = f", {currency}" if currency and card["isAmount"] and not card["per"] else ""
+        texts = (
+            card["name"] + unit,
+            shown.format(now),
+            shown.format(past),
+            change,
+            cards[card["name"]][1],
+        )
         rows.append(texts)
     figures = pd.DataFrame(rows, columns=names).replace("nan|inf", "", regex=True)
     return figures if begin >= 12 else figures.drop(columns=names[2:4])

@@ -87,10 +87,13 @@ def write_report(executed: Sequence[Path], folder: Path, database: Path, quality
     """
     quality = json.loads(quality_report.read_text(encoding="utf-8"))
     named = {path.stem: path for path in executed}
+    given = {
+        _words(name).capitalize(): value for name, value in ChainMap(*map(_given, executed)).items()
+    }
     text = render_page(
         "report.html.j2",
         "Report on the data mart",
-        _figures_of(database) | dict(ChainMap(*map(_given, executed))),
+        _figures_of(database) | given,
         status=quality["status"],
         verdict=f"{quality['headline']}.",
         report=quality,
@@ -219,7 +222,7 @@ def _html(path: Path, code: str) -> "BeautifulSoup":
     return body
 
 
-def _answers(path: Path) -> list[tuple[str, str, list[Markup]]]:
+def _answers(path: Path) -> list[list]:
     """Id and heading of each section of an executed notebook that shows charts or tables, and those."""
     body = _html(path, code="")
     _anchored(body)
@@ -229,10 +232,10 @@ def _answers(path: Path) -> list[tuple[str, str, list[Markup]]]:
             found.append((each["id"], each.get_text(), []))
         else:
             found[-1][2].append(Markup(each))
-    # a chart first: looking is easier than reading
-    return [
-        (*name, sorted(shown, key=lambda each: "<img" not in each)) for *name, shown in found if shown
-    ]
+    if path.stem != REPORTED[0]:  # a chart first: looking is easier than reading
+        for *_, shown in found:
+            shown.sort(key=lambda each: "<img" not in each)
+    return [section for section in found if section[-1]]
 
 
 def _anchored(body: "BeautifulSoup") -> list[tuple[str, str]]:
@@ -265,6 +268,10 @@ def _lead(link: "Tag", there: Collection[str]) -> None:
         link.unwrap()
 
 
+def _words(name: str) -> str:
+    return name.replace("_pct", ", %").replace("_", " ")
+
+
 def _lay(table: "Tag", in_words: bool) -> None:
     """Put numbers at the right, let long texts and the names of columns break.
 
@@ -274,7 +281,7 @@ def _lay(table: "Tag", in_words: bool) -> None:
         row.attrs = {}
     for header in table("th"):
         if in_words:
-            header.string = header.get_text().replace("_pct", ", %").replace("_", " ")
+            header.string = _words(header.get_text())
         else:
             first, *others = header.get_text().split("_")
             header.string = first
