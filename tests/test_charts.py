@@ -214,6 +214,29 @@ def test_bars_stand_in_the_order_of_the_frame_with_their_values() -> None:
     assert axes.get_xlabel() == "revenue"
 
 
+def test_bars_in_panels_have_a_line_at_what_they_are_compared_with() -> None:
+    frame = pd.DataFrame({"by": ["city", "city", "land"], "member": ["Ulm", "Bonn", "Austria"]})
+    frame = frame.assign(revenue=[3, -1, 5], a_year_before=[4, None, 2])
+    given = ("member", "revenue", "Revenue", "revenue ")
+    figure = figure_of(draw_bars, frame, *given, before="a_year_before", by="by")
+    cities, lands = figure.axes
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["city", "land"]
+    assert [bar.get_width() for bar in cities.patches] == [3, -1]
+    assert [lines.get_segments()[0][0][0] for lines in cities.collections] == [4, 4, 0, 0]
+    assert [text.get_text() for text in lands.texts] == ["5"]
+    assert cities.get_xlabel() == "revenue; line: a year before"
+    assert_is_whole(figure)
+    alone = figure_of(draw_bars, frame.assign(a_year_before=None), *given, before="a_year_before")
+    assert alone.axes[0].get_xlabel() == "revenue"
+
+
+def test_a_line_of_weeks_and_one_of_days_say_so() -> None:
+    for frequency, word in (("W-MON", "week from"), ("D", "day"), ("MS", "month")):
+        days = pd.DataFrame({"period_start": pd.date_range("2024-01-01", periods=6, freq=frequency)})
+        figure = figure_of(draw_line, days.assign(revenue=1), "period_start", *LINE[1:])
+        assert figure.axes[0].get_xlabel() == word
+
+
 def test_two_products_of_one_name_and_one_without_are_three_bars() -> None:
     frame = pd.DataFrame({"product": ["Tea", "Tea", None], "revenue": [3, 2, 1]})
     axes = figure_of(draw_bars, frame, *BARS).axes[0]

@@ -232,7 +232,7 @@ def test_pages_fit_into_their_window_with_all_their_pictures(
         assert page.evaluate("document.documentElement.scrollWidth") == width, each
         pictures = page.locator("img").evaluate_all("all => all.map(i => [i.alt, i.naturalWidth])")
         assert all(alt and wide for alt, wide in pictures)
-        assert bool(pictures) == (each.stem in ("01_build", "02_explore", "report"))
+        assert bool(pictures) == (each.stem in ("01_build", "02_explore", "05_dashboard", "report"))
 
 
 @in_browser
@@ -252,6 +252,8 @@ def test_the_report_begins_with_figures_and_has_answers_in_words_and_no_code(
     page.goto(reported.page.as_uri())
     titles = page.locator("h2").all_inner_texts()
     assert titles[0] == "The latest twelve months"
+    charts = page.locator(".glance img").evaluate_all("all => all.map(each => each.alt)")
+    assert charts == ["Revenue by month", "Revenue by category, country, segment", "Top products"]
     assert titles.index("Which products bring in the most?") < titles.index("What is in quarantine")
     assert page.locator("code, pre, details").count() == 0
     heads = page.locator("main th").all_inner_texts()
@@ -328,7 +330,7 @@ def test_the_head_says_which_build_is_shown_with_what_values_and_what_the_checks
         "Rows loaded": f"{plain.rows_loaded():,}",
         "Rows in quarantine": f"{plain.rows_set_aside()}",
         "Revenue loaded": f"{sum(sale['revenue'] for sale in plain.sales()):,.2f}",
-        "top_n": "12",
+        "Top n": "12",
     }
     assert re.match(r"▲ WARN 4 warnings: ", page.locator(".verdict").inner_text())
 
