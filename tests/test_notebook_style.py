@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from statistics import median
 
 import duckdb
 import lint_sql
@@ -23,7 +24,7 @@ BANNED = (ast.FunctionDef, ast.ClassDef, ast.Try, ast.For, ast.While, ast.With, 
 ABSOLUTE = re.compile(r"(?<![\w.:/])(/[a-z]+/|~/|[A-Za-z]:\\)", re.IGNORECASE)
 SUMMARY = {"tags": ["summary"]}
 KNOWN = [SUMMARY, {"tags": ["checks"]}, {"tags": ["changes"]}, {"tags": ["aside"]}]
-LONGEST_PYTHON, LONGEST_SQL, MOST_SILENT = 12, 40, 4
+LONGEST_PYTHON, LONGEST_SQL, MOST_SILENT, MEDIAN = 12, 35, 3, 8
 DESCRIBES = re.compile(r"\s*describe [\w.]+\s*$")  # lists columns, in their order
 SECTION = re.compile(r"^(#|###+) ", re.MULTILINE)
 
@@ -94,7 +95,7 @@ def its_cells_have_a_source_and_no_tags_of_their_own(notebook: dict) -> Iterator
 
 @rule
 def it_shows_something_every_few_cells(notebook: dict) -> Iterator[str]:
-    shows = "".join("x" if cell["outputs"] else "-" for cell in code(notebook)[2:])
+    shows = "".join("x" if cell["outputs"] else "-" for cell in code(notebook))
     yield from (silence for silence in shows.split("x") if len(silence) > MOST_SILENT)
 
 
@@ -121,6 +122,12 @@ def no_cell_is_long(notebook: dict) -> Iterator[str]:
     for sql in sql_cells(notebook):
         if sum(not line.startswith("    ('") for line in sql.splitlines()) > LONGEST_SQL:
             yield sql
+
+
+@rule
+def most_cells_are_short(notebook: dict) -> Iterator[str]:
+    if (found := median(len(source(cell).splitlines()) for cell in code(notebook))) > MEDIAN:
+        yield f"half of its cells have {found} lines or more"
 
 
 @rule
@@ -275,7 +282,8 @@ BROKEN = [
     (no_python_cell_defines_loops_catches_or_prints, good(cell("def f():\n    pass"))),
     (no_python_cell_defines_loops_catches_or_prints, good(cell("if True:\n    print('done')"))),
     (no_cell_is_long, good(cell("a_sum = 0\n" * 13))),
-    (no_cell_is_long, sql("select\n" + "    sale_id,\n" * 41)),
+    (no_cell_is_long, sql("select\n" + "    sale_id,\n" * 36)),
+    (most_cells_are_short, good(*[cell("a_sum = 0\n" * 9)] * 4)),
     (a_cell_shows_one_thing_at_most_and_no_complaint, changed(4, outputs=STDERR)),
     (a_cell_shows_one_thing_at_most_and_no_complaint, changed(4, outputs=[{}, {}])),
     (a_chart_stands_alone_in_its_cell, good(cell("months = monthly(mart)\ndraw_line(months)"))),
