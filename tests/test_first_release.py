@@ -46,6 +46,9 @@ def test_it_is_built_over_with_its_history_and_taken_back(home: Path, database: 
         assert done.returncode == 0, (command, done.stderr)
     assert database.read_bytes() == first
     assert kept.exists()
+    done = mart_command("explore", cwd=home)
+    assert done.returncode == 1
+    assert "If an older 01_build made this mart, build it again" in done.stderr
 
 
 def test_its_builds_count_when_a_later_one_is_measured(home: Path, database: Path):

@@ -11,6 +11,7 @@ import pytest
 from conftest import make_home, mart_command, put_mart, query
 
 from mart_helpers.books import account_of
+from mart_helpers.cli import main
 from mart_helpers.run import run_notebook
 
 READ, LOADED, GOOD_SALES = plain.rows_read(), plain.rows_loaded(), plain.rows_loaded("fact_sales")
@@ -169,6 +170,21 @@ def test_nothing_is_published_that_warns_where_warnings_stop(edited):
     late = mart_command("build", "--as-of-date", "2025-02-01", "--fail-on", "warn", cwd=home)
     assert "last_sale_is_recent" in late.stderr
     assert database(home).read_bytes() == before
+
+
+def test_all_publishes_nothing_that_it_then_fails(home, monkeypatch):
+    monkeypatch.chdir(home)
+    strict = ["all", "--fail-on", "warn", "--inputs-dir", "clean"]
+    assert main(["generate", "--sales", "300", "--out", "clean"]) == 0
+    assert main(strict) == 0
+    published, report = database(home), home / "data" / "quality" / "quality_report.json"
+    assert json.loads(report.read_text())["status"] == "pass"
+    before = published.read_bytes(), report.read_bytes()
+    assert main([*strict, "--as-of-date", "2040-01-01"]) == 1, "too old"
+    with (home / "clean" / "fact_sales.csv").open("a") as sales:
+        sales.write("X1,someday,C00001,P00001,1,2.00,0\n")
+    assert main(strict) == 1, "a row in quarantine"
+    assert (published.read_bytes(), report.read_bytes()) == before
 
 
 CONTRACT_OF_RETURNS = """
