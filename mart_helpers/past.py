@@ -53,7 +53,8 @@ def check_past(session: Session, allow_restated: bool) -> None:
         if _from_files(connection, fact.name):
             promised.append(fact.name)
             connection.execute(_past_sql(fact))
-            checks += _past_checks(fact, "warn" if allow_restated else "error")
+            severity = "warn" if allow_restated else "error"
+            checks += [*_past_checks(fact, severity), _growth_check(connection, fact, severity)]
     if promised:
         checks.append(_restated_check(connection, promised))
     create_checks(connection, checks)
@@ -187,6 +188,28 @@ def _past_checks(fact: _Fact, severity: str) -> Iterator[Check]:
         """,
         f"the rows of {fact.name} begin as early as in the mart before",
         "warn",
+    )
+
+
+def _growth_check(connection: DuckDBPyConnection, fact: _Fact, severity: str) -> Check:
+    """A late row is told, by the comparison; half as many again are no late rows."""
+    name, monthly = quoted(fact.name), f"{quoted(fact.day)} // 100 as month, count(*) as rows"
+    published, present = connection.execute(f"""
+        with before as (select {monthly} from published.main.{name} group by month),
+        after as (select {monthly} from main.{name} group by month)
+        select coalesce(sum(before.rows), 0), coalesce(sum(after.rows), 0)
+        from before
+        inner join after using (month)
+        where month between 1 and (select max(month) - 1 from before)
+    """).fetchone()
+    return Check(
+        f"{fact.name}_adds_few_rows_to_its_closed_months",
+        f"select {published} as rows_published, {present} as rows_present, "
+        "format('closed months have {:,} rows, and had {:,}', rows_present, rows_published) "
+        "as found_in_words where rows_present - rows_published >= greatest(10, rows_published / 2)",
+        "closed months have less than half as many rows again as were published (if rightly: "
+        "allow_restated)",
+        severity,
     )
 
 

@@ -89,6 +89,13 @@ def test_a_late_return_is_told_and_published(nightly):
     assert "X1" in mart_command("diff", cwd=nightly.home).stdout
 
 
+def test_an_extract_that_holds_every_sale_twice_stops_the_build(nightly):
+    done = nightly.edit(
+        "fact_sales", lambda lines: [*lines, *(f"D{line}" for line in lines[1:])]
+    ).build()
+    assert_refused(done, "closed months have 4,", nightly)
+
+
 def test_an_extract_that_starts_later_is_one_warning(nightly):
     done = nightly.edit(
         "fact_sales",
