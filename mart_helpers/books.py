@@ -48,6 +48,7 @@ _TABLES = {
             ("rows_read", "bigint", "rows of the file"),
             ("rows_loaded", "bigint", "rows that are in the star"),
             ("rows_quarantined", "bigint", "rows that were set aside"),
+            ("rows_left_out", "bigint", "rows that a mapping leaves out"),
             ("ignored_columns", "varchar", "columns of the file that are not declared"),
             ("defaulted_columns", "varchar", "declared columns that the file lacks"),
         ],
@@ -175,6 +176,7 @@ def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
     rows = connection.execute(
         f"select rows_read, rows_loaded, rows_quarantined from {BUILD_LOG} order by build_id desc"
     ).fetchone()
+    left_out = rows[0] - rows[1] - rows[2] if rows[0] is not None else 0
     found, more = commonest_reasons(connection) if rows[-1] else ([], 0)
     aside = money_aside(build_facts(connection)) if rows[-1] else None
     reasons = [f"revenue in quarantine: {aside}"] if aside else []
@@ -185,7 +187,8 @@ def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
     columns = []
     with suppress(duckdb.Error):  # a mart of an older 01_build
         columns = [line for (line,) in connection.execute(_ODD_COLUMNS).fetchall()]
-    return ["{:,} read, {:,} loaded, {:,} in quarantine".format(*rows), *reasons, *columns]
+    account = "{:,} read, {:,} loaded, {:,} in quarantine".format(*rows)
+    return [account + (f", {left_out:,} left out" if left_out else ""), *reasons, *columns]
 
 
 _ODD_COLUMNS = f"""

@@ -308,7 +308,7 @@ with set_aside as (
     group by file, line
 ),
 read as (
-    select sum(rows_read) as rows
+    select sum(rows_read - rows_left_out) as rows
     from build_inputs
     where table_name = {{table}} and build_id = (select max(build_id) from {BUILD_LOG})
 )

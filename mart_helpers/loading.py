@@ -1,4 +1,7 @@
-"""Loading a declared table: good rows into `staging`, bad rows into `quarantine`, each row counted."""
+"""Loading a declared table: good rows into `staging`, bad rows into `quarantine`, each row counted.
+
+A table with a mapping is loaded from what that makes of its file, which is read as text first.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +12,7 @@ from mart_helpers.contract import Table, read_contract
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
 from mart_helpers.inferred import forget_inferred
+from mart_helpers.mapping import Mapping, read_mapping
 from mart_helpers.parameters import resolve
 from mart_helpers.quarantine import (
     Loaded,
@@ -18,24 +22,27 @@ from mart_helpers.quarantine import (
     count_suspects,
     find_problems,
     missing_from,
+    name_conflicts,
     quarantine_bad_rows,
     sample_problems,
 )
+from mart_helpers.raw import PLACE, MadeRows, RawFiles
 from mart_helpers.reading import Reading
 from mart_helpers.session import Session, current_database, has_table, in_words
 from mart_helpers.sources import (
     SeedRows,
     Source,
-    batches,
     find_sources,
+    refuse_changed,
     state_of,
 )
 from mart_helpers.staging import (
     SUSPECT,
     create_staging,
+    fill_staging,
     staging_of,
 )
-from mart_helpers.texts import one_line
+from mart_helpers.texts import one_line, quoted
 
 _FEW_BAD_ROWS = 20
 
@@ -43,7 +50,10 @@ _SHOWN_COLUMNS = 5
 
 
 class Outcome(NamedTuple):
-    """What became of one file; `rows_read` is always `rows_loaded` plus `rows_quarantined`."""
+    """What became of one file; the other rows make up `rows_read`.
+
+    Left out are rows that a mapping passes over, and those that repeat what an earlier row says.
+    """
 
     table_name: str
     file: str
@@ -52,8 +62,25 @@ class Outcome(NamedTuple):
     rows_read: int
     rows_loaded: int
     rows_quarantined: int
+    rows_left_out: int
     ignored_columns: str
     defaulted_columns: str
+
+
+class _Staged(NamedTuple):
+    """The rows of a table in staging, good and bad; how many of each source were read and left out."""
+
+    sources: Sequence[Source]
+    states: Sequence[object]
+    read: Counter[str]
+    loaded: Sequence[Loaded | MadeRows]
+    left_out: Counter[str]
+    mapping: Mapping | None = None
+
+    @property
+    def taken(self) -> Counter[str]:
+        """How many rows of each source are loaded or bad."""
+        return Counter({name: rows - self.left_out[name] for name, rows in self.read.items()})
 
 
 class Loader:
@@ -70,6 +97,7 @@ class Loader:
             )
         self._session, self._connection = session, session.connection
         self._inputs_dir = resolve(inputs_dir)
+        self._raw_files = session.raw_files or RawFiles(session, self._inputs_dir)
         self._max_rejected_share = max_rejected_share
 
     def load(self, table_name: str, *, from_seed: bool) -> None:
@@ -91,27 +119,41 @@ class Loader:
                 "the notebook from its top."
             )
         self._forget(table)
+        begin(self._connection)
+        mapping = None if from_seed else read_mapping(self._connection, table, self._raw_files)
+        if mapping:
+            table = table._replace(columns=(*table.columns, PLACE))
+            staged = self._stage_mapped(table, mapping)
+        else:
+            staged = self._stage(table, from_seed)
+        bad = self._judge(table, staged)
+        quarantine_bad_rows(self._connection, table, staged.loaded)
+        outcomes = [_outcome(table, each, staged, bad[each.name]) for each in staged.sources]
+        refuse_changed(staged.sources, staged.states)
+        self._record(outcomes)
+        for name in (table.name, f"{table.name}_quarantined") if mapping else ():
+            self._connection.execute(f"alter table {staging_of(name)} drop column {quoted(PLACE.name)}")
+        self._connection.execute(f"alter table {staging_of(table.name)} drop column {SUSPECT}")
+
+    def _stage(self, table: Table, from_seed: bool) -> _Staged:
         seed = SeedRows(self._connection, table.name)
         sources = [seed] if from_seed else find_sources(self._inputs_dir, table)
         states = [state_of(source) for source in sources]
         create_staging(self._connection, table)
-        begin(self._connection)
         reading = Reading(self._session, table)
-        for batch in batches(sources, lambda: reading.most):
-            reading.read(batch)
-        reading.refuse_other_encodings()
-        read = Counter({source.name: 0 for source in sources})
-        for batch in reading.loaded:
-            for part in batch.parts:
-                read[part.source.name] += part.count
-        bad = self._judge(table, read, reading.loaded)
-        quarantine_bad_rows(self._connection, table, reading.loaded)
-        outcomes = [_outcome(table, each, read[each.name], bad[each.name]) for each in sources]
-        for source, before in zip(sources, states, strict=True):
-            if state_of(source) != before:
-                raise InputError(f"{source.name}: changed while it was read. Run the build again.")
-        self._record(outcomes)
-        self._connection.execute(f"alter table {staging_of(table.name)} drop column {SUSPECT}")
+        reading.read_all(sources)
+        return _Staged(sources, states, reading.records(sources), reading.loaded, Counter())
+
+    def _stage_mapped(self, table: Table, mapping: Mapping) -> _Staged:
+        raw, staged = mapping.raw, staging_of(table.name)
+        create_staging(self._connection, table)
+        fill_staging(self._connection, table, mapping.rows_sql, (*mapping.fields, PLACE.name))
+        rows = mapping.count_rows(staged)
+        left_out = raw.left_out(self._connection, staged)
+        if raw.records.total() != rows + left_out.total():
+            raise StateError(f"{mapping.name} gives lines that its file does not have. Select its line.")
+        made = MadeRows(self._connection, raw, staged, rows)
+        return _Staged(raw.sources, raw.states, raw.records, [made], left_out, mapping)
 
     def _forget(self, table: Table) -> None:
         self._connection.execute("delete from quarantine where table_name = ?", [table.name])
@@ -128,21 +170,26 @@ class Loader:
             dict(zip(Outcome._fields, map(list, zip(*outcomes, strict=True)), strict=True)),
         )
 
-    def _judge(self, table: Table, read: Counter[str], loaded: Sequence[Loaded]) -> Counter[str]:
+    def _judge(self, table: Table, staged: _Staged) -> Counter[str]:
         """Find the problems of a table; the number of bad rows by source.
 
         Refuses the table if it, or most of a file of it, is too bad. If that is seen from counts alone,
         a sample of the bad rows has to do for the reasons.
         """
-        for name, rows in read.items():
+        for name, rows in staged.read.items():
             if not rows:
                 raise InputError(f"{name}: has a header and no rows. Make a new extract.")
+        read, loaded = staged.taken, staged.loaded
+        if not read.total():
+            raise StateError(f"mapping.{table.name} leaves out all rows. Mend its `where`.")
         what = table.name if len(read) > 1 else next(iter(read))
         bad = count_suspects(self._connection, table)
         if self._is_too_bad(bad, read.total()):
             sampled = sample_problems(self._connection, table)
             raise self._refusal(table, what, bad, read.total(), loaded, sampled)
         bad = find_problems(self._connection, table)
+        if staged.mapping:
+            name_conflicts(self._connection, table)
         if self._is_too_bad(bad, read.total()):
             raise self._refusal(table, what, bad, read.total(), loaded)
         by_source = bad_rows(self._connection, loaded)
@@ -175,18 +222,20 @@ class Loader:
         return InputError("\n".join([*lines, f"Mend the file, {add}or make a new extract."]))
 
 
-def _outcome(table: Table, source: Source, read: int, bad: int) -> Outcome:
-    is_seed = isinstance(source, SeedRows)
+def _outcome(table: Table, source: Source, staged: _Staged, bad: int) -> Outcome:
+    is_seed, mapping = isinstance(source, SeedRows), staged.mapping
+    fields = (*mapping.fields, PLACE.name) if mapping else source.fields
     return Outcome(
         table_name=table.name,
         file=source.name,
         bytes=0 if is_seed else source.path.stat().st_size,
         sha256="" if is_seed else sha256_of(source.path),
-        rows_read=read,
-        rows_loaded=read - bad,
+        rows_read=staged.read[source.name],
+        rows_loaded=staged.taken[source.name] - bad,
         rows_quarantined=bad,
-        ignored_columns=_listed(source.ignored),
-        defaulted_columns=", ".join(name for name in table.column_names if name not in source.fields),
+        rows_left_out=staged.left_out[source.name],
+        ignored_columns=_listed(mapping.ignored if mapping else source.ignored),
+        defaulted_columns=", ".join(name for name in table.column_names if name not in fields),
     )
 
 

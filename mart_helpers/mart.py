@@ -28,6 +28,7 @@ from mart_helpers.kept import (
     sync_folder,
 )
 from mart_helpers.parameters import check_cell, resolve, shown
+from mart_helpers.raw import RawFiles, keep_columns
 from mart_helpers.session import (
     BUILD_LOG,
     Session,
@@ -50,11 +51,11 @@ from mart_helpers.verdict import STOPPED_BY
 if TYPE_CHECKING:
     import pandas as pd
 
-_SCRATCH = ("staging", "seed")
+_SCRATCH = ("staging", "seed", "source")
 
 _ATTACHED = (*_SCRATCH, "published")
 
-_SCHEMAS = ("contract", "checks")  # a database of such a name would hide them
+_SCHEMAS = ("contract", "checks", "mapping")  # a database of such a name would hide them
 
 
 def candidate_path(database: Path) -> Path:
@@ -119,6 +120,7 @@ def publish(
     replaced = last_build(session.connection, "published")
     try:
         close_books(session.connection)
+        keep_columns(session.connection)
         session.connection.execute("checkpoint")
         with ThreadPoolExecutor(1) as beside:
             beside.submit(sync, candidate)  # to give much memory back takes as long as the disk
@@ -201,6 +203,7 @@ def _prepared(candidate: Path, database: Path, memory_limit: str) -> duckdb.Duck
         connection.execute("set max_vacuum_tasks = 0")
         for scratch in _SCRATCH:
             connection.execute(f"attach ':memory:' as {scratch}")
+        connection.execute("create schema mapping")
         _attach_published(connection, database)
         # it takes a quarter of the time in which facts are written, and saves a quarter of their space
         connection.execute("set disabled_compression_methods = 'dict_fsst'")
@@ -246,14 +249,16 @@ def open_candidate(
 ) -> Session:
     """A session on a new candidate beside the mart `database`, for `01_build`.
 
-    Its statements reach no files but those below the folders `reads_from`. No other build can begin
+    Its statements reach no files but those below the folders `reads_from`, those of the first also as
+    `source.<file>`. No other build can begin
     until it is published, or until a cell fails. Raises UsageError if the parameters cell holds a wrong
     value, StateError if the candidate cannot be made.
     """
     shell = _prepared_shell()
     session = create_candidate(_real(database), shell.user_ns, memory_limit)
-    folders = [*map(resolve, reads_from), rows_folder(session.candidate)]
-    confine(session.connection, folders)
+    inputs = [*map(resolve, reads_from)]
+    confine(session.connection, [*inputs, rows_folder(session.candidate)])
+    session.raw_files = RawFiles(session, inputs[0]) if inputs else None
     return _attached(session, shell)
 
 

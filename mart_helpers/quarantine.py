@@ -103,6 +103,33 @@ def _find_own_orphans(connection: duckdb.DuckDBPyConnection, table: Table) -> No
         pass
 
 
+def name_conflicts(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Have the reasons of repeated keys name the columns in which the rows differ."""
+    rows = staging_of(table.name)
+    differing = ", ".join(
+        f"case when late.{quoted(name)} is distinct from first.{quoted(name)} then {literal(name)} end"
+        for name in table.column_names
+        if not name.startswith(" ")
+    )
+    connection.execute(f"""
+        update problems
+        set reason = regexp_replace(
+            reason, ' repeats? (that|those)$', ' has another ' || names || ' than \\1'
+        )
+        from (
+            select
+                row_id as late_id,
+                array_to_string(
+                    list_filter([{differing}], lambda name: name is not null), ', '
+                ) as names
+            from problems
+            inner join {rows} as late on problems.row_id = late.rowid
+            inner join {rows} as first on problems.first_row_id = first.rowid
+        )
+        where row_id = late_id and first_row_id is not null and names <> ''
+    """)
+
+
 def bad_rows(connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded]) -> Counter[str]:
     """How many records of each source, by its name, are bad."""
     return Counter(source.name for _, source, _ in _origins(connection, batches, _BAD))

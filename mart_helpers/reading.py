@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import duckdb
 
@@ -15,6 +15,8 @@ from mart_helpers.sources import (
     NOT_UTF8,
     CsvFile,
     Part,
+    Source,
+    batches,
     halves,
     located,
     read_batch,
@@ -42,11 +44,30 @@ class Reading:
         self._folder = rows_folder(session.candidate)
         self._staged = staging_of(table.name)
         self._next_row = self._halved = 0
-        self.most = FEW_RECORDS
+        self._most = FEW_RECORDS
         self._not_utf8: Counter[CsvFile] = Counter()
         self.loaded: list[Loaded] = []
 
-    def read(self, batch: Sequence[Part]) -> None:
+    def read_all(self, sources: Iterable[Source]) -> None:
+        """Add the records of these sources to staging.
+
+        Raises InputError for a file whose records cannot be told apart, or which is in another encoding.
+        """
+        for batch in batches(sources, lambda: self._most):
+            self._read(batch)
+        for source, rows in self._not_utf8.items():
+            if rows > 1:
+                refuse_eight_bit(source.path, source.name)
+
+    def records(self, sources: Iterable[Source]) -> Counter[str]:
+        """How many records were read of each of these sources, by its name."""
+        read = Counter({source.name: 0 for source in sources})
+        for batch in self.loaded:
+            for part in batch.parts:
+                read[part.source.name] += part.count
+        return read
+
+    def _read(self, batch: Sequence[Part]) -> None:
         """Add the records of a batch to staging; those that cannot be read have a row without values.
 
         A batch in which DuckDB sees other records than were counted is halved, until the record that it
@@ -62,36 +83,32 @@ class Reading:
                 raise _unreadable(batch, rows + len(rejected), failure)
             if apart := halves(batch):
                 for half in apart:
-                    self.read(half)
+                    self._read(half)
                 return
             rejected = {0: _DAMAGED}
-        self.most = FEW_RECORDS if rejected else _MANY_RECORDS
+        self._most = FEW_RECORDS if rejected else _MANY_RECORDS
         add_unread(self._connection, self._table, rejected.values())
         first_row, _ = self._new_rows()
         self._next_row = first_row + count
         self.loaded.append(Loaded(first_row, _merged(batch), [*rejected]))
-        self._mark_reopened(batch, self.loaded[-1])
+        self._complete(batch, self.loaded[-1])
         odd = [ordinal for ordinal, reason in rejected.items() if reason == NOT_UTF8]
         self._not_utf8.update(source for source, _ in located(batch, odd))
 
-    def refuse_other_encodings(self) -> None:
-        """Raise InputError for a file of which several rows, and no other text, are no UTF-8."""
-        for source, rows in self._not_utf8.items():
-            if rows > 1:
-                refuse_eight_bit(source.path, source.name)
-
     def _fill(self, batch: Sequence[Part]) -> tuple[dict[int, str], duckdb.Error | None]:
-        fields = batch[0].source.fields
         try:
             _, rejected = read_batch(
                 self._connection,
                 batch,
                 self._folder,
-                lambda rows: fill_staging(self._connection, self._table, rows, fields),
+                lambda rows: self._fill_rows(rows, batch),
             )
         except duckdb.InvalidInputException as error:  # of records that it cannot tell apart
             return {}, error
         return rejected, None
+
+    def _fill_rows(self, rows: str, batch: Sequence[Part]) -> None:
+        fill_staging(self._connection, self._table, rows, batch[0].source.fields)
 
     def _new_rows(self) -> tuple[int, int]:
         """The first row id behind those of the batches before, and how many there are."""
@@ -99,7 +116,7 @@ class Reading:
             f"select min(rowid), count(*) from {self._staged} where rowid >= {self._next_row}"
         ).fetchone()
 
-    def _mark_reopened(self, batch: Sequence[Part], loaded: Loaded) -> None:
+    def _complete(self, batch: Sequence[Part], loaded: Loaded) -> None:
         """Mark as bad what is read without the quotes that open again within a field."""
         row_ids, begin = [], 0
         for part in batch:

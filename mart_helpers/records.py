@@ -10,7 +10,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, chain
 from math import inf
@@ -59,6 +59,12 @@ class Block(NamedTuple):
         """Where in `text` each record ends, behind its line end."""
         lines = list(accumulate(map(len, io.BytesIO(self.text)), initial=0))
         return lines[1:] if self.spans is None else [lines[behind] for _, behind in self.spans]
+
+    def lines(self) -> Sequence[int]:
+        """The physical line on which each record starts."""
+        if self.spans is None:
+            return range(self.line, self.line + self.count)
+        return [self.line + first for first, _ in self.spans]
 
     def part(self, first: int, behind: int) -> "Block":
         """The records from the index `first` on, up to `behind`."""

@@ -84,8 +84,8 @@ class Session:
     """A DuckDB connection as JupySQL sees it: every statement runs once, in the same session.
 
     `$name` in a statement is bound to the notebook's variable of that name, as a value, never as text.
-    `opened` is the identity of the file behind it. A session that builds writes to `candidate`, and
-    holds a `lock`; one that reads the published mart has neither.
+    `opened` is the identity of the file behind it. A session that builds writes to `candidate`, holds a
+    `lock`, and reads the `raw_files` that a statement names; one that reads the published mart has none.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -94,6 +94,7 @@ class Session:
     opened: tuple[int, int] | None = None
     candidate: Path | None = None
     lock: "BaseFileLock | None" = None
+    raw_files: Any = None
 
     def execute(self, sql: str, *, shows: bool = True) -> "pd.DataFrame | None":
         """Run the statements in turn; the rows that the last answers with, None where it has none.
@@ -149,6 +150,8 @@ class Session:
                 f"${name} is not defined in this notebook. "
                 f"Run the cell that sets {name} first, or mend the name."
             )
+        if self.raw_files:
+            self.raw_files.read_named(statement.query)
         values = {name: self.variables[name] for name in statement.named_parameters}
         self.connection.execute(statement, values or None)
         kinds = {name: str(kind) for name, kind, *_ in self.connection.description or []}

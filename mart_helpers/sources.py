@@ -88,17 +88,54 @@ def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
     Raises InputError if there is none or more than one, if something is no readable file of its kind,
     or if a header does not fit the contract.
     """
+    return [_understood(path, name, table) for path, name in find_files(inputs_dir, table.name)]
+
+
+def find_files(inputs_dir: Path, stem: str) -> list[tuple[Path, str]]:
+    """The file called `stem`, or the files of the folder of that name, each with what messages call it.
+
+    Raises InputError if there is none or more than one.
+    """
     if not inputs_dir.is_dir():
         problem = "is a file, not a folder" if inputs_dir.exists() else "there is no such folder"
         raise InputError(f"{shown(inputs_dir)}: {problem}. Name the folder of the extracts.")
-    paths = [inputs_dir / f"{table.name}{ending}" for ending in ("", *_ENDINGS)]
+    paths = [inputs_dir / f"{stem}{ending}" for ending in ("", *_ENDINGS)]
     found = [path for path in paths if os.path.lexists(path)]
     if not found:
-        raise _missing_file(inputs_dir, table.name)
-    _refuse_two(table.name, found)
-    if found[0].name == table.name:
-        return [_understood(path, f"{table.name}/{path.name}", table) for path in _drops(found[0])]
-    return [_understood(found[0], found[0].name, table)]
+        raise _missing_file(inputs_dir, stem)
+    _refuse_two(stem, found)
+    if found[0].name == stem:
+        return [(path, f"{stem}/{path.name}") for path in _drops(found[0])]
+    return [(found[0], found[0].name)]
+
+
+def open_as_it_is(path: Path, name: str) -> Source:
+    """The file at `path` as a source whose `fields` are all its columns, named as in its header.
+
+    Names are trimmed; one that is empty or stands there before gets the number of its column. Raises
+    InputError if it is no readable file of its kind.
+    """
+    _refuse_what_is_no_file(path, name)
+    if path.suffix == ".parquet":
+        columns = _parquet_columns(path, name)
+        return ParquetFile(path, name, columns, _told_apart(columns), ())
+    header = _read_head(path, name).lstrip("\r\n")
+    names = {mark: _names(header, mark) for mark in _DELIMITERS}
+    delimiter = max(_DELIMITERS, key=lambda mark: len(names[mark]))
+    return CsvFile(path, name, delimiter, _told_apart(names[delimiter]), ())
+
+
+def _told_apart(columns: Sequence[str]) -> tuple[str, ...]:
+    """Names of columns without two that SQL takes for the same, nor those of a place."""
+    names: list[str] = []
+    taken = {"file", "line"}
+    for number, column in enumerate(columns, 1):
+        name = column.strip() or f"column {number}"
+        while name.lower() in taken:
+            name = f"{name} {number}"
+        taken.add(name.lower())
+        names.append(name)
+    return tuple(names)
 
 
 class SeedRows(NamedTuple):
@@ -321,6 +358,13 @@ def state_of(source: Source) -> tuple[int, ...] | None:
         return None
     found = source.path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def refuse_changed(sources: Iterable[Source], states: Iterable[object]) -> None:
+    """Raise InputError for a source whose file is no longer in the state that `state_of` saw."""
+    for source, before in zip(sources, states, strict=True):
+        if state_of(source) != before:
+            raise InputError(f"{source.name}: changed while it was read. Run the build again.")
 
 
 # DuckDB takes some kilobytes for each record that it rejects: so few may all be rejected

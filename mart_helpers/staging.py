@@ -19,6 +19,11 @@ SUSPECT = quoted(" suspect")
 
 _LONGEST_VALUE = 1000
 
+# A mapping tells the faults of a row one by one, as a JSON list of this form.
+_IS_LIST = f"starts_with({ROW_FAULT}, '[{{')"
+
+_TOLD = '[{"position":"INTEGER","column_name":"VARCHAR","value":"VARCHAR","reason":"VARCHAR"}]'
+
 
 def staging_of(table_name: str) -> str:
     """The staging table as SQL names it."""
@@ -97,17 +102,26 @@ def problems_sql(table: Table, most: int | None = None) -> str:
     listed = ", ".join(
         f"case when {condition} then {problem} end" for condition, problem in _faults(table)
     )
+    told = f"coalesce(from_json(case when {_IS_LIST} then {ROW_FAULT} end, '{_TOLD}'), [])"
     return f"""
         with suspects as (
             select rowid as row_id, from_json({SUSPECT}, '["VARCHAR"]') as texts
             from {staging_of(table.name)} where {SUSPECT} is not null {f"limit {most}" if most else ""}
         ),
         texts as (select row_id as " row id", {", ".join(texts)} from suspects),
-        {_typed_steps(table.columns)}
+        {_typed_steps(table.columns)},
+        judged as (select *, {told} as " told" from typed)
         select
             " row id" as row_id,
-            unnest(list_filter([{listed}], lambda fault: fault is not null), recursive := true)
-        from typed
+            unnest(
+                " told" || list_filter(
+                    [{listed}],
+                    lambda fault: fault is not null
+                        and not list_contains([told.position for told in " told"], fault.position)
+                ),
+                recursive := true
+            )
+        from judged
     """
 
 
@@ -170,7 +184,9 @@ def _is_broken(rule: Rule) -> str:
 
 def _faults(table: Table) -> list[tuple[str, str]]:
     """SQL conditions under which something is wrong with a row, and SQL for a struct that says what."""
-    faults = [(f"{ROW_FAULT} is not null", _problem_sql(-1, "null", "null", ROW_FAULT))]
+    faults = [
+        (f"{ROW_FAULT} is not null and not {_IS_LIST}", _problem_sql(-1, "null", "null", ROW_FAULT))
+    ]
     for position, column in enumerate(table.columns):
         text = trimmed_sql(_text(column))
         if _must_be_there(column):

@@ -1,13 +1,15 @@
 """Where a row of the mart comes from: its lines in the inputs, and what of it was set aside.
 
-The mart remembers no lines, so they are found again: a source is read once for the key column alone.
+The mart remembers no lines, so they are found again: a source is read once for the key column alone,
+or put through its mapping once more.
 """
 
 import csv
 import io
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ import duckdb
 from mart_helpers.contract import Table, cast_sql, declared_tables, id_sql, read_contract
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
+from mart_helpers.mapping import Mapping, mapping_read_again
 from mart_helpers.parameters import shown
 from mart_helpers.records import Located
 from mart_helpers.session import open_published
@@ -40,6 +43,22 @@ _LONGEST_KEY_TO_MEND = 60
 
 
 Inputs = dict[str, tuple[int, str]]  # the files that the latest build read: their bytes and SHA-256
+
+
+class _Inputs(NamedTuple):
+    """The sources there are now, or the `trouble` why they cannot be taken; the mapping if any."""
+
+    sources: Sequence[Source]
+    trouble: str = ""
+    mapping: Mapping | None = None
+
+    def matching(
+        self, source: Source, texts: Sequence[str], matches: str
+    ) -> tuple[list[tuple[int, tuple[str, ...]]], list[int]]:
+        """Number and `key`, these `texts`, of the records that match; the numbers of those not read."""
+        if self.mapping:
+            return self.mapping.matching(source, texts, matches)
+        return _matching(source, texts, matches)
 
 
 class _Wanted(NamedTuple):
@@ -88,7 +107,9 @@ def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
     """
     with open_published(database) as connection:
         try:
-            return _traced(_wanted(connection, database, table_name, key, inputs_dir))
+            wanted = _wanted(connection, database, table_name, key, inputs_dir)
+            with _opened(connection, inputs_dir, wanted.table, wanted.inputs) as inputs:
+                return _traced(wanted, inputs)
         except duckdb.Error as error:
             raise StateError(
                 f"{shown(database)}: cannot be traced in; `mart build` makes it anew. "
@@ -110,14 +131,15 @@ def origins(
     table = read_contract(connection, table_name)
     _, inputs = _latest_build(connection, table)
     found: dict[tuple[str, ...], tuple[str, int]] = {}
-    for source in _sources(inputs_dir, table, inputs)[0]:
-        if source.name in inputs and _is_same(inputs_dir / source.name, *inputs[source.name]):
-            found = _first_places(source, table, keys) | found
+    with _opened(connection, inputs_dir, table, inputs) as opened:
+        for source in opened.sources:
+            if source.name in inputs and _is_same(inputs_dir / source.name, *inputs[source.name]):
+                found = _first_places(opened, source, table, keys) | found
     return found
 
 
 def _first_places(
-    source: Source, table: Table, keys: list[tuple[str, ...]]
+    inputs: _Inputs, source: Source, table: Table, keys: list[tuple[str, ...]]
 ) -> dict[tuple[str, ...], tuple[str, int]]:
     texts = [
         f"{cast_sql(id_sql(quoted(name)), kind)}::varchar"
@@ -125,7 +147,7 @@ def _first_places(
     ]
     found: dict[tuple[str, ...], int] = {}
     wanted = ", ".join(f"[{', '.join(map(literal, key))}]" for key in keys)
-    for number, key in _matching(source, texts, f"key in ({wanted})")[0]:
+    for number, key in inputs.matching(source, texts, f"key in ({wanted})")[0]:
         found.setdefault(key, number)
     places = source.places(found.values())
     return {key: (source.name, place.line) for key, place in zip(found, places, strict=True)}
@@ -209,21 +231,29 @@ def _latest_build(connection: duckdb.DuckDBPyConnection, table: Table) -> tuple[
     return number, {file: (size, sha256) for file, size, sha256 in found.fetchall()}
 
 
-def _sources(inputs_dir: Path, table: Table, inputs: Inputs) -> tuple[list[Source], str]:
-    """The sources there are now, or why they cannot be taken; none where the build used seed rows."""
-    if [*inputs] == [SEED_ROWS]:
-        return [], ""
-    try:
-        return find_sources(inputs_dir, table), ""
-    except InputError as error:
-        return [], str(error)
+@contextmanager
+def _opened(
+    connection: duckdb.DuckDBPyConnection, inputs_dir: Path, table: Table, inputs: Inputs
+) -> Iterator[_Inputs]:
+    """The sources of a table; none where the build used seed rows."""
+    with ExitStack() as stack:
+        try:
+            if [*inputs] == [SEED_ROWS]:
+                found = _Inputs([])
+            elif mapping := stack.enter_context(mapping_read_again(connection, table, inputs_dir)):
+                found = _Inputs(mapping.raw.sources, mapping=mapping)
+            else:
+                found = _Inputs(find_sources(inputs_dir, table))
+        except InputError as error:
+            found = _Inputs([], str(error))
+        yield found
 
 
-def _traced(wanted: _Wanted) -> str:
-    sources, trouble = _sources(wanted.inputs_dir, wanted.table, wanted.inputs)
+def _traced(wanted: _Wanted, inputs: _Inputs) -> str:
+    sources, trouble = inputs.sources, inputs.trouble
     rows, total_rows = _in_mart(wanted)
-    lines, total_lines, unread = _in_inputs(wanted, sources)
-    entries, total_entries = _in_quarantine(wanted, sources)
+    lines, total_lines, unread, places = _in_inputs(wanted, inputs)
+    entries, total_entries = _in_quarantine(wanted, inputs, places)
     if not total_rows + total_lines + total_entries:
         raise _unknown_key(wanted, sources, trouble or unread)
     parts = [
@@ -280,30 +310,35 @@ def _rows(connection: duckdb.DuckDBPyConnection, table: str, where: str) -> list
     return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
-def _in_inputs(wanted: _Wanted, sources: list[Source]) -> tuple[list[str], int, str]:
-    """The first records with the key in all sources, how many there are, and what kept one unread."""
+def _in_inputs(wanted: _Wanted, inputs: _Inputs) -> tuple[list[str], int, str, set[tuple[str, int]]]:
+    """The first records with the key in all sources, how many there are, and what kept one unread.
+
+    Also file and line of the first ones.
+    """
     texts: list[str] = []
+    found: set[tuple[str, int]] = set()
     total, trouble = 0, ""
-    for source in sources:
+    for source in inputs.sources:
         file = shown(wanted.inputs_dir / source.name)
         try:
-            places, count = _places(source, wanted)
+            places, count = _places(source, wanted, inputs)
         except (InputError, duckdb.Error) as error:
             trouble = f"{file} cannot be read: {_shown(str(error))}"
             continue
         total += count
         texts += [f"  {_place(file, place.line)}\n    {_shown(place.raw)}" for place in places]
-    return texts[:_MOST], total, trouble
+        found |= {(source.name, place.line) for place in places}
+    return texts[:_MOST], total, trouble, found
 
 
-def _places(source: Source, wanted: _Wanted) -> tuple[list[Located], int]:
+def _places(source: Source, wanted: _Wanted, inputs: _Inputs) -> tuple[list[Located], int]:
     """The first records of a source that have the key, in its order, and how many have it.
 
     Records that the reader refuses count too: their fields are told apart as well as may be.
     """
     texts = [id_sql(quoted(name)) for name in wanted.table.key]
     matches = wanted.matches_sql([f"key[{place}]" for place in range(1, len(texts) + 1)])
-    rows, unread = _matching(source, texts, matches)
+    rows, unread = inputs.matching(source, texts, matches)
     refused = source.places(unread) if unread else ()
     named = [place for place in refused if _has_key(place.raw, wanted, source)]
     numbers = [number for number, _ in rows[:_MOST]]
@@ -311,9 +346,14 @@ def _places(source: Source, wanted: _Wanted) -> tuple[list[Located], int]:
     return sorted(places, key=lambda place: place.number)[:_MOST], len(rows) + len(named)
 
 
-def _in_quarantine(wanted: _Wanted, sources: list[Source]) -> tuple[list[str], int]:
-    """The first entries of records with the key, in the order of the files, and how many there are."""
-    source_of = {source.name: source for source in sources}
+def _in_quarantine(
+    wanted: _Wanted, inputs: _Inputs, places: set[tuple[str, int]]
+) -> tuple[list[str], int]:
+    """The first entries of records with the key, in the order of the files, and how many there are.
+
+    If the key is made by a mapping, the entries are known by the `places` of their records.
+    """
+    source_of = {source.name: source for source in inputs.sources}
     entries = wanted.connection.execute(
         """
         select column_name is not distinct from $column and value = $key, file, line, column_name,
@@ -321,6 +361,7 @@ def _in_quarantine(wanted: _Wanted, sources: list[Source]) -> tuple[list[str], i
         from quarantine
         where table_name = $table and (
             (column_name = $column and value = $key)
+            or list_contains($places::varchar[], concat_ws(' ', line, file))
             or list_bool_and(
                 list_transform($parts, lambda part: contains(replace(raw_row, '"', ''), part))
             )
@@ -330,6 +371,7 @@ def _in_quarantine(wanted: _Wanted, sources: list[Source]) -> tuple[list[str], i
             "table": wanted.table.name,
             "column": ", ".join(wanted.table.key),
             "key": ", ".join(wanted.key),
+            "places": [f"{line} {file}" for file, line in places] if inputs.mapping else [],
             "parts": [text.replace('"', "") for text in wanted.key],
         },
     )
@@ -338,7 +380,11 @@ def _in_quarantine(wanted: _Wanted, sources: list[Source]) -> tuple[list[str], i
     for is_key, file, line, *values, raw in iter(entries.fetchone, None):
         # its quotes may be what is wrong with a row as a whole: nobody knows which belong to the key
         is_whole = values[0] is None
-        if is_key or _has_key(raw, wanted, source_of.get(file), quotes_count=not is_whole):
+        is_theirs = is_key or (file, line) in places
+        may_have_it = is_whole or not inputs.mapping
+        if is_theirs or (
+            may_have_it and _has_key(raw, wanted, source_of.get(file), quotes_count=not is_whole)
+        ):
             total += 1
             if total <= _MOST:
                 named = zip(("column", "value", "reason", "row"), (*values, raw), strict=True)
@@ -365,7 +411,7 @@ def _has_key(raw: str, wanted: _Wanted, source: Source | None, *, quotes_count: 
     key = [*wanted.key]
     if not quotes_count:
         key, texts = ([text.replace('"', "") for text in each] for each in (key, texts))
-    if source and len(texts) == len(source.fields):
+    if source and len(texts) == len(source.fields) and {*wanted.table.key} <= {*source.fields}:
         return key == [texts[source.fields.index(name)] for name in wanted.table.key]
     return {*key} <= {*texts}
 

@@ -1,0 +1,457 @@
+"""Mappings: views of schema `mapping` that put another's file into the shape of a declared table.
+
+A mapping is one `select` over `source.<file>` (see `raw`). It is read back from the catalog and parsed
+by DuckDB, which adds to each row its place in the file, and what of it could not be read: a reader, a
+cast, or a function such as `try_strptime` gave null for a text. A reader is a macro whose comment
+begins with `reads: `; what follows is the reason, with the macro's arguments for [words] in brackets.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import duckdb
+
+from mart_helpers.contract import Table, ascends_sql, declared_tables, trimmed_sql
+from mart_helpers.errors import InputError, StateError
+from mart_helpers.raw import IS_READ, PLACE, Raw, RawFiles
+from mart_helpers.raw import SCHEMA as SOURCE
+from mart_helpers.session import Session
+from mart_helpers.sources import ROW_FAULT, Source
+from mart_helpers.texts import did_you_mean, literal, quoted
+
+SCHEMA = "mapping"
+
+_READS = "reads: "
+
+_FILE, _LINE, _FAULTS = " file", " line", " faults"
+
+Node = dict[str, Any]
+
+
+class Mapping(NamedTuple):
+    """A mapping as it is loaded.
+
+    `name` is that of the view. `rows` is a query for its outputs `fields`, all text, the place of each
+    row and `ROW_FAULT`: null or what could not be read, as a JSON list. `ignored` are outputs that the
+    contract does not declare.
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    name: str
+    raw: Raw
+    rows: str
+    fields: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def rows_sql(self) -> str:
+        """A query for `rows` and those of records that cannot be read, in the order of the file."""
+        place = quoted(PLACE.name)
+        unread = self.raw.faulty_sql(f"not {IS_READ}")
+        return (
+            f"select * replace ({place}::varchar as {place}) "
+            f"from (from ({self.rows}) union all by name from ({unread})) order by {place}::bigint"
+        )
+
+    def count_rows(self, staged: str) -> int:
+        """How many rows of the table `staged` were made. Raises StateError for two of one line."""
+        place = quoted(PLACE.name)
+        ((ascends,),) = self.connection.execute(ascends_sql(staged, place)).fetchall()
+        if not ascends:
+            repeated = (
+                f"select {place} from {staged} group by all having count(*) > 1 or {place} is null"
+            )
+            if found := self.connection.execute(f"{repeated} order by all limit 1").fetchone():
+                where = f"two rows of {self.raw.located(found[0])}" if found[0] else "a row of no line"
+                raise StateError(
+                    f"{self.name} makes {where}, as a join may. Make one row at most of each line."
+                )
+        return self.connection.execute(f"select count(*) from {staged}").fetchone()[0]
+
+    def matching(
+        self, source: Source, texts: Sequence[str], matches: str
+    ) -> tuple[list[tuple[int, tuple[str, ...]]], list[int]]:
+        """Number and `key`, these `texts`, of records of a source whose rows match.
+
+        And the numbers of those that cannot be read.
+        """
+        place = quoted(PLACE.name)
+        rows = self.connection.execute(
+            f"select * from (select {place}, [{', '.join(texts)}] as key from ({self.rows})) "
+            f"where {matches} order by {place}"
+        )
+        key_of = {each: tuple(key) for each, key in rows.fetchall()}
+        unread = self.connection.execute(self.raw.faulty_sql(f"not {IS_READ}")).fetchall()
+        found, numbers = (
+            [
+                (number, each)
+                for each, origin, number in self.raw.origins(self.connection, places)
+                if origin is source
+            ]
+            for places in ([*key_of], [each for each, _ in unread])
+        )
+        return [(number, key_of[each]) for number, each in found], [number for number, _ in numbers]
+
+
+class _Fault(NamedTuple):
+    """SQL for when something cannot be read, and for what is said of it."""
+
+    when: str
+    column: str
+    value: str
+    reason: str
+
+
+def read_mapping(connection: duckdb.DuckDBPyConnection, table: Table, files: RawFiles) -> Mapping | None:
+    """The mapping of a declared table; None if it has none.
+
+    Raises StateError for a mapping that is no single `select` over the lines of one file, has a column
+    that the contract lacks or lacks one that it must have, or belongs to no declared table.
+    """
+    views = dict(connection.execute(_VIEWS, [SCHEMA]).fetchall())
+    declared = declared_tables(connection)
+    for name in views:
+        if name not in declared:
+            raise StateError(
+                f"{SCHEMA}.{name} is for no declared table.{did_you_mean(name, declared)} Expected one "
+                f"of {', '.join(declared)}."
+            )
+    if table.name not in views:
+        return None
+    return _View(connection, table, views[table.name]).mapping(files)
+
+
+@contextmanager
+def mapping_read_again(
+    connection: duckdb.DuckDBPyConnection, table: Table, inputs_dir: Path
+) -> Iterator[Mapping | None]:
+    """The mapping that a mart has of a table, over its file as that is now; None if it has none.
+
+    The mart is open for reading, or it is a candidate.
+    """
+    name, path = connection.execute(_DATABASE).fetchone()
+    databases = connection.execute("select database_name from duckdb_databases()").fetchall()
+    with TemporaryDirectory() as folder, duckdb.connect() as scratch:
+        if (SOURCE,) in databases:
+            session = Session(connection, Path(path), {}, candidate=Path(path))
+        else:
+            for attached in ("staging", SOURCE):
+                scratch.execute(f"attach ':memory:' as {attached}")
+            scratch.execute(f"attach {literal(path)} as {quoted(name)} (read_only); use {quoted(name)}")
+            session = Session(scratch, Path(path), {}, candidate=Path(folder, "mart"))
+        yield read_mapping(session.connection, table, RawFiles(session, inputs_dir))
+
+
+class _View:
+    """The view of a mapping, taken apart by DuckDB's parser."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, table: Table, sql: str) -> None:
+        self._connection, self._table = connection, table
+        self._name = f"{SCHEMA}.{table.name}"
+        self._tree = self._parsed(re.split(r"\sAS\s+(?=SELECT|WITH|FROM|\()", sql, maxsplit=1)[1])
+        self._node: Node = self._tree["statements"][0]["node"]
+        found = connection.execute(_READERS, [f"{_READS}%"]).fetchall()
+        self._readers = {
+            name.lower(): (parameters, comment.removeprefix(_READS))
+            for name, parameters, comment in found
+        }
+
+    def mapping(self, files: RawFiles) -> Mapping:
+        """What is loaded of the view."""
+        self._refuse_other_shapes()
+        raw, *others = [files[name] for name in self._sources()]
+        self._refuse_unread(others)
+        described = self._connection.execute(f"describe {self._sql(self._tree)}").fetchall()
+        outputs = [(name, name.strip().lower()) for name, *_ in described]
+        is_distinct = self._without_distinct() or not self._table.name.startswith("fact_")
+        file, line = self._with_place(raw, [name for _, name in outputs])
+        self._with_faults()
+        fields, ignored = self._matched(raw, [name for _, name in outputs])
+        texts = ", ".join(
+            f"{quoted(name)}::varchar as {quoted(field)}" for name, field in outputs if field in fields
+        )
+        place = quoted(PLACE.name)
+        select = self._sql(self._tree)
+        rows = (
+            f"select {texts}, {raw.place_sql(quoted(file), quoted(line))} as {place}, "
+            f"{quoted(_FAULTS)} as {ROW_FAULT} from ({select})"
+        )
+        if self._connection.execute(odd := raw.faulty_sql(IS_READ)).fetchone():
+            fault = f"coalesce(odd.{ROW_FAULT}, made.{ROW_FAULT}) as {ROW_FAULT}"
+            rows = (
+                f"select made.* replace ({fault}) from ({rows}) as made left join ({odd}) as odd "
+                f"using ({place})"
+            )
+        if is_distinct:
+            rows = f"select * exclude ({place}), min({place}) as {place} from ({rows}) group by all"
+        return Mapping(self._connection, self._name, raw, rows, fields, ignored)
+
+    def _parsed(self, sql: str) -> Node:
+        text = "select json_serialize_sql($sql::varchar)"
+        return json.loads(self._connection.execute(text, {"sql": sql}).fetchone()[0])
+
+    def _sql(self, tree: Node) -> str:
+        text = "select json_deserialize_sql($tree::json)"
+        return self._connection.execute(text, {"tree": json.dumps(tree)}).fetchone()[0]
+
+    def _text(self, node: Node) -> str:
+        """SQL of an expression."""
+        tree = self._parsed("select 1")
+        tree["statements"][0]["node"]["select_list"] = [{**node, "alias": ""}]
+        return f"({self._sql(tree).removeprefix('SELECT ')})"
+
+    def _expression(self, sql: str) -> Node:
+        return self._parsed(f"select {sql}")["statements"][0]["node"]["select_list"][0]
+
+    def _refuse_other_shapes(self) -> None:
+        """A row of the view must be a line of the file, and a reader where its line is at hand."""
+        node, problem = self._node, ""
+        if node["type"] != "SELECT_NODE":
+            problem = "puts several selects together"
+        elif node["group_expressions"] or node["aggregate_handling"] != "STANDARD_HANDLING":
+            problem = "groups rows (group by)"
+        elif any(each["type"].startswith("LIMIT") for each in node["modifiers"]):
+            problem = "has a limit"
+        if problem:
+            raise StateError(
+                f"{self._name} {problem}, so lines of its file would be lost. Give a row for each line; "
+                "`where` leaves lines out, `select distinct` equal ones."
+            )
+        rest = {key: value for key, value in node.items() if key not in ("select_list", "where_clause")}
+        subqueries = [each for each in _walk(node) if each.get("class") == "SUBQUERY"]
+        inner = [each for each in _walk([rest, subqueries]) if each.get("try_cast", True)]
+        if reader := next((each for each in inner if self._words(each)), None):
+            raise StateError(
+                f"{self._name}: {self._text(reader)[1:-1]} stands in a step, a join or a subquery, "
+                "where what it cannot read would be lost. Move it to the columns or the `where` of the "
+                "last select."
+            )
+
+    def _sources(self) -> list[str]:
+        """The names of the files that the view reads from; the first is the one whose lines are rows.
+
+        They are written out, as a mart has a schema of the same name.
+        """
+        found = [
+            each
+            for each in _walk([self._node["cte_map"], self._node["from_table"], self._node])
+            if each.get("type") == "BASE_TABLE" and each["schema_name"].lower() == SOURCE
+        ]
+        for each in found:
+            each |= {"catalog_name": SOURCE, "schema_name": "main"}
+            each["qualified_name"] = {"path": [SOURCE, "main", each["table_name"]]}
+        if not found:
+            raise StateError(f"{self._name} reads from no {SOURCE}.<file>, so it has no lines.")
+        return [*dict.fromkeys(each["table_name"] for each in found)]
+
+    def _refuse_unread(self, others: Sequence[Raw]) -> None:
+        """What is only looked up in another file has no quarantine of its own."""
+        for raw in others:
+            if found := self._connection.execute(raw.faulty_sql()).fetchone():
+                raise InputError(
+                    f"{raw.located(found[0])}: {found[1]}. {self._name} only looks things up in this "
+                    "file, so no line of it may be bad. Mend it, or make a new extract."
+                )
+
+    def _without_distinct(self) -> bool:
+        """Whether equal rows are one. With its place no row is equal to another: others see to it."""
+        modifiers = self._node["modifiers"]
+        plain = [
+            each
+            for each in modifiers
+            if each["type"] == "DISTINCT_MODIFIER" and not each["distinct_on_targets"]
+        ]
+        self._node["modifiers"] = [each for each in modifiers if each not in plain]
+        return bool(plain)
+
+    def _with_place(self, raw: Raw, outputs: list[str]) -> tuple[str, str]:
+        """Have each row tell file and line; under which names it does."""
+        given = self._node["from_table"]
+        if given["type"] == "BASE_TABLE" and given["catalog_name"] == SOURCE:
+            for name, alias in (("file", _FILE), ("line", _LINE)):
+                if name == "line" or raw.is_folder:
+                    self._add(name, alias)
+            return _FILE, _LINE
+        for name in ("file", "line") if raw.is_folder else ("line",):
+            if name not in outputs:
+                raise StateError(
+                    f"{self._name} gives no {name}. Select it too, so that each row keeps its place in "
+                    f"{SOURCE}.{raw.name}."
+                )
+        return "file", "line"
+
+    def _add(self, sql: str, alias: str) -> None:
+        self._node["select_list"].append({**self._expression(sql), "alias": alias})
+
+    def _matched(self, raw: Raw, outputs: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The outputs that the contract declares, and those that only pass through."""
+        table, passing = self._table, {"file", "line", *(name.lower() for name in raw.columns)}
+        for name in outputs:
+            if name not in table.column_names and name not in passing:
+                raise StateError(
+                    f"{self._name} gives {name}, which contract.{table.name} does not declare."
+                    f"{did_you_mean(name, table.column_names)} Rename it, or declare it."
+                )
+        lacking = [name for name in table.column_names if name in table.required_names - {*outputs}]
+        if lacking:
+            raise StateError(
+                f"{self._name} gives no {', '.join(lacking)}. Add it, as null if the file has none."
+            )
+        ignored = [name for name in outputs if name not in (*table.column_names, "file", "line")]
+        return tuple(name for name in outputs if name in table.column_names), tuple(ignored)
+
+    def _with_faults(self) -> None:
+        """Have each row tell what of it could not be read, one that `where` cannot judge too."""
+        _let_fail([self._node["select_list"], self._node["where_clause"]])
+        faults = [*self._row_faults(), *self._column_faults()]
+        told = [
+            f"case when {each.when} then {{position: {position}, column_name: {each.column}, "
+            f"value: {each.value}, reason: {each.reason}}} end"
+            for position, each in faults
+        ]
+        is_any = " or ".join(each.when for _, each in faults)
+        listed = f"list_filter([{', '.join(told)}], lambda fault: fault is not null)"
+        sql = f"case when {is_any} then to_json({listed})::varchar end" if faults else "null::varchar"
+        self._add(sql, _FAULTS)
+
+    def _row_faults(self) -> list[tuple[int, _Fault]]:
+        where = self._node["where_clause"]
+        faults = [*self._faults(where)] if where else []
+        if not faults:
+            return []
+        condition = self._text(where)
+        unknown = f"({condition} is null and ({' or '.join(each.when for each in faults)}))"
+        self._node["where_clause"] = self._expression(f"{condition} or {unknown}")
+        return [(-1, each._replace(when=f"({condition} is null and {each.when})")) for each in faults]
+
+    def _column_faults(self) -> Iterator[tuple[int, _Fault]]:
+        names = self._table.column_names
+        for item in self._node["select_list"]:
+            named = [(_output(item), item)]
+            if item["class"] == "STAR":
+                named = [(each["key"], each["value"]) for each in item["replace_list"]]
+            for name, node in named:
+                if name.strip().lower() in names:
+                    for fault in self._faults(node):
+                        yield names.index(name.strip().lower()), fault
+
+    def _faults(self, node: Any) -> Iterator[_Fault]:
+        """What may not be read in an expression; of a `case` and a `coalesce` only what is looked at."""
+        if isinstance(node, list):
+            for each in node:
+                yield from self._faults(each)
+        elif isinstance(node, dict) and node.get("class") == "CASE":
+            guard = "true"
+            for check in node["case_checks"]:
+                when = self._text(check["when_expr"])
+                yield from _guarded(guard, self._faults(check["when_expr"]))
+                yield from _guarded(f"{guard} and {when}", self._faults(check["then_expr"]))
+                guard += f" and {when} is not true"
+            yield from _guarded(guard, self._faults(node["else_expr"]))
+        elif isinstance(node, dict) and node.get("type") == "OPERATOR_COALESCE":
+            children = node["children"]
+            for n, child in enumerate(children):
+                others = [*children[:n], *(c for c in children[n + 1 :] if [*self._faults(c)])]
+                guard = " and ".join(f"{self._text(each)} is null" for each in others) or "true"
+                yield from _guarded(guard, self._faults(child))
+        elif isinstance(node, dict) and node.get("class") != "SUBQUERY":
+            for each in node.values():
+                yield from self._faults(each)
+            if words := self._words(node):
+                yield from self._fault(node, words)
+
+    def _words(self, node: Node) -> str:
+        """SQL for the words of what an expression reads, if it is one that reads a text."""
+        if node.get("class") == "CAST":
+            kind = re.search(r" AS (.+)\)\)$", self._text(node))[1]
+            return literal(f"a {kind.lower()}")
+        if node.get("class") != "FUNCTION":
+            return ""
+        name = node["function_name"].lower()
+        arguments = [each["expression"] for each in node["arguments"]]
+        if name.startswith("try_"):
+            return " || ' '  || ".join([literal(f"what {name} reads"), *map(self._text, arguments[1:])])
+        if name not in self._readers:
+            return ""
+        parameters, words = self._readers[name]
+        given = dict(zip(parameters, map(self._text, arguments), strict=False))
+        given |= {
+            each["name"]: self._text(each["expression"]) for each in node["arguments"] if each["name"]
+        }
+        parts = re.split(r"\[(\w+)\]", words)
+        parts[::2] = map(literal, parts[::2])
+        parts[1::2] = [f"{given.get(part, literal(part))}::varchar" for part in parts[1::2]]
+        return " || ".join(parts)
+
+    def _fault(self, node: Node, words: str) -> Iterator[_Fault]:
+        read = node["child"] if node["class"] == "CAST" else node["arguments"][0]["expression"]
+        columns = {self._text(each): each for each in _walk(read) if each.get("class") == "COLUMN_REF"}
+        if not columns:
+            return
+        text = f"{self._text(read)}::varchar"
+        value = text if len(columns) > 1 else f"{next(iter(columns))}::varchar"
+        name = literal(", ".join(each["column_names"][-1] for each in columns.values()))
+        yield _Fault(
+            # lazily: only what gives null is looked at
+            f"case when {self._text(node)} is null then coalesce({trimmed_sql(text)}, '') <> '' "
+            "else false end",
+            name,
+            f"left({value}, 1000)",
+            f"{name} || ' \"' || left({value}, 1000) || '\" is not ' || {words}",
+        )
+
+
+def _let_fail(node: Any) -> None:
+    """Have casts, and `strptime`, give null for what they cannot read, where they would raise."""
+    for each in _walk(node):
+        if each.get("class") == "CAST":
+            each["try_cast"] = True
+        elif each.get("function_name") == "strptime":
+            each["function_name"] = "try_strptime"
+            each["qualified_name"] = {"path": ["try_strptime"]}
+
+
+def _guarded(guard: str, faults: Iterator[_Fault]) -> Iterator[_Fault]:
+    for fault in faults:
+        yield fault._replace(when=f"case when {guard} then {fault.when} else false end")
+
+
+def _output(item: Node) -> str:
+    """The name of a column of a select."""
+    return item["alias"] or (item["column_names"][-1] if item["class"] == "COLUMN_REF" else "")
+
+
+def _walk(node: Any) -> Iterator[Node]:
+    """All nodes of a part of the tree, from the top."""
+    if isinstance(node, list):
+        for each in node:
+            yield from _walk(each)
+    elif isinstance(node, dict):
+        yield node
+        for each in node.values():
+            yield from _walk(each)
+
+
+_DATABASE = """
+select database_name, path
+from duckdb_databases()
+where database_name = current_database()
+"""
+
+_VIEWS = """
+select view_name, sql
+from duckdb_views()
+where database_name = current_database() and schema_name = ?
+order by view_oid
+"""
+
+_READERS = """
+select function_name, parameters, comment
+from duckdb_functions()
+where database_name = current_database() and function_type = 'macro' and comment like ?
+"""

@@ -1,0 +1,324 @@
+from pathlib import Path
+
+import pytest
+from conftest import sql_of
+
+from mart_helpers.errors import InputError, QueryError, StateError
+from mart_helpers.loading import Loader
+from mart_helpers.raw import RawFiles
+from mart_helpers.session import Session
+from mart_helpers.trace import origins
+
+CUSTOMERS = "Kd-Nr;Name\nC1;One\nC2;Two\n"
+PRODUCTS = "product_id,product_name,category,unit_cost,list_price\nP1,Pen,Desk,1,2\nP2,Pad,Desk,2,3.5\n"
+HEADER = "Auftrag;Pos;Datum;Kunde;Artikel;Menge;Preis;Rabatt\n"
+GOOD = "A1;1;31.12.2024;C1;P1;2;1.234,50;7,5 %\n"
+CUSTOMERS_MAPPED = """
+create view mapping.dim_customer as
+select
+    "Kd-Nr" as customer_id, "Name" as customer_name, null as segment, null as city, null as country,
+    null as signup_date
+from source.kunden
+"""
+COLUMNS = """
+    "Auftrag" || '-' || "Pos" as sale_id,
+    date_from("Datum", '%d.%m.%Y') as sale_date,
+    "Kunde" as customer_id,
+    "Artikel" as product_id,
+    "Menge" as quantity,
+    number_from("Preis", ',') as unit_price,
+    percent_from("Rabatt", ',') as discount
+"""
+SALES_MAPPED = f"create view mapping.fact_sales as select {COLUMNS} from source.orders"
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    (folder / "kunden.csv").write_text(CUSTOMERS)
+    (folder / "dim_product.csv").write_text(PRODUCTS)
+    return folder
+
+
+@pytest.fixture
+def mapped(candidate: Session, inputs: Path) -> Session:
+    """A candidate that reads `inputs`, with the readers of 01_build and a mapping of customers."""
+    candidate.raw_files = RawFiles(candidate, inputs)
+    for sql in [*sql_of("01_build", "create macro date_from"), CUSTOMERS_MAPPED]:
+        candidate.execute(sql)
+    return candidate
+
+
+def load(mapped: Session, inputs: Path, rows: str, mapping: str = SALES_MAPPED) -> None:
+    (inputs / "orders.csv").write_text(HEADER + rows)
+    mapped.execute(mapping)
+    loader = Loader(mapped, inputs, 1.0)
+    for table in ("dim_customer", "dim_product", "fact_sales"):
+        loader.load(table, from_seed=False)
+
+
+def staged(mapped: Session, columns: str = "sale_id") -> list[tuple]:
+    return mapped.connection.execute(f"select {columns} from staging.fact_sales").fetchall()
+
+
+def quarantined(mapped: Session, columns: str = "line, column_name, value, reason") -> list[tuple]:
+    return mapped.connection.execute(f"select {columns} from quarantine order by line").fetchall()
+
+
+def counts(mapped: Session, table: str = "fact_sales") -> tuple[int, int, int, int]:
+    """Rows read, loaded, quarantined and left out."""
+    return mapped.connection.execute(
+        "select rows_read, rows_loaded, rows_quarantined, rows_left_out from build_inputs "
+        "where table_name = ?",
+        [table],
+    ).fetchone()
+
+
+def test_a_mapping_renames_reads_and_joins_columns(mapped, inputs):
+    load(mapped, inputs, GOOD)
+    columns = (
+        "sale_id, sale_date::varchar, customer_id, quantity, unit_price::varchar, discount::varchar"
+    )
+    assert staged(mapped, columns) == [("A1-1", "2024-12-31", "C1", 2, "1234.5000", "0.075000")]
+
+
+@pytest.mark.parametrize(
+    ("row", "entry"),
+    [
+        (
+            "A2;1;31.02.2024;C1;P1;2;1,50;0 %",
+            (3, "Datum", "31.02.2024", 'Datum "31.02.2024" is not a date written as %d.%m.%Y'),
+        ),
+        (
+            "A2;1;31.12.2024;C1;P1;2;1,234.50;0 %",
+            (3, "Preis", "1,234.50", 'Preis "1,234.50" is not a number with the decimal sign ,'),
+        ),
+        ("A2;1;31.12.2024;C1;P1;2,5;1,50;0 %", (3, "quantity", "2,5")),
+        ("A2;1;31.12.2024;C1;P9;2;1,50;0 %", (3, "product_id", "P9")),
+        ("A2;1;31.12.2024;C1;P1;2;1,50", (3, None, None)),
+    ],
+)
+def test_what_a_mapping_cannot_read_is_quarantined_as_it_stands(mapped, inputs, row, entry):
+    load(mapped, inputs, f"{GOOD}{row}\n")
+    (found,) = quarantined(mapped)
+    assert found[: len(entry)] == entry
+    assert quarantined(mapped, "file, raw_row") == [("orders.csv", row)]
+    assert counts(mapped) == (2, 1, 1, 0)
+
+
+def test_each_unreadable_value_of_a_row_is_told(mapped, inputs):
+    load(mapped, inputs, f"{GOOD}A2;1;gestern;C1;P1;viel;teuer;0 %\n")
+    assert sorted(quarantined(mapped, "column_name, value")) == [
+        ("Datum", "gestern"),
+        ("Preis", "teuer"),
+        ("quantity", "viel"),
+    ]
+
+
+def test_an_unreadable_value_of_an_optional_column_is_not_an_empty_one(mapped, inputs):
+    load(
+        mapped,
+        inputs,
+        f"{GOOD}A2;1;31.12.2024;C1;P1;2;1,50;ein Drittel\nA3;1;31.12.2024;C1;P1;2;1,50;\n",
+    )
+    assert quarantined(mapped, "line, value") == [(3, "ein Drittel")]
+    assert staged(mapped) == [("A1-1",), ("A3-1",)]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ['"Menge"::integer', 'try_cast("Menge" as integer)', 'round("Menge"::double * 2)::integer'],
+)
+def test_a_cast_that_fails_is_a_bad_row_and_no_failed_build(mapped, inputs, expression):
+    mapping = SALES_MAPPED.replace('"Menge"', expression)
+    load(mapped, inputs, f"{GOOD}A2;1;31.12.2024;C1;P1;zwei;1,50;0 %\n", mapping)
+    ((line, column, value, reason),) = quarantined(mapped)
+    assert (line, column, value) == (3, "Menge", "zwei")
+    assert reason.startswith('Menge "zwei" is not a ')
+
+
+def test_only_the_branch_that_is_looked_at_can_fail(mapped, inputs):
+    either = """coalesce(date_from("Datum", '%d.%m.%Y'), date_from("Datum", '%Y-%m-%d'))"""
+    price = """case when "Pos" = '2' then '0' else number_from("Preis", ',') end"""
+    mapping = SALES_MAPPED.replace("""date_from("Datum", '%d.%m.%Y')""", either)
+    mapping = mapping.replace("""number_from("Preis", ',')""", price)
+    rows = "A2;2;2024-12-31;C1;P1;2;frei;\nA3;1;31/12/2024;C1;P1;2;frei;\n"
+    load(mapped, inputs, GOOD + rows, mapping)
+    assert staged(mapped) == [("A1-1",), ("A2-2",)]
+    assert {each[:3] for each in quarantined(mapped)} == {
+        (4, "Datum", "31/12/2024"),
+        (4, "Preis", "frei"),
+    }
+
+
+def test_a_default_does_not_hide_what_cannot_be_read(mapped, inputs):
+    mapping = SALES_MAPPED.replace(
+        "percent_from(\"Rabatt\", ',')", "coalesce(percent_from(\"Rabatt\", ','), 0)"
+    )
+    rows = "A2;1;31.12.2024;C1;P1;2;1,50;\nA3;1;31.12.2024;C1;P1;2;1,50;halb\n"
+    load(mapped, inputs, GOOD + rows, mapping)
+    assert staged(mapped) == [("A1-1",), ("A2-1",)]
+    assert quarantined(mapped, "line, value") == [(4, "halb")]
+
+
+def test_where_leaves_lines_out_and_they_are_counted(mapped, inputs):
+    rows = f"{GOOD}Summe;;;\n\nSumme;;;;;;17;\n"
+    load(mapped, inputs, rows, f"{SALES_MAPPED} where \"Auftrag\" <> 'Summe'")
+    assert counts(mapped) == (3, 1, 0, 2)
+    assert not quarantined(mapped)
+
+
+def test_a_line_that_where_cannot_judge_is_quarantined(mapped, inputs):
+    rows = f"{GOOD}A2;1;01.01.2020;C1;P1;2;1,50;0 %\nA3;1;??;C1;P1;2;1,50;0 %\n"
+    where = "where date_from(\"Datum\", '%d.%m.%Y') >= '2024-01-01'"
+    load(mapped, inputs, rows, f"{SALES_MAPPED} {where}")
+    assert counts(mapped) == (3, 1, 1, 1)
+    assert quarantined(mapped, "line, column_name, value") == [(4, "Datum", "??")]
+
+
+def test_one_flat_file_feeds_several_tables(mapped, inputs):
+    rows = GOOD + GOOD.replace("A1", "A2")
+    (inputs / "orders.csv").write_text(HEADER + rows)
+    mapped.execute(
+        "drop view mapping.dim_customer; create view mapping.dim_customer as "
+        'select "Kunde" as customer_id, null as customer_name, null as segment, null as city, '
+        "null as country, null as signup_date from source.orders"
+    )
+    load(mapped, inputs, rows)
+    assert counts(mapped, "dim_customer") == (2, 1, 0, 1)
+    assert counts(mapped) == (2, 2, 0, 0)
+
+
+def test_a_key_with_other_values_is_a_conflict_that_names_both_lines(mapped, inputs):
+    (inputs / "kunden.csv").write_text(f"{CUSTOMERS}C1;One\nC1;Uno\nC1;Uno\n")
+    load(mapped, inputs, GOOD)
+    assert counts(mapped, "dim_customer") == (5, 2, 1, 2)
+    assert quarantined(mapped, "line, reason") == [
+        (5, 'customer_id "C1" has another customer_name than that of line 2')
+    ]
+
+
+def test_an_equal_repeat_of_a_fact_is_left_out_only_if_asked_for(mapped, inputs):
+    load(mapped, inputs, GOOD * 2)
+    assert counts(mapped) == (2, 1, 1, 0)
+
+
+def test_distinct_leaves_equal_rows_of_a_fact_out(mapped, inputs):
+    load(mapped, inputs, GOOD * 2, SALES_MAPPED.replace("select", "select distinct", 1))
+    assert counts(mapped) == (2, 1, 0, 1)
+
+
+def test_order_fields_on_the_first_line_only_are_filled_down(mapped, inputs):
+    mapping = f"""
+        create view mapping.fact_sales as
+        with filled as (
+            select
+                * replace (
+                    last_value("Auftrag" ignore nulls) over (order by line) as "Auftrag",
+                    last_value("Datum" ignore nulls) over (order by line) as "Datum"
+                )
+            from source.orders
+        )
+        select line, {COLUMNS} from filled
+    """
+    load(mapped, inputs, GOOD + ";2;;C1;P2;1;3,50;\nA2;1;nie;C1;P2;1;3,50;\n", mapping)
+    assert staged(mapped) == [("A1-1",), ("A1-2",)]
+    assert quarantined(mapped, "line, value") == [(4, "nie")]
+
+
+def test_lines_are_physical_ones_behind_line_ends_in_quotes_and_unreadable_records(mapped, inputs):
+    rows = (
+        b'"A1";1;31.12.2024;C1;P1;2;"1,50";0 %\n"A\n2";1;31.12.2024;C1;P1;2;1,50;0 %\n\n'
+        b"\xff;1;31.12.2024;C1;P1;2;1,50;0 %\nA4;1;31.02.2024;C1;P1;2;1,50;0 %\n"
+        + "Ä5;1;31.12.2024;C1;P1;2;1,50;0 %\n".encode()
+    )
+    (inputs / "orders.csv").write_bytes(HEADER.encode() + rows)
+    mapped.execute(SALES_MAPPED)
+    lines = mapped.connection.execute('select line, "Auftrag" from source.orders').fetchall()
+    assert lines == [(2, "A1"), (3, "A\n2"), (7, "A4"), (8, "Ä5")]
+    loader = Loader(mapped, inputs, 1.0)
+    for table in ("dim_customer", "dim_product", "fact_sales"):
+        loader.load(table, from_seed=False)
+    assert quarantined(mapped, "line, column_name") == [(6, None), (7, "Datum")]
+    assert counts(mapped) == (5, 3, 2, 0)
+
+
+def test_a_folder_is_one_source_whose_rows_keep_their_file(mapped, inputs):
+    (inputs / "orders").mkdir()
+    (inputs / "orders" / "01.csv").write_text(HEADER + GOOD)
+    (inputs / "orders" / "02.csv").write_text(
+        "Pos;Auftrag;Datum;Kunde;Artikel;Menge;Preis\n1;A2;nie;C1;P1;1;2,00\n1;A3;31.12.2024;C1;P1;1;2,00\n"
+    )
+    mapped.execute(SALES_MAPPED)
+    loader = Loader(mapped, inputs, 1.0)
+    for table in ("dim_customer", "dim_product", "fact_sales"):
+        loader.load(table, from_seed=False)
+    assert staged(mapped) == [("A1-1",), ("A3-1",)]
+    assert quarantined(mapped, "file, line") == [("orders/02.csv", 2)]
+    found = mapped.connection.execute('select file, line, "Rabatt" from source.orders').fetchall()
+    assert found[0] == ("orders/01.csv", 2, "7,5 %")
+    assert found[2] == ("orders/02.csv", 3, None)
+
+
+def test_the_origin_of_a_built_key_is_found_again(mapped, inputs):
+    load(mapped, inputs, GOOD + GOOD.replace("A1", "A2"))
+    assert origins(mapped.connection, "fact_sales", [("A2-1",)], inputs) == {
+        ("A2-1",): ("orders.csv", 3)
+    }
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        (
+            SALES_MAPPED.replace("fact_sales", "fact_sale"),
+            "for no declared table. Did you mean fact_sales",
+        ),
+        (
+            SALES_MAPPED.replace("as quantity", "as quantitty"),
+            "gives quantitty, which contract.fact_sales",
+        ),
+        (SALES_MAPPED.replace('"Menge" as quantity,', ""), "gives no quantity. Add it"),
+        (f"{SALES_MAPPED} group by all", "groups rows"),
+        (f"{SALES_MAPPED} limit 3", "has a limit"),
+        (
+            f"{SALES_MAPPED} union all select {COLUMNS} from source.orders",
+            "puts several selects together",
+        ),
+        (
+            f"create view mapping.fact_sales as select {COLUMNS} from (from source.orders)",
+            "gives no line",
+        ),
+        (
+            f"create view mapping.fact_sales as select o.line, {COLUMNS} from source.orders as o "
+            "inner join (values (1), (2)) as twice on true",
+            "makes two rows of orders.csv line 2",
+        ),
+        (
+            "create view mapping.fact_sales as with steps as (select * replace "
+            f'(number_from("Preis", \',\') as "Preis") from source.orders) '
+            f"select line, {COLUMNS} from steps",
+            "Move it to the columns",
+        ),
+    ],
+)
+def test_what_is_no_mapping_is_refused_with_a_sentence(mapped, inputs, mapping, message):
+    with pytest.raises(StateError, match=message):
+        load(mapped, inputs, GOOD, mapping)
+
+
+def test_a_source_that_is_not_there_is_named(mapped):
+    with pytest.raises(InputError, match="holds no bestellungen"):
+        mapped.execute("from source.bestellungen")
+
+
+def test_a_column_that_is_not_there_is_named(mapped, inputs):
+    with pytest.raises(QueryError, match="Bestellung"):
+        load(mapped, inputs, GOOD, SALES_MAPPED.replace('"Auftrag"', '"Bestellung"'))
+
+
+def test_a_file_that_no_statement_names_is_not_read(mapped, inputs):
+    (inputs / "notes.csv").write_bytes(b"\0")
+    load(mapped, inputs, GOOD)
+    assert counts(mapped) == (1, 1, 0, 0)
