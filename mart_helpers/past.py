@@ -25,12 +25,16 @@ _DAY, _MONTH, _IS_THERE = map(quoted, (" day", " month", " is there"))
 
 
 class _Fact(NamedTuple):
-    """A fact with a natural key and a day; `amounts` are its numbers, those that both marts have."""
+    """A fact with a natural key and a day; `amounts` are its numbers, those that both marts have.
+
+    It is comparable if the published mart has key and day too, by the same names and types.
+    """
 
     name: str
     key: tuple[str, ...]
     day: str
     amounts: list[str]
+    is_comparable: bool
 
     @property
     def stored(self) -> str:
@@ -50,7 +54,7 @@ def check_past(session: Session, allow_restated: bool) -> None:
     checks, promised = [_columns_check(connection)], []
     for fact in _facts(connection):
         checks.append(_newest_month_check(fact))
-        if _from_files(connection, fact.name):
+        if fact.is_comparable and _from_files(connection, fact.name):
             promised.append(fact.name)
             connection.execute(_past_sql(fact))
             severity = "warn" if allow_restated else "error"
@@ -74,7 +78,9 @@ def _facts(connection: DuckDBPyConnection) -> Iterator[_Fact]:
                 and is_number(type_)
                 and is_number(same.get(column, ""))
             ]
-            yield _Fact(name, keys[name], days[0], amounts)
+            known_by = (*keys[name], days[0])
+            is_comparable = all(same.get(column) == types[column] for column in known_by)
+            yield _Fact(name, keys[name], days[0], amounts, is_comparable)
 
 
 def _from_files(connection: DuckDBPyConnection, fact: str) -> bool:

@@ -208,6 +208,8 @@ def test_a_customer_more_changes_no_sale(project, tmp_path):
     ((sales,),) = query(earlier, "select count(*)::varchar from fact_sales")
     assert lines["fact_sales"][:5] == [sales, sales, "0", "0", "0"]
     assert lines["fact_inventory"] == ["3", "3", "0", "0", "0"]
+    keys = "select customer_id, customer_key from dim_customer where customer_id is not null order by 2"
+    assert query(mart(project), keys) == [*query(earlier, keys), (0, members)]
 
 
 def test_a_mart_without_customers_can_be_explored(project, tmp_path):
