@@ -44,6 +44,7 @@ from mart_helpers.session import (
     rows_folder,
     unreadable,
 )
+from mart_helpers.star import inherit_comments
 from mart_helpers.tables import show_frames
 from mart_helpers.texts import literal
 from mart_helpers.verdict import STOPPED_BY
@@ -109,7 +110,8 @@ def publish(
 ) -> None:
     """Replace the published mart by the candidate in one step, and keep the newest `keep_previous`.
 
-    `check_results` are what `run_checks` found in this candidate. The session then reads the published
+    `check_results` are what `run_checks` found in this candidate. Its columns take over the comments of
+    the contract. The session then reads the published
     mart. Raises StateError, with the published mart as it was, if a check has not run, is broken or has
     failed, or warns where `fail_on` is `warn`; if another build has begun meanwhile; and if the file
     cannot be replaced.
@@ -121,6 +123,7 @@ def publish(
     try:
         close_books(session.connection)
         keep_columns(session.connection)
+        inherit_comments(session.connection)
         session.connection.execute("checkpoint")
         with ThreadPoolExecutor(1) as beside:
             beside.submit(sync, candidate)  # to give much memory back takes as long as the disk

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import duckdb
 
-from mart_helpers.texts import quoted
+from mart_helpers.contract import declared_tables, read_contract
+from mart_helpers.texts import literal, quoted
 
 
 def star_columns(
@@ -74,6 +75,47 @@ def references_in(columns: Iterable[str], star: Mapping[str, Iterable[str]]) -> 
     }
     return {column: keys[max(found, key=len)] for column, found in fitting.items() if found}
 
+
+def inherit_comments(connection: duckdb.DuckDBPyConnection) -> None:
+    """Say what each column of the star means, as far as no cell has said it.
+
+    A column has the sentence of the contract for the column that it passes through; a surrogate key, and
+    a reference to a dimension, say that they are one. A table has the sentence of its declaration.
+    """
+    references = star_references(connection)
+    declared = {name: read_contract(connection, name) for name in declared_tables(connection)}
+    for table, column in connection.execute(_WITHOUT_COMMENT).fetchall():
+        says: dict[str | None, str] = {
+            surrogate_key(table): f"surrogate key of {table}; -1 is the unknown member",
+            durable_key(table): f"what all versions of a member of {table} share",
+        }
+        says |= {name: f"refers to {dimension}" for name, dimension in references[table].items()}
+        if table in declared:
+            says |= {None: declared[table].comment.sentence}
+            says |= {each.name: each.comment.sentence for each in declared[table].columns}
+        if sentence := says.get(column):
+            name = ".".join(quoted(part) for part in ("main", table, column) if part is not None)
+            what = "table" if column is None else "column"
+            connection.execute(f"comment on {what} {name} is {literal(sentence)}")
+
+
+_WITHOUT_COMMENT = """
+select table_name, column_name
+from duckdb_columns()
+where
+    database_name = current_database()
+    and schema_name = 'main'
+    and comment is null
+    and regexp_matches(table_name, '^(dim|fact)_')
+union all
+select table_name, null
+from duckdb_tables()
+where
+    database_name = current_database()
+    and schema_name = 'main'
+    and comment is null
+    and regexp_matches(table_name, '^(dim|fact)_')
+"""
 
 _STAR_TABLES = """
 with tables as (

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import CHECKOUT
+from conftest import CHECKOUT, query
 
 from mart_helpers.cli import main
 from mart_helpers.errors import StateError
 from mart_helpers.inspect import describe_mart
+from mart_helpers.star import inherit_comments
 
 MART = """
     create table fact_sales (sale_id varchar primary key, "net amount" decimal(18, 4));
@@ -135,3 +136,42 @@ def test_names_and_comments_of_any_characters_are_shown_on_one_line(tmp_path):
             'comment on table "Sales ""by"" month\x1b[31m" is \'two\nlines\''
         )
     assert 'Sales "by" month\\x1b[31m: 1 row. two\\nlines\n  a\\x07  integer' in describe_mart(path)
+
+
+def test_every_column_of_a_published_table_says_what_it_means(sample_mart):
+    silent = (
+        "select table_name, column_name from duckdb_columns() "
+        "where schema_name in ('main', 'contract') and not internal and comment is null "
+        "and table_name not in (select view_name from duckdb_views())"
+    )
+    assert query(sample_mart, silent) == []
+    text = describe_mart(sample_mart)
+    for line in (
+        "  customer_key   integer  surrogate key of dim_customer; -1 is the unknown member",
+        "  customer_key     integer        refers to dim_customer",
+        "  quantity         bigint         units sold, negative for a return",
+        "dim_product: 9 rows. one row per product; key -1 is the unknown member",
+    ):
+        assert line in text
+
+
+def test_the_star_has_the_sentence_of_the_contract_without_its_prefix(candidate):
+    candidate.connection.execute(
+        "comment on table contract.dim_product is 'inferred: one row per product';"
+        "create table dim_product (product_key int, product_id text, unit_cost decimal(18, 4), m int);"
+        "comment on column dim_product.unit_cost is 'said here'"
+    )
+    inherit_comments(candidate.connection)
+    columns = (
+        "select comment from duckdb_columns() where table_name = 'dim_product' and schema_name = 'main'"
+    )
+    assert candidate.connection.execute(f"{columns} order by column_index").fetchall() == [
+        ("surrogate key of dim_product; -1 is the unknown member",),
+        ("natural key, as the source writes it",),
+        ("said here",),
+        (None,),
+    ]
+    table = (
+        "select comment from duckdb_tables() where table_name = 'dim_product' and schema_name = 'main'"
+    )
+    assert candidate.connection.execute(table).fetchall() == [("one row per product",)]
