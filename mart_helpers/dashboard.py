@@ -31,6 +31,7 @@ from mart_helpers.files import whole_file
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
 from mart_helpers.texts import quoted
+from mart_helpers.verdict import vouched
 
 LARGEST_PAGE = 2_000_000  # bytes
 AMOUNT = 10_000  # amounts are whole ten-thousandths, so that the browser adds them up exactly
@@ -258,12 +259,8 @@ def _packed(cube: Cube, kept: Mapping[str, list[str]], filters: Sequence[str], m
 
 def _build(mart: Session, report: Path) -> dict[str, str]:
     """What the page says of the build, and how far the quality report vouches for it."""
-    build, quality = build_facts(mart.connection), {}
-    with suppress(OSError, ValueError):
-        quality = json.loads(report.read_text(encoding="utf-8"))
-    status, said = "warn", "There is no quality report of this build."
-    if all(quality.get(name) == build[name] for name in ("build_id", "built_at")):
-        status, said = quality["status"], f"{quality['headline']}."
+    build = build_facts(mart.connection)
+    status, said = vouched(report, build)
     day = _words(date.fromisoformat(build["built_at"][:10]))
     return {"build": f"Build {build['build_id']} of {day}", "status": status, "verdict": said}
 

@@ -1,21 +1,31 @@
 """Tables of the mart as files for other programs, each folder with a manifest of what is in it."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
 import pandas as pd
 
+from mart_helpers.books import build_facts
 from mart_helpers.errors import StateError
 from mart_helpers.files import sha256_of, whole_files
 from mart_helpers.parameters import listed, resolve, shown
 from mart_helpers.session import Session, current_database, last_build
-from mart_helpers.sheets import Sheet, open_workbook, plan_sheet, sheet_names, write_sheet
+from mart_helpers.sheets import (
+    Sheet,
+    open_workbook,
+    plan_sheet,
+    sheet_names,
+    write_sheet,
+    write_summary,
+)
 from mart_helpers.star import star_references
-from mart_helpers.texts import literal, one_line, quoted
+from mart_helpers.texts import in_words, literal, one_line, quoted
+from mart_helpers.verdict import vouched
 
 MANIFEST = "manifest.json"
 
@@ -48,6 +58,8 @@ def export_tables(
     start_date: str = "",
     end_date: str = "",
     tables: str = "",
+    currency: str = "",
+    summary: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Write the rows of each relation, a table or view, under the table name it is given for.
 
@@ -64,7 +76,10 @@ def export_tables(
       booleans are real ones, and text is text, also `007` and `=1+1`. What a cell would not give back
       is text as well: a whole number or decimal of more than 15 digits, a day before 1900-03-01 (from
       then on programs agree on them), a time finer than milliseconds. Null is no cell; empty text is a
-      cell with an empty text, which looks the same, and for which ISBLANK is false.
+      cell with an empty text, which looks the same, and for which ISBLANK is false. Amounts are shown
+      with two decimals and the `currency`. The first sheet is a summary, if there is one: the build, the
+      verdict of its quality report, and of the tables named in `summary` the first as figures, the
+      second as a chart.
 
     Beside them, `manifest.json`: `format_version` 1, `build_id`, `start_date` and `end_date` as they
     were asked for (null: open), and `files`, for each table its file, table, rows (without the header),
@@ -88,11 +103,24 @@ def export_tables(
         "end_date": end_date or None,
     }
     with _one_thread(connection):
-        sheets = _plan_sheets(connection, relations, folder) if FORMATS["xlsx"] in kinds else []
+        book = None
+        if FORMATS["xlsx"] in kinds:
+            sheets = _plan_sheets(connection, relations, folder, currency)
+            lines = [f"Sales from {start_date or 'the first'} to {end_date or 'the last'}"]
+            lines += [f"Amounts in {currency}"] * bool(currency)
+            book = partial(_write_workbook, session, sheets, summary, folder, lines)
         written = [
             {**entry, "file": f"{kind.folder}/{entry['file']}"}
             for kind in kinds
-            for entry in _export_folder(session, relations, sheets, kind, folder / kind.folder, about)
+            for entry in _export_folder(
+                folder / kind.folder,
+                [
+                    f"{name}.{kind.ending}"
+                    for name in (relations if kind.options else [session.database.stem])
+                ],
+                partial(_copy_all, connection, relations, kind) if kind.options else book,
+                about,
+            )
         ]
     entries = pd.DataFrame(written, columns=["file", "rows", "bytes", "sha256"])
     files = entries.groupby("file", sort=False, as_index=False)  # the sheets of a workbook are one file
@@ -142,32 +170,23 @@ def named_in(manifest: Path) -> set[str]:
 
 
 def _export_folder(
-    session: Session,
-    relations: Mapping[str, str],
-    sheets: Sequence[Sheet],
-    kind: Format,
     folder: Path,
+    names: Sequence[str],
+    write: Callable[[Sequence[Path], Sequence[Path]], list[dict]],
     about: Mapping[str, object],
 ) -> list[dict]:
-    """Write the files of one format; their entries in its manifest, in the order of the relations."""
-    names = relations if kind.options else [session.database.stem]
+    """Have the files of one format written; their entries in its manifest, in their order."""
     if odd := [name for name in names if Path(name).name != name]:
         raise StateError(
-            f'"{one_line(odd[0])}" cannot be the name of a file. Rename it in 01_build, or name the '
-            "tables to export: tables."
+            f'"{one_line(Path(odd[0]).stem)}" cannot be the name of a file. Rename it in 01_build, or '
+            "name the tables to export: tables."
         )
-    files, manifest = [folder / f"{name}.{kind.ending}" for name in names], folder / MANIFEST
+    files, manifest = [folder / name for name in names], folder / MANIFEST
     with whole_files([*files, manifest], lambda: [folder / name for name in named_in(manifest)]) as (
         *parts,
         manifest_part,
     ):
-        if kind.options:
-            entries = [
-                _copy(session.connection, table, relation, kind, file, part)
-                for (table, relation), file, part in zip(relations.items(), files, parts, strict=True)
-            ]
-        else:
-            entries = _write_workbook(session.connection, sheets, files[0], parts[0])
+        entries = write(files, parts)
         text = {**about, "files": sorted(entries, key=lambda entry: entry["table"])}
         manifest_part.write_text(
             json.dumps(text, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
@@ -175,23 +194,25 @@ def _export_folder(
     return entries
 
 
-def _copy(
+def _copy_all(
     connection: duckdb.DuckDBPyConnection,
-    table: str,
-    relation: str,
+    relations: Mapping[str, str],
     kind: Format,
-    file: Path,
-    part: Path,
-) -> dict:
-    with _in_words(relation, part.parent):
-        select = _for_parquet(connection, relation) if kind.ending == "parquet" else "*"
-        # `part` is a temporary file already
-        copy = (
-            f"copy (select {select} from {quoted(relation)}) to {literal(part)} "
-            f"({kind.options}, use_tmp_file false)"
-        )
-        rows = connection.execute(copy).fetchone()[0]
-    return {"file": file.name, "table": table, "rows": rows, **_print(part)}
+    files: Sequence[Path],
+    parts: Sequence[Path],
+) -> list[dict]:
+    entries = []
+    for (table, relation), file, part in zip(relations.items(), files, parts, strict=True):
+        with _in_words(relation, part.parent):
+            select = _for_parquet(connection, relation) if kind.ending == "parquet" else "*"
+            # `part` is a temporary file already
+            copy = (
+                f"copy (select {select} from {quoted(relation)}) to {literal(part)} "
+                f"({kind.options}, use_tmp_file false)"
+            )
+            rows = connection.execute(copy).fetchone()[0]
+        entries.append({"file": file.name, "table": table, "rows": rows, **_print(part)})
+    return entries
 
 
 def _print(part: Path) -> dict:
@@ -210,19 +231,39 @@ def _for_parquet(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
 
 
 def _plan_sheets(
-    connection: duckdb.DuckDBPyConnection, relations: Mapping[str, str], folder: Path
+    connection: duckdb.DuckDBPyConnection, relations: Mapping[str, str], folder: Path, currency: str
 ) -> list[Sheet]:
     sheets = []
     for (table, relation), name in zip(relations.items(), sheet_names(list(relations)), strict=True):
         with _in_words(relation, folder):
-            sheets.append(plan_sheet(connection, table, relation, name))
+            sheets.append(plan_sheet(connection, table, relation, name, currency))
     return sheets
 
 
 def _write_workbook(
-    connection: duckdb.DuckDBPyConnection, sheets: Sequence[Sheet], file: Path, part: Path
+    session: Session,
+    sheets: Sequence[Sheet],
+    summary: Sequence[str],
+    data_dir: Path,
+    lines: Sequence[str],
+    files: Sequence[Path],
+    parts: Sequence[Path],
 ) -> list[dict]:
+    connection, (file,), (part,) = session.connection, files, parts
     with open_workbook(part) as workbook:
+        if summary:
+            build = build_facts(connection)
+            status, said = vouched(data_dir / "quality" / "quality_report.json", build)
+            figures, drawn = (next((s for s in sheets if s.table == name), None) for name in summary)
+            built = (build["built_at"] or "").replace("T", " ")[:16]
+            title, when = in_words(file.stem).capitalize(), f" of {built} (UTC)" * bool(built)
+            lines = [title, said, *lines, f"Build {build['build_id']}{when}"]
+            shown = (
+                connection.execute(f"from {quoted(figures.relation)}").df()
+                if figures
+                else pd.DataFrame()
+            )
+            write_summary(workbook, lines, status, shown.dropna(axis="columns", how="all"), drawn)
         for sheet in sheets:
             with _in_words(sheet.relation, part.parent):
                 write_sheet(connection, workbook, sheet)

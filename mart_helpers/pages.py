@@ -20,6 +20,7 @@ from mart_helpers.books import money_aside
 from mart_helpers.files import whole_files
 from mart_helpers.parameters import PATHS, home, notebook_parameters
 from mart_helpers.session import open_published
+from mart_helpers.texts import in_words
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
@@ -88,7 +89,7 @@ def write_report(executed: Sequence[Path], folder: Path, database: Path, quality
     quality = json.loads(quality_report.read_text(encoding="utf-8"))
     named = {path.stem: path for path in executed}
     given = {
-        _words(name).capitalize(): value for name, value in ChainMap(*map(_given, executed)).items()
+        in_words(name).capitalize(): value for name, value in ChainMap(*map(_given, executed)).items()
     }
     text = render_page(
         "report.html.j2",
@@ -268,10 +269,6 @@ def _lead(link: "Tag", there: Collection[str]) -> None:
         link.unwrap()
 
 
-def _words(name: str) -> str:
-    return name.replace("_pct", ", %").replace("_", " ")
-
-
 def _lay(table: "Tag", in_words: bool) -> None:
     """Put numbers at the right, let long texts and the names of columns break.
 
@@ -281,7 +278,7 @@ def _lay(table: "Tag", in_words: bool) -> None:
         row.attrs = {}
     for header in table("th"):
         if in_words:
-            header.string = _words(header.get_text())
+            header.string = in_words(header.get_text())
         else:
             first, *others = header.get_text().split("_")
             header.string = first

@@ -11,13 +11,17 @@ from shutil import rmtree
 from typing import Any, NamedTuple
 
 import duckdb
+import pandas as pd
 from duckdb.sqltypes import DuckDBPyType
 from xlsxwriter import Workbook
+from xlsxwriter.chart import Chart
 from xlsxwriter.exceptions import FileCreateError
 from xlsxwriter.worksheet import Worksheet
 
 from mart_helpers.errors import StateError
-from mart_helpers.texts import quoted
+from mart_helpers.texts import PERCENTAGE, in_words, quoted
+
+SUMMARY = "Summary"
 
 # The most that Excel holds: rows of a sheet (the header is one) and its columns; a text and the name of
 # a sheet, both in units of UTF-16.
@@ -44,11 +48,17 @@ _CELLS = {
 # whole numbers that name things, not amounts: nobody writes the year 2,024
 _NAMING = ("_key", "_id", "year")
 
+_MONEY = (2, 3, 4)  # decimals of amounts and prices; shares have more of them
+
 _LEFT, _RIGHT = {"align": "left", "indent": 1}, {"align": "right"}
 
 _HEADER = {"bold": True, "bg_color": "#EEF1F5", "bottom": 1, "bottom_color": "#9AA5B1"}
 
 _WIDEST = 50
+
+_COLOURS = {"pass": "#00634A", "warn": "#8A5300", "fail": "#A93400"}
+
+_PALE = {"color": "#E1E5E9"}
 
 _FORBIDDEN_IN_NAMES = re.compile(r"[\[\]:*?/\\\x00-\x1f]|^'|'$")
 
@@ -78,10 +88,13 @@ class Sheet(NamedTuple):
     columns: tuple[Column, ...]
 
 
-def plan_sheet(connection: duckdb.DuckDBPyConnection, table: str, relation: str, name: str) -> Sheet:
+def plan_sheet(
+    connection: duckdb.DuckDBPyConnection, table: str, relation: str, name: str, currency: str = ""
+) -> Sheet:
     """The sheet that the rows of a relation will make, its columns as wide as what they hold.
 
-    Raises StateError for a table that Excel cannot hold; DuckDB's errors are left as they are.
+    Amounts are shown in the `currency`, if one is given. Raises StateError for a table that Excel cannot
+    hold; DuckDB's errors are left as they are.
     """
     described = connection.execute(f"from {quoted(relation)} limit 0").description
     measures = ", ".join(
@@ -95,7 +108,7 @@ def plan_sheet(connection: duckdb.DuckDBPyConnection, table: str, relation: str,
     )
     columns = []
     for (column, type_, *_), longest in zip(described, found[::2], strict=True):
-        kind, number_format = _kind(column, type_)
+        kind, number_format = _kind(column, type_, currency)
         columns.append(Column(column, kind, number_format, _width(column, number_format, longest or 0)))
     return Sheet(table, relation, name, rows, tuple(columns))
 
@@ -103,7 +116,7 @@ def plan_sheet(connection: duckdb.DuckDBPyConnection, table: str, relation: str,
 def sheet_names(tables: Sequence[str]) -> list[str]:
     """A name a table that Excel takes: 31 characters, some forbidden, and no two alike in any case."""
     names: list[str] = []
-    taken = {"history"}  # Excel keeps this one for itself
+    taken = {"history", SUMMARY.lower()}  # Excel keeps the first one for itself
     for table in tables:
         names.append(next(name for name in _candidates(table) if name.lower() not in taken))
         taken.add(names[-1].lower())
@@ -156,6 +169,60 @@ def write_sheet(connection: duckdb.DuckDBPyConnection, workbook: Workbook, sheet
                 write(row, position, value)
 
 
+def write_summary(
+    workbook: Workbook, lines: Sequence[str], status: str, figures: pd.DataFrame, drawn: Sheet | None
+) -> None:
+    """Write the first sheet: lines below a title, the figures, and a chart of the `drawn` sheet.
+
+    The second line is coloured by the `status`: pass, warn or fail. A figure or column whose name ends
+    in `_pct` is a percentage. The chart has a line for each column of amounts, over the first column.
+    """
+    page = workbook.add_worksheet(SUMMARY, _ExactWorksheet)
+    page.hide_gridlines(2)
+    page.set_landscape()
+    page.fit_to_pages(1, 1)
+    page.set_column(0, 0, 22)
+    page.set_column(1, 4, 15)
+    looks = [{"bold": True, "font_size": 18}, {"bold": True, "font_color": _COLOURS[status]}]
+    for row, line in enumerate(lines):
+        look = looks[row] if row < len(looks) else {"font_color": "#5B6470"}
+        page.write_string(row, 0, line, workbook.add_format(look))
+    top = len(lines) + 1
+    for column, name in enumerate(figures.columns):
+        look = workbook.add_format(_HEADER | (_RIGHT if column else _LEFT))
+        page.write_string(top, column, in_words(name.removesuffix(PERCENTAGE)), look)
+    for row, (name, *values) in enumerate(figures.itertuples(index=False), start=top + 1):
+        page.write_string(row, 0, in_words(name), workbook.add_format(_LEFT))
+        for column, value in enumerate(values, start=1):
+            is_share = PERCENTAGE in (name[-4:], figures.columns[column][-4:])
+            shown = "0.0%" if is_share else "#,##0" if value % 1 == 0 else "#,##0.00"
+            if value == value:
+                look = workbook.add_format({"num_format": shown, **_RIGHT})
+                page.write_number(row, column, value / 100 if is_share else value, look)
+    if drawn and drawn.rows:
+        page.insert_chart(top, len(figures.columns) + 1, _chart(workbook, drawn))
+
+
+def _chart(workbook: Workbook, drawn: Sheet) -> Chart:
+    chart = workbook.add_chart({"type": "line"})
+    amounts = [at for at, column in enumerate(drawn.columns) if at and column.kind == "decimal"]
+    for column, colour in zip(amounts, ("#0072B2", "#A9B3B9", "#E69F00"), strict=False):
+        chart.add_series(
+            {
+                "name": in_words(drawn.columns[column].name),
+                "categories": [drawn.name, 1, 0, drawn.rows, 0],
+                "values": [drawn.name, 1, column, drawn.rows, column],
+                "line": {"color": colour, "width": 2.25},
+            }
+        )
+    chart.set_title({"name": in_words(drawn.table).capitalize(), "name_font": {"size": 12}})
+    chart.set_y_axis({"num_format": "#,##0", "major_gridlines": {"visible": True, "line": _PALE}})
+    chart.set_x_axis({"num_format": "yyyy-mm-dd", "num_font": {"rotation": -45}})
+    chart.set_legend({"position": "top"})
+    chart.set_size({"width": 640, "height": 320})
+    return chart
+
+
 class _ExactWorksheet(Worksheet):
     """A sheet that gives every text back, also where XlsxWriter 3.3.1 takes it for markup of its own."""
 
@@ -200,12 +267,17 @@ def _has_day(text: str, longest: int) -> bool:
     return text[4] == "-" and _FIRST_DAY <= text[:10] <= _LAST_DAY and len(text) <= longest
 
 
-def _kind(name: str, type_: DuckDBPyType) -> tuple[str, str]:
-    """What the cells of a column are, and the number format that shows all of it."""
+def _kind(name: str, type_: DuckDBPyType, currency: str) -> tuple[str, str]:
+    """What the cells of a column are, and their number format: two decimals of money, else all."""
+    if name.endswith(PERCENTAGE) and type_.id in ("float", "double"):
+        return "double", '0.0" %"'
     if _WHOLE.fullmatch(type_.id):
         return "whole", "0" if name.lower().endswith(_NAMING) else "#,##0"
     if type_.id == "decimal":
         scale = dict(type_.children)["scale"]
+        if scale in _MONEY:
+            unit = currency.replace('"', "")
+            return "decimal", "#,##0.00" + (f'" {unit}"' if unit else "")
         decimals = "." + "0" * min(scale, 2) + "#" * (scale - 2) if scale else ""
         return "decimal", "#,##0" + decimals
     return _CELLS.get(type_.id, ("text", "@"))
@@ -238,7 +310,7 @@ def _utf16_length(text: str) -> str:
 def _width(name: str, number_format: str, longest: int) -> int:
     if number_format.startswith("#,"):
         longest += longest // 4  # the separators of thousands
-    if number_format == "General":
+    if number_format == "General" or name.endswith(PERCENTAGE):
         longest = min(longest, 12)  # shows as many decimals as there is room
     header = len(name) + 4  # bold, and the button of the filter
     return min(max(header, longest + 2), _WIDEST)

@@ -9,10 +9,10 @@ from numbers import Integral, Real
 import pandas as pd
 from IPython.core.interactiveshell import InteractiveShell
 
+from mart_helpers.texts import PERCENTAGE
+
 # Endings of the names of whole numbers that are no amounts, and have no thousands separators.
 _LABELS = ("_key", "_id", "year", "line", "stage")
-
-_PERCENTAGE = "_pct"
 
 _MOST_ROWS = 60
 
@@ -74,7 +74,7 @@ def _rest(frame: pd.DataFrame, template: str) -> str:
 def _texts(column: pd.Series, has_names: bool) -> pd.Series:
     name = str(column.name)
     values = column.astype(object).where(column.notna(), None).tolist()
-    shares_decimals = name.endswith(_PERCENTAGE) or not has_names
+    shares_decimals = name.endswith(PERCENTAGE) or not has_names
     names = repeat(name) if shares_decimals else map(str, column.index)
     decimals = [_decimals(value, each) for value, each in zip(values, names, strict=False)]
     if shares_decimals and all(isinstance(value, float) for value in values if value is not None):
@@ -105,4 +105,4 @@ def _decimals(value: object, name: str) -> int:
     shown = round(value, 2)
     if shown == round(value):
         return 0
-    return 1 if name.endswith(_PERCENTAGE) and shown == round(value, 1) else 2
+    return 1 if name.endswith(PERCENTAGE) and shown == round(value, 1) else 2

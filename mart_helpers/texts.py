@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+PERCENTAGE = "_pct"  # ends the names of figures in per cent
+
 
 def did_you_mean(word: str, known: Iterable[str], spell: Callable[[str], str] = str) -> str:
     """` Did you mean …?` with the nearest of the `known` words; empty where none is near."""
@@ -31,6 +33,11 @@ def row_text_sql(columns: Sequence[str], relation: str = "") -> str:
 def literal(text: str | Path) -> str:
     """`text` as an SQL string, for the statements that take no parameters, such as `attach`."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def in_words(name: str) -> str:
+    """The name of a column as people read it."""
+    return name.replace(PERCENTAGE, ", %").replace("_", " ")
 
 
 def one_line(text: str, limit: int = 200) -> str:

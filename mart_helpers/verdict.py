@@ -4,7 +4,10 @@ A check has one of five results. `skipped` is no pass: nobody asked. `broken` co
 could not be looked at is not known to be good.
 """
 
+import json
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 RESULTS = ("broken", "fail", "warn", "skipped", "pass")  # the worst first
 
@@ -52,6 +55,16 @@ def verdict_lines(checks: Iterable[Mapping[str, object]]) -> list[str]:
     lines = [f"{status}: {finding}" for status, findings in told.items() for finding in findings]
     more = [f"and {len(lines) - _MOST_NAMED} more"] if len(lines) > _MOST_NAMED else []
     return [headline(checks), *lines[:_MOST_NAMED], *more]
+
+
+def vouched(report: Path, build: Mapping[str, object]) -> tuple[str, str]:
+    """Status and headline of the quality report at this path, as far as it is about this build."""
+    quality: dict = {}
+    with suppress(OSError, ValueError):
+        quality = json.loads(report.read_text(encoding="utf-8"))
+    if all(quality.get(name) == build[name] for name in ("build_id", "built_at")):
+        return quality["status"], f"{quality['headline']}."
+    return "warn", "There is no quality report of this build."
 
 
 def checked_table(check_name: str, check_names: Collection[str]) -> str:

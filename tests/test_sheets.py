@@ -1,7 +1,9 @@
 """The workbook of an export: what its cells are, how it looks, and what is refused."""
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from zipfile import ZipFile
 
 import duckdb
 import openpyxl
@@ -43,7 +45,7 @@ def sheet_of(mart, tmp_path) -> Callable[[str], Worksheet]:
 
 CELLS = [
     ("1234567", 1234567, "#,##0"),
-    ("1234.5000::decimal(18, 4)", 1234.5, "#,##0.00##"),
+    ("1234.5000::decimal(18, 4)", 1234.5, "#,##0.00"),
     ("0.125::decimal(9, 6)", 0.125, "#,##0.00####"),
     ("3::decimal(9, 1)", 3.0, "#,##0.0"),
     ("3::decimal(9, 0)", 3.0, "#,##0"),
@@ -79,6 +81,56 @@ def test_numbers_that_name_things_have_no_separators(sheet_of):
     assert [(cell.value, cell.number_format) for cell in cells] == [
         *((20240131, "0"), (2024, "0"), (2024, "0"))
     ]
+
+
+def test_percentages_and_amounts_in_a_currency_are_shown_as_such(mart, tmp_path):
+    mart.connection.execute(
+        "create or replace temp view money as "
+        "select 12.5::decimal(18, 4) as price, 41.3 / 1 as margin_pct"
+    )
+    export_tables(mart, {"money": "money"}, "xlsx", str(tmp_path), currency='"EUR"')
+    workbook = openpyxl.load_workbook(tmp_path / "Excel-export" / "sales 2024.xlsx")
+    assert [(cell.value, cell.number_format) for cell in workbook["money"][2]] == [
+        (12.5, '#,##0.00" EUR"'),
+        (41.3, '0.0" %"'),
+    ]
+
+
+def test_a_summary_comes_first_with_figures_verdict_and_chart(mart, tmp_path):
+    mart.connection.execute("""
+        create or replace temp view figures as
+        from (
+            values ('revenue', 1234.5, null, 25.0), ('orders', 12, null, 20.0),
+                ('margin_pct', 41.3, null, null)
+        ) as figures (figure, this_period, nothing, change_pct)
+    """)
+    mart.connection.execute("""
+        create or replace temp view course as
+        select
+            date '2024-01-01' + range::integer as day, range as sales,
+            range::decimal(18, 2) as revenue
+        from range(3)
+    """)
+    tables = {name: name for name in ("course", "figures")}
+    export_tables(mart, tables, "xlsx", str(tmp_path), currency="EUR", summary=("figures", "course"))
+    path = tmp_path / "Excel-export" / "sales 2024.xlsx"
+    workbook = openpyxl.load_workbook(path)
+    assert workbook.sheetnames == ["Summary", "course", "figures"]
+    title, verdict, _, currency, *_, head, revenue, orders, margin = workbook["Summary"].iter_rows()
+    assert [row[0].value for row in (title, verdict, currency)] == [
+        "Sales 2024",
+        "There is no quality report of this build.",
+        "Amounts in EUR",
+    ]
+    assert [cell.value for cell in head] == ["figure", "this period", "change"]
+    assert [cell.value for cell in revenue] == ["revenue", 1234.5, 0.25]
+    assert [cell.number_format for cell in revenue[1:]] == ["#,##0.00", "0.0%"]
+    assert [cell.value for cell in orders] == ["orders", 12, 0.2]
+    assert orders[1].number_format == "#,##0"
+    assert [cell.value for cell in margin] == ["margin, %", 0.413, None]
+    with ZipFile(path) as parts:
+        chart = parts.read("xl/charts/chart1.xml").decode()
+    assert re.findall("<c:f>(.*?)</c:f>", chart) == ["course!$A$2:$A$4", "course!$C$2:$C$4"]
 
 
 TEXTS = {
