@@ -7,7 +7,7 @@ better words than a count, the same in each row.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +16,11 @@ import duckdb
 import pandas as pd
 
 from mart_helpers.books import account_of, build_time
-from mart_helpers.contract import declared_keys
+from mart_helpers.contract import declared_keys, declared_tables, read_contract
 from mart_helpers.errors import CheckFailed
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
-from mart_helpers.star import references_in, star_columns, surrogate_key
+from mart_helpers.star import day_of, references_in, star_columns, surrogate_key
 from mart_helpers.tables import without_mathematics
 from mart_helpers.texts import aligned, quoted
 from mart_helpers.verdict import NOT_PASSED, RESULTS, STOPPED_BY, headline, verdict_lines
@@ -62,15 +62,16 @@ class Failure(NamedTuple):
 def run_checks(session: Session, start_date: str = "", end_date: str = "") -> pd.DataFrame:
     """Count the bad rows of every check: one row a check, the worst first.
 
-    If a view has a `date_key` or a `sale_date`, only rows from `start_date` to `end_date` count (ISO
-    8601, both included, empty: open). Columns: check_name, severity, status (one of
-    `verdict.RESULTS`), bad_rows (missing if broken or skipped), finding (what was found, in words;
-    missing if passed), sentence (what should hold), query (for all bad rows). The attribute `built_at`
-    tells of which build these results are.
+    If a view has a column of the day of a fact, as the contract declares it or as a key of the calendar,
+    only rows from `start_date` to `end_date` count (ISO 8601, both included, empty: open). Columns:
+    check_name, severity, status (one of `verdict.RESULTS`), bad_rows (missing if broken or skipped),
+    finding (what was found, in words; missing if passed), sentence (what should hold), query (for all
+    bad rows). The attribute `built_at` tells of which build these results are.
     """
     connection = session.connection
+    is_within = _days_of(connection, start_date, end_date) if start_date or end_date else lambda _: []
     views = [
-        _View.of(name, comment, columns, start_date, end_date)
+        _View.of(name, comment, columns, is_within(columns))
         for name, comment, columns in connection.execute(_VIEWS).fetchall()
     ]
     counts = _counted_at_once(connection, views)
@@ -159,6 +160,11 @@ group by views.view_name
 """
 
 
+def _plain(name: str) -> str:
+    """An identifier as people write it, quoted only where it must be."""
+    return name if _PLAIN_NAME.fullmatch(name) else quoted(name)
+
+
 class _View(NamedTuple):
     """A check to run: the query for its bad rows, and SQL for the words it has for them."""
 
@@ -170,16 +176,15 @@ class _View(NamedTuple):
     skipped: str
 
     @classmethod
-    def of(cls, name: str, comment: str, columns: list[str], start_date: str, end_date: str) -> "_View":
+    def of(cls, name: str, comment: str, columns: list[str], conditions: list[str]) -> "_View":
         severity, _, sentence = comment.partition(":")
         if severity not in SEVERITIES:
             severity, sentence = "error", comment or "has no comment of the form 'severity: sentence'"
-        view = f"checks.{name if _PLAIN_NAME.fullmatch(name) else quoted(name)}"
+        view = f"checks.{_plain(name)}"
         meant = [column for column in (_SKIPPED, _IN_WORDS) if column in columns]
         kept = f"* exclude ({', '.join(meant)})" if meant else "*"
-        conditions = _within(columns, start_date, end_date)
-        conditions += [f"{_SKIPPED} is null"] if _SKIPPED in columns else []
-        rows = f"from {view}" + (f" where {' and '.join(conditions)}" if conditions else "")
+        kept_rows = [*conditions, *([f"{_SKIPPED} is null"] if _SKIPPED in columns else [])]
+        rows = f"from {view}" + (f" where {' and '.join(kept_rows)}" if kept_rows else "")
         return cls(
             name,
             severity,
@@ -237,14 +242,29 @@ def _result(connection: duckdb.DuckDBPyConnection, view: _View, count: tuple | N
     return view.name, view.severity, status, bad_rows, finding, view.sentence, view.query
 
 
-def _within(columns: list[str], start_date: str, end_date: str) -> list[str]:
-    """The conditions that keep to the days, as far as rows with these columns belong to days."""
-    conditions = []
-    for day, sign in ((start_date, ">="), (end_date, "<=")):
-        if day and "sale_date" in columns:
-            conditions.append(f"sale_date {sign} date '{day}'")
-        elif day and "date_key" in columns:
-            conditions.append(f"date_key {sign} {day.replace('-', '')}")
+def _days_of(
+    connection: duckdb.DuckDBPyConnection, start_date: str, end_date: str
+) -> Callable[[Sequence[str]], list[str]]:
+    """The conditions that keep to the days, by the columns of rows, as far as these belong to days."""
+    star = star_columns(connection)
+    declared = {
+        column.name
+        for table in declared_tables(connection)
+        if table.startswith("fact_")
+        for column in read_contract(connection, table).columns
+        if column.type == "DATE"
+    }
+
+    def conditions(columns: Sequence[str]) -> list[str]:
+        day = next((column for column in columns if column in declared), None)
+        column = day or day_of(references_in(columns, star))
+        bounds = [(">=", start_date), ("<=", end_date)] if column else []
+        return [
+            f"{_plain(column)} {sign} " + (f"date '{bound}'" if day else bound.replace("-", ""))
+            for sign, bound in bounds
+            if bound
+        ]
+
     return conditions
 
 

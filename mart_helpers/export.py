@@ -23,7 +23,7 @@ from mart_helpers.sheets import (
     write_sheet,
     write_summary,
 )
-from mart_helpers.star import star_references
+from mart_helpers.star import day_of, star_references
 from mart_helpers.texts import in_words, literal, one_line, quoted
 from mart_helpers.verdict import vouched
 
@@ -132,17 +132,16 @@ def star_in_range(session: Session, start_date: str, end_date: str) -> dict[str,
     """Each table of the star, and what to export of it from `start_date` to `end_date` (ISO, or empty).
 
     A dimension is exported as it is. A fact that refers to `dim_date` gets a temporary view
-    `<fact>_in_range`: the day that counts is that of its `date_key`, or else of the first such column.
+    `<fact>_in_range`: which day counts, says `day_of`.
     Only an open range has rows whose day is not known.
     """
     relations = {}
     for table, references in star_references(session.connection).items():
         relations[table] = table
-        days = [column for column, dimension in references.items() if dimension == "dim_date"]
-        if table.startswith("fact_") and days:
-            day = quoted("date_key" if "date_key" in days else days[0])
+        day = day_of(references)
+        if table.startswith("fact_") and day:
             first, last = start_date.replace("-", "") or "0", end_date.replace("-", "") or "99991231"
-            where = f" where {day} between {first} and {last}" if start_date or end_date else ""
+            where = f" where {quoted(day)} between {first} and {last}" if start_date or end_date else ""
             relations[table] = f"{table}_in_range"
             session.connection.execute(
                 f"create or replace temp view {quoted(relations[table])} as from {quoted(table)}{where}"

@@ -17,7 +17,7 @@ from mart_helpers.metrics import additive_metrics, is_number
 from mart_helpers.restated import Mart, restated_by, restated_notes
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
 from mart_helpers.sources import SEED_ROWS
-from mart_helpers.star import star_references, star_types
+from mart_helpers.star import day_of, star_references, star_types
 from mart_helpers.texts import literal, quoted, row_sql
 
 # beside the columns of a fact, whose names begin with no blank
@@ -68,8 +68,8 @@ def _facts(connection: DuckDBPyConnection) -> Iterator[_Fact]:
     keys, references = declared_keys(connection), star_references(connection)
     before = star_types(connection, "published")
     for name, types in star_types(connection).items():
-        days = [column for column, dimension in references[name].items() if dimension == "dim_date"]
-        if name.startswith("fact_") and days and name in keys and {*keys[name]} <= {*types}:
+        day = day_of(references[name])
+        if name.startswith("fact_") and day and name in keys and {*keys[name]} <= {*types}:
             same = before.get(name, types)
             amounts = [
                 column
@@ -78,9 +78,9 @@ def _facts(connection: DuckDBPyConnection) -> Iterator[_Fact]:
                 and is_number(type_)
                 and is_number(same.get(column, ""))
             ]
-            known_by = (*keys[name], days[0])
+            known_by = (*keys[name], day)
             is_comparable = all(same.get(column) == types[column] for column in known_by)
-            yield _Fact(name, keys[name], days[0], amounts, is_comparable)
+            yield _Fact(name, keys[name], day, amounts, is_comparable)
 
 
 def _from_files(connection: DuckDBPyConnection, fact: str) -> bool:

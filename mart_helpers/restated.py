@@ -9,7 +9,7 @@ from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import declared_keys
 from mart_helpers.metrics import Metric, is_number
-from mart_helpers.star import star_references, star_types, surrogate_key
+from mart_helpers.star import day_of, star_references, star_types, surrogate_key
 from mart_helpers.texts import quoted, row_sql
 
 _MOST_VALUES = 50  # of a text that reports group by
@@ -37,8 +37,8 @@ class Mart:
         return {name: types[name] for name in self.keys.get(table, own)}
 
     def day(self, table: str) -> str | None:
-        """The first column that refers to the calendar."""
-        return next((name for name, to in self.references[table].items() if to == "dim_date"), None)
+        """The column by which the rows of a table belong to days."""
+        return day_of(self.references[table])
 
     def meanings(self, table: str) -> dict[str, tuple[str, str]]:
         """The columns to compare, each with the name and type of what it stands for.

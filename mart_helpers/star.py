@@ -7,6 +7,8 @@ import duckdb
 from mart_helpers.contract import declared_tables, read_contract
 from mart_helpers.texts import literal, quoted
 
+CALENDAR = "dim_date"
+
 
 def star_columns(
     connection: duckdb.DuckDBPyConnection, database: str | None = None
@@ -74,6 +76,16 @@ def references_in(columns: Iterable[str], star: Mapping[str, Iterable[str]]) -> 
         for column in columns
     }
     return {column: keys[max(found, key=len)] for column, found in fitting.items() if found}
+
+
+def day_of(references: Mapping[str, str]) -> str | None:
+    """The column by which a row belongs to a day: `date_key`, or else the first one that refers there.
+
+    `references` are those of `references_in`. The keys of `dim_date` sort as its days do.
+    """
+    days = [column for column, dimension in references.items() if dimension == CALENDAR]
+    own = surrogate_key(CALENDAR)
+    return own if own in days else next(iter(days), None)
 
 
 def inherit_comments(connection: duckdb.DuckDBPyConnection) -> None:

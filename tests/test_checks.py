@@ -386,6 +386,19 @@ def test_only_the_days_asked_for_are_checked(with_fault):
     assert not {reference, price} & failed(run_checks(session, "2024-01-01", "2024-01-31")).keys()
 
 
+def test_rows_belong_to_days_by_whatever_name_the_contract_or_the_star_gives_them(make_mart: MakeMart):
+    checks = (
+        "create table contract.fact_orders (order_id varchar primary key, ordered_on date, due_on date);"
+        "create table dim_date as select 20240101 as date_key;"
+        + custom_check("declared", "warn: -", "select date '2024-01-01' + n as ordered_on from days")
+        + custom_check("by_key", "warn: -", "select 20240101 + n as ship_date_key from days")
+        + custom_check("of_no_day", "warn: -", "select date '2024-01-01' + n as some_day from days")
+    )
+    mart = make_mart(f"create table days as select range::integer as n from range(10); {checks}")
+    results = run_checks(mart, "2024-01-03", "2024-01-04").set_index("check_name")["bad_rows"]
+    assert list(results[["declared", "by_key", "of_no_day"]]) == [2, 2, 10]
+
+
 def test_a_failure_shows_rows_with_natural_keys_file_and_line(with_fault, tmp_path):
     session = with_fault(
         "update fact_sales set unit_price = 100 * unit_price where sale_id = 'S000002'; "
