@@ -27,7 +27,7 @@ from mart_helpers.kept import (
     previous_path,
     sync_folder,
 )
-from mart_helpers.parameters import check_cell, resolve, shown
+from mart_helpers.parameters import check_cell, mart_of, resolve, shown
 from mart_helpers.raw import RawFiles, keep_columns
 from mart_helpers.session import (
     BUILD_LOG,
@@ -248,9 +248,14 @@ _MISREAD = {"?", "\\"} - {os.sep}  # for DuckDB a path ends or branches here
 
 
 def open_candidate(
-    database: str, memory_limit: str = "70%", reads_from: Iterable[str | Path] = ()
+    database: str,
+    memory_limit: str = "70%",
+    reads_from: Iterable[str | Path] = (),
+    stage: int | None = None,
 ) -> Session:
     """A session on a new candidate beside the mart `database`, for `01_build`.
+
+    Says so if it is that of a mart of its own, as `mart_of` has it.
 
     Its statements reach no files but those below the folders `reads_from`, those of the first also as
     `source.<file>`. No other build can begin
@@ -258,7 +263,10 @@ def open_candidate(
     value, StateError if the candidate cannot be made.
     """
     shell = _prepared_shell()
-    session = create_candidate(_real(database), shell.user_ns, memory_limit)
+    own = mart_of(stage, database)
+    if own != database:
+        print(f"Stage {stage} builds a mart of its own, {own}: {database} stays as it is.")
+    session = create_candidate(_real(own), shell.user_ns, memory_limit)
     inputs = [*map(resolve, reads_from)]
     confine(session.connection, [*inputs, rows_folder(session.candidate)])
     session.raw_files = RawFiles(session, inputs[0]) if inputs else None

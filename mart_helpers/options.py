@@ -9,15 +9,18 @@ from click.core import ParameterSource, augment_usage_errors
 from mart_helpers.errors import UsageError
 from mart_helpers.parameters import (
     PATHS,
+    USUAL_MART,
     Parameter,
     fault,
+    mart_of,
     notebook_parameters,
     notebook_path,
     refuse_backwards,
+    resolve,
 )
 
 COMMON = (
-    Parameter("database", str, "data/mini_data_mart.duckdb", "the mart, one DuckDB file"),
+    Parameter("database", str, USUAL_MART, "the mart, one DuckDB file"),
     Parameter("data_dir", str, "data", "folder of exports, reports and executed notebooks"),
 )
 
@@ -69,6 +72,9 @@ class Command(click.Command):
                 for name, value in ctx.params.items()
                 if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
             }
+            database = mart_of(ctx.params.get("stage"), ctx.params["database"])
+            if database != ctx.params["database"]:
+                ctx.obj["database"] = str(resolve(database))
             ctx.params |= ctx.obj
         return rest
 

@@ -43,6 +43,8 @@ _INJECTED = "# Parameters\n"  # so begins the cell that papermill adds
 
 PATHS = ("_dir", "database")  # a parameter of such a name is a path
 
+USUAL_MART, FIRST_MART = "data/mini_data_mart.duckdb", "data/stage_1.duckdb"
+
 
 class Parameter(NamedTuple):
     """One line of a parameters cell.
@@ -185,6 +187,11 @@ def listed(parameter: str, text: str, known: Iterable[str]) -> list[str]:
                 f"separated by commas.{did_you_mean(word, spelt.values())}"
             )
     return list(dict.fromkeys(spelt[word.lower()] for word in words))
+
+
+def mart_of(stage: int | None, database: str) -> str:
+    """The mart that a build writes: stage 1, which is to learn on, has its own unless one is named."""
+    return FIRST_MART if (stage, database) == (1, USUAL_MART) else database
 
 
 def home() -> Path:

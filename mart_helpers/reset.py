@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mart_helpers.errors import StateError
 from mart_helpers.export import FORMATS, MANIFEST, named_in
-from mart_helpers.parameters import shown
+from mart_helpers.parameters import FIRST_MART, USUAL_MART, shown
 from mart_helpers.report import HISTORY, REPORTS, VIOLATIONS, violations_in
 from mart_helpers.run import run_folders
 from mart_helpers.session import is_mart
@@ -33,10 +33,14 @@ def generated(database: Path, data_dir: Path) -> list[Path]:
             f"{shown(database)}: not a mart of ours, so nothing was removed. "
             "Give the path of the mart: --database data/mini_data_mart.duckdb"
         )
+    first = database.with_name(Path(FIRST_MART).name)
+    marts = (
+        [database, first] if database.name == Path(USUAL_MART).name and is_mart(first) else [database]
+    )
     mart = [
         each
         for each in (database.parent.iterdir() if database.parent.is_dir() else ())
-        if _is_of(database, _UNFINISHED.sub(r"\1", each.name))
+        if any(_is_of(one, _UNFINISHED.sub(r"\1", each.name)) for one in marts)
         and (each.suffix == ".tmp" or not each.is_dir())
     ]
     exports = [data_dir / kind.folder / MANIFEST for kind in FORMATS.values()]

@@ -75,6 +75,21 @@ def test_every_stage_builds_the_same_star_from_its_own_rows(marts, stage):
     assert query(marts[stage], "select stage from build_log") == [(stage,)]
 
 
+def test_stage_1_builds_a_mart_of_its_own_unless_one_is_named(home, sample_mart):
+    usual = put_mart(sample_mart, home)
+    before, own = usual.read_bytes(), home / "data" / "stage_1.duckdb"
+    run_notebook("01_build", {"stage": 1}, home)  # as somebody runs it in JupyterLab
+    assert query(own, "select build_id, stage from build_log") == [(1, 1)]
+    again = mart_command("build", "--stage", 1, cwd=home)
+    assert "data/stage_1.duckdb (" in again.stdout, again.stderr
+    assert query(own, "select max(build_id) from build_log") == [(2,)]
+    assert usual.read_bytes() == before
+    run_notebook("01_build", {"stage": 1, "database": "data/lesson.duckdb"}, home)
+    assert query(home / "data" / "lesson.duckdb", "select stage from build_log") == [(1,)]
+    assert {"data/stage_1.duckdb"} <= set(mart_command("reset", cwd=home).stdout.split())
+    assert not own.exists()
+
+
 def test_every_column_of_the_books_has_a_comment(marts):
     bare = "select column_name from duckdb_columns() where comment is null and table_name in "
     assert query(marts[3], f"{bare} ('build_log', 'build_inputs', 'quarantine')") == []
