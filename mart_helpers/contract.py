@@ -19,6 +19,10 @@ TABLE_PREFIXES: tuple[str, ...] = ("inferred",)
 COLUMN_PREFIXES: tuple[str, ...] = ()
 
 
+#: Names that cannot be those of columns: DuckDB's own, and two that a check gives a meaning.
+_TAKEN = {"rowid", "skipped_because", "found_in_words"}
+
+
 class Comment(NamedTuple):
     """A comment of the contract: the words before a colon that mean something, and the sentence."""
 
@@ -142,8 +146,11 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
         raise StateError(
             f"{SCHEMA}.{table}: only members of a dimension are inferred, no rows of a fact."
         )
-    if any(column.name == "rowid" for column in columns):
-        raise StateError(f"{SCHEMA}.{table}: DuckDB keeps the name rowid for itself. Give another.")
+    if taken := _TAKEN & {column.name for column in columns}:
+        raise StateError(
+            f"{SCHEMA}.{table}: {', '.join(taken)} means something to DuckDB or in a check. Give "
+            "the column another name."
+        )
     return Table(
         name=table,
         columns=columns,

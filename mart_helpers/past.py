@@ -201,8 +201,8 @@ def _growth_check(connection: DuckDBPyConnection, fact: _Fact, severity: str) ->
     """A late row is told, by the comparison; half as many again are no late rows."""
     name, monthly = quoted(fact.name), f"{quoted(fact.day)} // 100 as month, count(*) as rows"
     published, present = connection.execute(f"""
-        with before as (select {monthly} from published.main.{name} group by month),
-        after as (select {monthly} from main.{name} group by month)
+        with before as (select {monthly} from published.main.{name} group by all),
+        after as (select {monthly} from main.{name} group by all)
         select coalesce(sum(before.rows), 0), coalesce(sum(after.rows), 0)
         from before
         inner join after using (month)
@@ -246,14 +246,15 @@ def _newest_month_check(fact: _Fact) -> Check:
     return Check(
         f"{fact.name}_newest_month_is_not_half_empty",
         f"""
-        with newest as (
-            select max({day}) // 100 as month, max({day}) % 100 as last_day
-            from {quoted(fact.name)}
+        with days as (select {day} as day from {quoted(fact.name)}),
+        newest as (
+            select max(day) // 100 as month, max(day) % 100 as last_day
+            from days
         ),
         months as (
-            select {day} // 100 as month, count(*) as rows
-            from {quoted(fact.name)}
-            where {day} > 0 and {day} % 100 <= (select last_day from newest)
+            select day // 100 as month, count(*) as rows
+            from days
+            where day > 0 and day % 100 <= (select last_day from newest)
             group by month
             order by month desc
             limit 13

@@ -144,7 +144,7 @@ def quarantine_bad_rows(
     """
     rows, are_bad = staging_of(table.name), f"rowid in ({_BAD})"
     readable = ", ".join(
-        f"if(list_contains(bad.names, {literal(name)}), null, {quoted(name)}) as {quoted(name)}"
+        f"if(list_contains(bad.names, {literal(name)}), null, staged.{quoted(name)}) as {quoted(name)}"
         for name in table.column_names
         if name not in table.id_names
     )
