@@ -89,7 +89,9 @@ def make_star(folder: Path, costs: bool = True, **size: int) -> Path:
     database = folder / "mart.duckdb"
     with duckdb.connect(database) as connection:
         connection.execute(STAR.format(days=days, costs=costs, **size))
-        for cell in sql_of("01_build", "create view described_sales", "create view all_sales"):
+        for cell in sql_of(
+            "01_build", "create view described_sales", "create view all_sales", "create macro"
+        ):
             connection.execute(cell)
     return database
 
