@@ -9,6 +9,7 @@ VENV_PYTHON := .venv/bin/python
 # A stamp is as old as the last install, so nothing is installed twice.
 RUN_READY := .venv/run.stamp
 DEV_READY := .venv/dev.stamp
+APP_READY := .venv/app.stamp
 PIP := -m pip --disable-pip-version-check install --quiet --quiet
 PIP_INSTALL := $(VENV_PYTHON) $(PIP)
 INSTALL := $(PIP_INSTALL) --no-compile --require-hashes -r
@@ -28,16 +29,22 @@ PEERS_READY := $(PEERS)/peers.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lab lint lock bench golden generate reset clean
+.PHONY: help run test test-app lab app lint lock bench golden generate reset clean
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 run: $(RUN_READY)  ## Run the notebooks: build, quality, explore, export, dashboard.
 	@$(VENV_PYTHON) -m mart all
 
 test: $(DEV_READY)  ## Run the tests; PYTEST_ARGS="-k name" is passed on.
 	@$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+
+test-app: $(DEV_READY) $(APP_READY)  ## Run the tests of the app; PYTEST_ARGS is passed on.
+	@$(VENV_PYTHON) -m pytest tests/app $(PYTEST_ARGS)
+
+app: $(APP_READY)  ## Show the mart in a browser, with controls; APP_ARGS is passed on.
+	@$(VENV_PYTHON) -m mart app $(APP_ARGS)
 
 lab: $(DEV_READY)  ## Open 01_build in JupyterLab; LAB_ARGS is passed on.
 	@$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/01_build.ipynb $(LAB_ARGS)
@@ -66,7 +73,10 @@ clean:  ## Remove .venv and caches; the mart and its exports stay.
 lock:  ## Rebuild the lock files; LOCK_ARGS=--upgrade for newer packages.
 	@command -v "$(UV)" >/dev/null || { echo 'make lock needs uv. Install it, or point to it: make lock UV=path/to/uv' >&2; exit 1; }
 	@$(COMPILE) pyproject.toml $(LOCK_ARGS) --output-file requirements.lock >/dev/null
-	@$(COMPILE) pyproject.toml $(LOCK_ARGS) --all-extras --constraints requirements.lock --output-file requirements-dev.lock >/dev/null
+	@$(COMPILE) pyproject.toml $(LOCK_ARGS) --extra lab --extra test --constraints requirements.lock \
+		--output-file requirements-dev.lock >/dev/null
+	@$(COMPILE) pyproject.toml $(LOCK_ARGS) --extra app --constraints requirements-dev.lock \
+		--output-file requirements-app.lock >/dev/null
 	@$(COMPILE) $(BENCHMARKS)/requirements-peers.in $(LOCK_ARGS) --no-strip-extras \
 		--output-file $(BENCHMARKS)/requirements-peers.lock >/dev/null
 
@@ -86,6 +96,13 @@ $(DEV_READY): requirements-dev.lock requirements.lock pyproject.toml | $(VENV_PY
 	@$(BYTECODE)
 	@$(FONTS)
 	@touch $(RUN_READY) $@
+
+# Beside what is there already, at the same versions.
+$(APP_READY): requirements-app.lock pyproject.toml | $(RUN_READY)
+	@echo 'Installing what the app needs into .venv …'
+	@$(INSTALL) requirements-app.lock
+	@$(BYTECODE)
+	@touch $@
 
 $(PEERS_READY): $(BENCHMARKS)/requirements-peers.lock | $(VENV_PYTHON)
 	@echo 'Installing what the benchmarks measure against into $(PEERS) …'

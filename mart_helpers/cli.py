@@ -183,6 +183,20 @@ for name, notebooks, flags, text in (
     mart.add_command(Command(name, notebooks=notebooks, **settings))
 
 
+@mart.command(cls=Command, notebooks=ALL[:1], only=("inputs_dir",))
+@click.option("--port", default=8501, show_default=True, help="of this computer, where the app is shown")
+def app(port: int, inputs_dir: str, database: str, **_: object) -> None:
+    """Show the mart in a browser: controls for dates and filters, and the answers to them."""
+    try:
+        from mart_helpers.app import serve
+    except ModuleNotFoundError as error:
+        raise StateError(
+            f"The app needs packages that are not installed ({error.name}). Run `make app`, or "
+            "`pip install -r requirements-app.lock`."
+        ) from error
+    serve(resolve(database), resolve(inputs_dir), port)
+
+
 @mart.command(cls=Command)
 def inspect(database: str, **_: object) -> None:
     """Show the tables and columns of the mart."""

@@ -12,7 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from mart_helpers.texts import PERCENTAGE
 
 # Endings of the names of whole numbers that are no amounts, and have no thousands separators.
-_LABELS = ("_key", "_id", "year", "line", "stage")
+LABELS = ("_key", "_id", "year", "line", "stage")
 
 _MOST_ROWS = 60
 
@@ -79,7 +79,7 @@ def _texts(column: pd.Series, has_names: bool) -> pd.Series:
     decimals = [_decimals(value, each) for value, each in zip(values, names, strict=False)]
     if shares_decimals and all(isinstance(value, float) for value in values if value is not None):
         decimals = [max(decimals)] * len(values)
-    is_label = name.endswith(_LABELS)
+    is_label = name.endswith(LABELS)
     texts = [_text(*each, is_label) for each in zip(values, decimals, strict=True)]
     return pd.Series(texts, column.index, object)
 

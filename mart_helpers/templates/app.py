@@ -1,0 +1,8 @@
+"""What Streamlit runs at each interaction: the page of the app that is looked at."""
+
+import sys
+from pathlib import Path
+
+from mart_helpers.app import show
+
+show(*map(Path, sys.argv[1:]))
