@@ -5,12 +5,14 @@ a mart that was rebuilt is seen at once. As long as a connection is open, DuckDB
 others that this process opens: so runs take turns, and each closes what it has opened.
 """
 
+import atexit
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from functools import partial
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ from traitlets.config import Config
 from mart_helpers.books import build_facts
 from mart_helpers.charts import Chart
 from mart_helpers.clickable import Clickable, make_clickable
-from mart_helpers.contract import declared_keys, star_types
+from mart_helpers.contract import declared_keys
 from mart_helpers.errors import MartError, StateError
 from mart_helpers.parameters import (
     PATHS,
@@ -39,6 +41,7 @@ from mart_helpers.parameters import (
     tags,
 )
 from mart_helpers.session import open_published
+from mart_helpers.star import star_types
 from mart_helpers.tables import LABELS, as_texts
 from mart_helpers.texts import quoted
 from mart_helpers.trace import trace
@@ -167,6 +170,7 @@ def _shell() -> tuple[InteractiveShell, Lock]:
     """The shell that runs the cells, and the lock that whoever opens the mart holds."""
     config = Config({"HistoryManager": {"enabled": False}})
     shell = InteractiveShell.instance(config=config, displayhook_class=_Silent)
+    atexit.unregister(shell.atexit_operations)  # it would say good-bye
     shell.showtraceback = shell.showsyntaxerror = lambda *_, **__: None
     return shell, Lock()
 
@@ -179,7 +183,10 @@ class _Silent(DisplayHook):
 
 
 def _parts(
-    shell: InteractiveShell, notebook: str, given: Mapping[str, object], keys: Mapping[str, str]
+    shell: InteractiveShell,
+    notebook: str,
+    given: Mapping[str, object],
+    keys: Mapping[str, tuple[str, ...]],
 ) -> Iterator[Part]:
     """Run a notebook with the `given` values for its parameters; without its cells tagged `aside`.
 
@@ -209,10 +216,14 @@ def _parts(
             session.close()
 
 
-def _part(shell: InteractiveShell, keys: Mapping[str, str], cell: str, name: str, value: object) -> Part:
+def _part(
+    shell: InteractiveShell, keys: Mapping[str, tuple[str, ...]], cell: str, name: str, value: object
+) -> Part:
     if not isinstance(value, pd.DataFrame | Clickable):
         return Part(name, value)
-    frame = value.frame if isinstance(value, Clickable) else value
+    frame = value
+    if isinstance(value, Clickable):
+        frame, name = value.frame, re.sub(r"\W+", "_", value.title.lower())
     key = f"{cell} {sha256(frame.to_csv().encode()).hexdigest()}"
     selection = st.session_state.get(key, {}).get("selection", {})
     lines = [*selection.get("rows", []), *(each["line"] for each in selection.get("picked", []))]
@@ -221,7 +232,7 @@ def _part(shell: InteractiveShell, keys: Mapping[str, str], cell: str, name: str
 
 
 def _rows_behind(
-    connection: Any, keys: Mapping[str, str], frame: pd.DataFrame, number: int
+    connection: Any, keys: Mapping[str, tuple[str, ...]], frame: pd.DataFrame, number: int
 ) -> pd.DataFrame:
     """Rows of a view of the notebook that have the words of a line of an answer; at most 10,000.
 
@@ -231,7 +242,7 @@ def _rows_behind(
     line = frame.iloc[number]
     days = frame.select_dtypes("datetime")
     views: dict[str, dict[str, str]] = {}
-    for view, column, kind in connection.execute(_OWN_VIEWS, [[*keys.values()]]).fetchall():
+    for view, column, kind in connection.execute(_OWN_VIEWS, [list(chain(*keys.values()))]).fetchall():
         views.setdefault(view, {})[column] = kind
     for view, kinds in views.items():
         wanted = {
@@ -326,21 +337,25 @@ def _show_behind(part: Part, show_origin: Callable[[pd.Series], None]) -> None:
     if part.behind.empty:
         st.caption("This line stands for no single rows of the mart.")
         return
-    most = "the first " if len(part.behind) == _MOST_ROWS else ""
-    st.caption(f"Behind it: {most}{len(part.behind):,} rows. Select one to see where it comes from.")
+    count = len(part.behind)
+    most = "the first " if count == _MOST_ROWS else ""
+    rows = f"{count:,} row{'s' * (count != 1)}"
+    st.caption(f"Behind it: {most}{rows}. Select one to see where it comes from.")
     if lines := _show_table(part.behind, f"{part.name}_rows", f"{part.key} rows"):
         show_origin(part.behind.iloc[lines[0]])
 
 
 def _show_origin(
-    turn: Lock, database: Path, inputs_dir: Path, keys: Mapping[str, str], row: pd.Series
+    turn: Lock, database: Path, inputs_dir: Path, keys: Mapping[str, tuple[str, ...]], row: pd.Series
 ) -> None:
     """Show what `mart trace` says of the declared tables whose keys are in a row."""
-    tables = [table for table, key in keys.items() if key in row.index and pd.notna(row[key])]
-    if tables:
-        table = st.radio("Where it comes from", tables, index=len(tables) - 1, horizontal=True)
+    found = {table: row[list(key)] for table, key in keys.items() if {*key} <= {*row.dropna().index}}
+    if found:
+        table = st.radio("Where it comes from", found, index=len(found) - 1, horizontal=True)
+        key = [str(value) for value in found[table]]
+        text = ",".join(map(quoted, key)) if key[1:] else key[0]
         with turn:
-            text = trace(database, table, str(row[keys[table]]), inputs_dir)
+            text = trace(database, table, text, inputs_dir)
         st.code(text, language=None, wrap_lines=True)
 
 

@@ -24,6 +24,7 @@ class Clickable(NamedTuple):
 
     chart: alt.LayerChart
     frame: pd.DataFrame
+    title: str
 
 
 def make_clickable(names: dict[str, object]) -> None:
@@ -38,7 +39,7 @@ def _drawn(
 ) -> Clickable | str:
     frame = frame.head(_MOST_LINES)
     chart = draw(frame, *given, **named)
-    return charts.NOTHING_TO_DRAW if chart.data.empty else Clickable(chart, frame)
+    return charts.NOTHING_TO_DRAW if chart.data.empty else Clickable(chart, frame, chart.layer[0].title)
 
 
 def _base(

@@ -31,7 +31,7 @@ LOCK_LINE = re.compile(
 
 
 PEERS = "tests/benchmarks/requirements-peers"
-LOCKS = ["requirements.lock", "requirements-dev.lock", f"{PEERS}.lock"]
+LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-app.lock", f"{PEERS}.lock"]
 
 
 def pins(requirements: list[str]) -> dict[str, str]:
@@ -40,8 +40,9 @@ def pins(requirements: list[str]) -> dict[str, str]:
 
 
 RUN_PINS = pins(PROJECT["dependencies"])
-EXTRAS = PROJECT["optional-dependencies"].values()
-ALL_PINS = RUN_PINS | pins([requirement for extra in EXTRAS for requirement in extra])
+EXTRAS = {name: pins(extra) for name, extra in PROJECT["optional-dependencies"].items()}
+APP_PINS = RUN_PINS | EXTRAS["app"]
+DEV_PINS = RUN_PINS | EXTRAS["lab"] | EXTRAS["test"]
 PEER_PINS = pins(re.findall(r"^\w.*$", (ROOT / f"{PEERS}.in").read_text("utf-8"), re.MULTILINE))
 
 
@@ -65,14 +66,14 @@ def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Comp
 def test_conda_users_get_the_packages_of_pyproject_at_its_versions_from_conda_forge_alone() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
     found = pins([spec for spec in environment["dependencies"] if "==" in spec])
-    assert {CONDA_NAMES.get(name, name): pin for name, pin in found.items()} == ALL_PINS
+    assert {CONDA_NAMES.get(name, name): pin for name, pin in found.items()} == DEV_PINS | APP_PINS
     others = [spec for spec in environment["dependencies"] if "==" not in spec]
     assert others == [f"python {PROJECT['requires-python']}", "pip", {"pip": ["-e ."]}]
     assert environment["channels"] == ["conda-forge", "nodefaults"]
 
 
 @pytest.mark.parametrize(
-    ("lock", "expected"), list(zip(LOCKS, [RUN_PINS, ALL_PINS, PEER_PINS], strict=True))
+    ("lock", "expected"), list(zip(LOCKS, [RUN_PINS, DEV_PINS, APP_PINS, PEER_PINS], strict=True))
 )
 def test_a_lock_holds_each_pin(lock: str, expected: dict[str, str]) -> None:
     locked = locked_versions(lock)
@@ -93,6 +94,11 @@ def test_the_tests_run_on_the_versions_of_a_batch_run() -> None:
     assert {name: dev.get(name) for name in run} == run
 
 
+def test_the_app_can_be_installed_beside_the_tests() -> None:
+    app, dev = locked_versions("requirements-app.lock"), locked_versions("requirements-dev.lock")
+    assert {name: app[name] for name in app if name in dev} == {n: dev[n] for n in dev if n in app}
+
+
 def test_the_benchmarks_measure_against_the_engines_of_a_batch_run() -> None:
     shared = PEER_PINS.keys() & RUN_PINS.keys()
     assert shared == {"duckdb", "numpy", "pandas"}
@@ -100,13 +106,13 @@ def test_the_benchmarks_measure_against_the_engines_of_a_batch_run() -> None:
 
 
 def test_the_installed_versions_are_the_pinned_ones() -> None:
-    assert {name: version(name) for name in ALL_PINS} == ALL_PINS
+    assert {name: version(name) for name in DEV_PINS} == DEV_PINS
 
 
 def test_make_help_names_each_target_with_a_sentence_and_none_is_taken_for_a_file() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    shown = dict(re.findall(r"^make (\w+) +(\S.*\.)$", make().stdout, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    shown = dict(re.findall(r"^make ([a-z-]+) +(\S.*\.)$", make().stdout, re.MULTILINE))
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert targets == set(shown) == set(phony.split())
 

@@ -1,9 +1,7 @@
 """The app, at each interaction: Streamlit runs it as for a browser, and tells what it shows."""
 
-import json
 import os
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -58,7 +56,9 @@ def assert_same(app: AppTest, database: Path, **values: object) -> None:
     for name in shown.keys() & expected.keys():
         if isinstance(shown[name].index, pd.RangeIndex):
             found = shown[name].astype(object).where(shown[name].notna(), None)
-            wanted = expected[name].dropna(axis="columns", how="all") if name not in shown else expected[name]
+            wanted = (
+                expected[name].dropna(axis="columns", how="all") if name not in shown else expected[name]
+            )
             wanted = wanted[list(found)].astype(object).where(wanted[list(found)].notna(), None)
             assert found.values.tolist() == wanted.values.tolist(), name
     assert len(shown.keys() & expected.keys()) > 8
