@@ -85,7 +85,8 @@ def _line(
     base = base.encode(
         alt.X("line:O", axis=axis), alt.Y("value:Q", title=unit.strip()), _colours(series, "#9DB8C9")
     )
-    return _clicked(base.mark_point(filled=True, size=50, opacity=1)) + base.mark_line()
+    # the points on top, to be hit
+    return base.mark_line() + _clicked(base.mark_point(filled=True, size=50, opacity=1))
 
 
 def _stacks(frame: pd.DataFrame, x: str, parts: Sequence[str], title: str, unit: str) -> alt.LayerChart:

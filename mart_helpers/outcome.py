@@ -85,7 +85,7 @@ class Outcome:
         if self._pages:
             results["page"] = list(map(shown, self._pages))
         if self.command == "all":
-            results["next"] = ["make lab opens the notebooks"]
+            results["next"] = ["make lab opens the notebooks, make app shows the mart with controls"]
         if "dashboard" in results and self.command != "report":  # to look at first, so it is read last
             results["dashboard"] = results.pop("dashboard")
         rows = [

@@ -241,6 +241,7 @@ def test_all_runs_each_notebook_with_its_own_values_and_says_where_the_results_a
         f"exports       {out}/CSV-export, {out}/JSON-export",
         f"quality       {out}/quality",
         f"executed      {run}",
+        "next          make lab opens the notebooks, make app shows the mart with controls",
         "dashboard     one page",
     ]
 
@@ -252,8 +253,8 @@ def test_pages_of_all_notebooks_are_written_when_all_have_run(home, mart):
     done = mart("all", "--html")
     names = ["01_build", "04_quality", "02_explore", "03_export", "05_dashboard"]
     pages = [f"data/pages/{name}.html" for name in names]
-    assert [line.split()[-1] for line in done.stdout.splitlines()[-6:-1]] == pages
-    assert done.stdout.splitlines()[-6].startswith("page          data")
+    assert [line.split()[-1] for line in done.stdout.splitlines()[-7:-2]] == pages
+    assert done.stdout.splitlines()[-7].startswith("page          data")
     assert all("<h1>Write</h1>" in (home / page).read_text() for page in pages)
 
 
@@ -295,3 +296,13 @@ def test_generate_lists_the_files_it_wrote_below_the_callers_folder(home, mart, 
     assert all(re.search(r" (\d+ bytes|\d+\.\d kB)$", line) for line in lines)
     assert mart("generate", "--sales=50", "--out=again", "--seed=99").returncode == 0
     assert (tmp_path / "again/fact_sales.csv").read_text() != files[-1].read_text()
+
+
+def test_without_its_packages_the_app_says_how_to_install_them(home, mart, monkeypatch):
+    monkeypatch.setitem(sys.modules, "streamlit", None)
+    refused = mart("app")
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "mart: The app needs packages that are not installed (streamlit). Run `make app`, or "
+        "`pip install -r requirements-app.lock`.\n"
+    )

@@ -179,4 +179,4 @@ def test_commit_hooks_download_nothing_and_find_what_they_run() -> None:
     collected = subprocess.run(
         [sys.executable, *tests[1:], "--collect-only"], cwd=ROOT, capture_output=True, text=True
     )
-    assert "5/" in collected.stdout
+    assert re.search(r"^[1-9]\d*/\d+ tests collected", collected.stdout, re.MULTILINE)
