@@ -20,7 +20,7 @@ from mart_helpers.contract import declared_keys, declared_tables, read_contract
 from mart_helpers.errors import CheckFailed
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
-from mart_helpers.star import day_of, references_in, star_columns, surrogate_key
+from mart_helpers.star import day_of, references_in, star_columns, surrogate_key, unused_columns
 from mart_helpers.tables import without_mathematics
 from mart_helpers.texts import aligned, quoted
 from mart_helpers.verdict import NOT_PASSED, RESULTS, STOPPED_BY, headline, verdict_lines
@@ -34,6 +34,8 @@ _SKIPPED, _IN_WORDS = "skipped_because", "found_in_words"
 _SAMPLE_ROWS = 5
 
 _LONGEST_TEXT = 100
+
+_MOST_UNUSED = 5
 
 _SHOWN_WHOLE = 4  # of failed checks, so that a message fits on one screen
 
@@ -340,5 +342,9 @@ def _as_html(failure: Failure) -> str:
 def build_summary(session: Session, check_results: pd.DataFrame) -> str:
     """What a build did with its rows, and which checks did not pass, as aligned lines of text."""
     rows, checks = account_of(session.connection), verdict_lines(check_results.to_dict("records"))
+    if unused := unused_columns(session):
+        more = f" and {len(unused) - _MOST_UNUSED} more" if len(unused) > _MOST_UNUSED else ""
+        shown_first = ", ".join(unused[:_MOST_UNUSED])
+        rows.append(f"{shown_first}{more}: declared, but no cell makes anything of it")
     words = ["rows", *[""] * (len(rows) - 1), "checks", *[""] * (len(checks) - 1)]
     return aligned(list(zip(words, [*rows, *checks], strict=True)), indent="")

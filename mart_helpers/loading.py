@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mart_helpers.contract import Table, read_contract
+from mart_helpers.contract import Table, declared_tables, read_contract
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
 from mart_helpers.inferred import forget_inferred
@@ -38,6 +38,7 @@ from mart_helpers.sources import (
 )
 from mart_helpers.staging import (
     SUSPECT,
+    create_days,
     create_staging,
     fill_staging,
     staging_of,
@@ -134,6 +135,9 @@ class Loader:
         for name in (table.name, f"{table.name}_quarantined") if mapping else ():
             self._connection.execute(f"alter table {staging_of(name)} drop column {quoted(PLACE.name)}")
         self._connection.execute(f"alter table {staging_of(table.name)} drop column {SUSPECT}")
+        facts = (name for name in declared_tables(self._connection) if name.startswith("fact_"))
+        loaded = [name for name in facts if has_table(self._connection, "staging", name)]
+        create_days(self._connection, [read_contract(self._connection, name) for name in loaded])
 
     def _stage(self, table: Table, from_seed: bool) -> _Staged:
         seed = SeedRows(self._connection, table.name)

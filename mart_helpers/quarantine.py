@@ -233,14 +233,14 @@ _KIND = """regexp_replace(reason, '(?s)".*"| of line [0-9]+.*$', '', 'g')"""
 
 _COMMONEST_REASONS = f"""
 select
-    count(distinct line) as rows,
-    file,
-    min(line) as first_line,
-    arg_min(reason, line) as first_reason,
+    count(distinct (file, line)) as rows,
+    min(file) as first_file,
+    arg_min(line, (file, line)) as first_line,
+    arg_min(reason, (file, line)) as first_reason,
     count(*) over () as kinds
 from quarantine
-group by file, column_name, {_KIND}
-order by rows desc, file, first_line
+group by table_name, column_name, {_KIND}
+order by rows desc, first_file, first_line
 limit 5
 """
 

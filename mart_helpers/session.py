@@ -9,7 +9,7 @@ import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,7 @@ class Session:
     `$name` in a statement is bound to the notebook's variable of that name, as a value, never as text.
     `opened` is the identity of the file behind it. A session that builds writes to `candidate`, holds a
     `lock`, and reads the `raw_files` that a statement names; one that reads the published mart has none.
+    Its `statements` are those that the cells have run so far.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -95,6 +96,7 @@ class Session:
     candidate: Path | None = None
     lock: "BaseFileLock | None" = None
     raw_files: Any = None
+    statements: list[str] = field(default_factory=list)
 
     def execute(self, sql: str, *, shows: bool = True) -> "pd.DataFrame | None":
         """Run the statements in turn; the rows that the last answers with, None where it has none.
@@ -150,6 +152,7 @@ class Session:
                 f"${name} is not defined in this notebook. "
                 f"Run the cell that sets {name} first, or mend the name."
             )
+        self.statements.append(statement.query)
         if self.raw_files:
             self.raw_files.read_named(statement.query)
         values = {name: self.variables[name] for name in statement.named_parameters}

@@ -38,6 +38,22 @@ def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     )
 
 
+def create_days(connection: duckdb.DuckDBPyConnection, facts: Iterable[Table]) -> None:
+    """Make the view `staging.days_of_facts`: each `day` of a declared date of these staged tables.
+
+    Days before 1900 or after 2100 are left out: a calendar of them would have no end.
+    """
+    days = [
+        f"select {quoted(column.name)}::date as day from {staging_of(fact.name)} "
+        f"where {quoted(column.name)} between date '1900-01-01' and date '2100-12-31'"
+        for fact in facts
+        for column in fact.columns
+        if column.type == "DATE" or column.type.startswith("TIMESTAMP")
+    ]
+    if days:
+        connection.execute(f"create or replace view staging.days_of_facts as {' union all '.join(days)}")
+
+
 def fill_staging(
     connection: duckdb.DuckDBPyConnection, table: Table, text_rows: str, fields: tuple[str, ...]
 ) -> None:

@@ -1,10 +1,12 @@
 """The star of a mart: its tables `dim_<thing>` and `fact_<event>`, and what their keys refer to."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 import duckdb
 
 from mart_helpers.contract import declared_tables, read_contract
+from mart_helpers.session import Session
 from mart_helpers.texts import literal, quoted
 
 CALENDAR = "dim_date"
@@ -109,6 +111,25 @@ def inherit_comments(connection: duckdb.DuckDBPyConnection) -> None:
             name = ".".join(quoted(part) for part in ("main", table, column) if part is not None)
             what = "table" if column is None else "column"
             connection.execute(f"comment on {what} {name} is {literal(sentence)}")
+
+
+def unused_columns(session: Session) -> list[str]:
+    """The declared tables, and columns as `table.column`, of which the cells of this build made nothing.
+
+    Such a column is in no table of the star under its name, and in no statement that reads what was
+    loaded for its table.
+    """
+    star, unused = star_columns(session.connection), []
+    for name in declared_tables(session.connection):
+        is_read = re.compile(rf'\bstaging\s*\.\s*"?{re.escape(name)}\b', re.IGNORECASE)
+        statements = [text for text in session.statements if is_read.search(text)]
+        if not statements and name not in star:
+            unused.append(name)
+        for column in read_contract(session.connection, name).column_names if statements else ():
+            word = re.compile(rf"(?<!\w){re.escape(column)}(?!\w)", re.IGNORECASE)
+            if column not in star.get(name, ()) and not any(map(word.search, statements)):
+                unused.append(f"{name}.{column}")
+    return unused
 
 
 _WITHOUT_COMMENT = """

@@ -116,6 +116,7 @@ def write_inputs(folder: Path) -> None:
         writer.writerows(sales)
     (folder / "dim_store.csv").write_text("store_no,store_name\n7,Harbour\n8,Market\n")
     counts = [f"{n},2023-0{n}-01,P01,{n * 10}" for n in range(1, 4)]
+    counts += ["4,2026-05-31,P02,0"]  # in a year in which nothing was sold
     (folder / "fact_inventory.csv").write_text(
         "\n".join(["count_id,count_date,product_id,units", *counts]) + "\n"
     )
@@ -157,6 +158,11 @@ def test_added_columns_and_tables_are_exported_in_the_range(project):
     assert [*sales[0]] == columns
     assert {"channel", "ship_to_customer_key", "store_key", "ship_date_key"} < {*sales[0]} < {*wide[0]}
     assert {"signup_date", "list_price", "is_weekend"} < {*wide[0]}
+
+
+def test_the_calendar_has_the_days_of_every_fact(project):
+    rows = "select count(*), (select max(year) from dim_date) from fact_inventory"
+    assert query(mart(project), rows) == [(4, 2026)]
 
 
 def test_added_tables_can_be_named_for_an_export(project):
@@ -207,7 +213,7 @@ def test_a_customer_more_changes_no_sale(project, tmp_path):
     assert lines["dim_customer"] == [f"{members}", f"{members + 1}", "1", "0", "0"]
     ((sales,),) = query(earlier, "select count(*)::varchar from fact_sales")
     assert lines["fact_sales"][:5] == [sales, sales, "0", "0", "0"]
-    assert lines["fact_inventory"] == ["3", "3", "0", "0", "0"]
+    assert lines["fact_inventory"] == ["4", "4", "0", "0", "0"]
     keys = "select customer_id, customer_key from dim_customer where customer_id is not null order by 2"
     assert query(mart(project), keys) == [*query(earlier, keys), (0, members)]
 

@@ -2,6 +2,8 @@ import pytest
 
 from mart_helpers.contract import declared_tables, read_comment, read_contract
 from mart_helpers.errors import StateError
+from mart_helpers.loading import Loader
+from mart_helpers.star import unused_columns
 
 
 def test_tables_come_in_the_order_of_their_declaration(candidate):
@@ -91,3 +93,26 @@ def test_a_name_with_a_meaning_of_its_own_is_refused(candidate, name):
     candidate.connection.execute(f"create table contract.dim_a (id int primary key, {name} text)")
     with pytest.raises(StateError, match=f"contract.dim_a: {name} means something"):
         read_contract(candidate.connection, "dim_a")
+
+
+def test_a_declared_column_of_which_no_cell_makes_anything_is_told(candidate, tmp_path):
+    header = "sale_id,sale_date,customer_id,product_id,quantity,unit_price,discount"
+    (tmp_path / "dim_customer.csv").write_text(
+        "customer_id,customer_name,segment,city,country,signup_date\nC1,,,,,\n"
+    )
+    (tmp_path / "dim_product.csv").write_text(
+        "product_id,product_name,category,unit_cost,list_price\nP1,,,,\n"
+    )
+    (tmp_path / "fact_sales.csv").write_text(f"{header}\nS1,2024-01-01,C1,P1,1,1,0\n")
+    loader = Loader(candidate, tmp_path, 1.0)
+    for table in declared_tables(candidate.connection):
+        loader.load(table, from_seed=False)
+    candidate.execute("create table dim_product as select * from staging.dim_product")
+    candidate.execute(
+        "create table fact_sales as select sale_id, quantity * unit_price as amount, "
+        "strftime(sale_date, '%Y%m%d')::int as date_key, customer_key, product_key "
+        "from staging.fact_sales"
+        " left join (select 1 as customer_key, 'C1' as customer_id) using (customer_id)"
+        " left join (select 1 as product_key, 'P1' as product_id) using (product_id)"
+    )
+    assert unused_columns(candidate) == ["dim_customer", "fact_sales.discount"]
