@@ -13,7 +13,10 @@ APP_READY := .venv/app.stamp
 PIP := -m pip --disable-pip-version-check install --quiet --quiet
 PIP_INSTALL := $(VENV_PYTHON) $(PIP)
 INSTALL := $(PIP_INSTALL) --no-compile --require-hashes -r
-INSTALL_PROJECT := $(PIP_INSTALL) --no-deps --editable .
+# A new kernel then says which cells to run first, where it would say that there is no %%sql.
+KERNEL_LINE := c.IPKernelApp.extensions.append("mart_helpers.fresh_kernel")
+KERNEL_CONFIG := mkdir -p .venv/etc/ipython && echo '$(KERNEL_LINE)' > .venv/etc/ipython/ipython_kernel_config.py
+INSTALL_PROJECT := $(PIP_INSTALL) --no-deps --editable . && $(KERNEL_CONFIG)
 # On all cores, and without the packages' own tests: pip does neither, and takes a quarter longer. Our
 # own package too: where Python is told to write no bytecode, as in many containers, it would be
 # compiled anew by each command. A file that cannot be compiled is one that nobody imports.

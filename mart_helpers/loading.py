@@ -30,6 +30,7 @@ from mart_helpers.raw import PLACE, MadeRows, RawFiles
 from mart_helpers.reading import Reading
 from mart_helpers.session import Session, current_database, has_table, in_words
 from mart_helpers.sources import (
+    SEED_ROWS,
     SeedRows,
     Source,
     find_sources,
@@ -223,7 +224,10 @@ class Loader:
         lines += [f"  and {more} more"] if more else []
         lacking = missing_from(self._connection, table)
         add = f"add the rows that are missing from {lacking}, " if lacking else ""
-        return InputError("\n".join([*lines, f"Mend the file, {add}or make a new extract."]))
+        way_out = f"Mend the file, {add}or make a new extract."
+        if what == SEED_ROWS:
+            way_out = f"Mend the rows in the cell of 01_build that makes seed.{table.name}."
+        return InputError("\n".join([*lines, way_out]))
 
 
 def _outcome(table: Table, source: Source, staged: _Staged, bad: int) -> Outcome:

@@ -66,14 +66,14 @@ class Kernel:
 
 
 @contextmanager
-def started(home: Path) -> Iterator[Kernel]:
-    """A kernel of this interpreter with `home` as the project's home; it ends with the block."""
+def started(home: Path, folder: str = "") -> Iterator[Kernel]:
+    """A kernel of this interpreter in a `folder` of the project's `home`; it ends with the block."""
     environment = os.environ | {
         "MART_HOME": str(home),
         "PYTHONPATH": str(CHECKOUT),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(home), env=environment)
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(home / folder), env=environment)
     try:
         yield Kernel(manager, client)
     finally:

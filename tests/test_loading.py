@@ -1,12 +1,13 @@
 import os
 import shutil
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from time import process_time
 
 import duckdb
 import pytest
-from conftest import SALES_HEADER
+from conftest import SALES_HEADER, sql_of
 
 from mart_helpers import reading
 from mart_helpers.errors import InputError, StateError, UsageError
@@ -339,6 +340,32 @@ def test_seed_rows_keep_the_same_contract(candidate, inputs):
     Loader(candidate, inputs, 0.5).load("dim_product", from_seed=True)
     rows = candidate.connection.execute("select file, line, reason from quarantine").fetchall()
     assert rows == [("seed rows", 2, 'product_id "P1" repeats that of line 1')]
+
+
+@pytest.fixture
+def seeded(candidate: Session, inputs: Path) -> Callable[[str, str], None]:
+    """Loads the sales of the seed rows of 01_build with one text replaced by another."""
+
+    def load(old: str, new: str) -> None:
+        for cell in sql_of("01_build", "create table seed."):
+            candidate.connection.execute(cell.replace(old, new))
+        for table in ("dim_customer", "dim_product", "fact_sales"):
+            Loader(candidate, inputs, 0.5).load(table, from_seed=True)
+
+    return load
+
+
+def test_a_seed_row_of_the_wrong_type_is_in_quarantine_with_its_place_in_the_cell(candidate, seeded):
+    seeded("'P08', '2',", "'P08', 'two',")
+    rows = candidate.connection.execute("select file, line, reason from quarantine").fetchall()
+    assert rows == [("seed rows", 2, 'quantity "two" is not a whole number (bigint)')]
+
+
+def test_seed_rows_that_are_too_bad_are_to_be_mended_in_their_cell_not_in_a_file(seeded):
+    with pytest.raises(InputError) as error:
+        seeded("'2024-", "'2O24-")
+    assert "Mend the rows in the cell of 01_build that makes seed.fact_sales." in str(error.value)
+    assert "Mend the file" not in str(error.value)
 
 
 def test_a_column_added_to_the_contract_needs_no_other_change(candidate, inputs):
