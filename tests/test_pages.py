@@ -35,7 +35,7 @@ PROSE = """# Title & more
 [file](../README.md), [note](02_explore), [evil](javascript:alert(1)), x
 
 ## Twice
-![a map](pictures/weekday_revenue.png) ![from afar](https://example.org/a.png)
+![a map](pictures/star_schema.png) ![from afar](https://example.org/a.png)
 
 | a | b |
 |---|---|

@@ -23,9 +23,14 @@ CHARTS = [
     "revenue_by_rfm_segment",
     "share_of_each_cohort_that_bought_again_in_per_cent",
     "given_away_by_height_of_the_discount",
+    "revenue_by_month",
+    "revenue_by_category_country_segment",
+    "top_products",
 ]
 PAGES = [
-    f"{name}_{when}_an_edit" for when in ("before", "after") for name in ("build", "result", "quality")
+    f"{name}_{when}_an_edit"
+    for when in ("before", "after")
+    for name in ("build", "dashboard", "quality")
 ]
 
 
@@ -42,7 +47,7 @@ def test_the_portfolio_is_the_charts_and_the_pages_and_touches_nothing_else(shar
         assert pictures[name].shape[:2] == (1600, 1280)
         assert pictures[name].min() < 0.5, "a page that came out white"
     if BROWSER:
-        assert (pictures["result_before_an_edit"] != pictures["result_after_an_edit"]).any()
+        assert (pictures["dashboard_before_an_edit"] != pictures["dashboard_after_an_edit"]).any()
 
 
 def test_extracts_that_cannot_be_edited_are_refused_before_anything_runs(home: Path) -> None:
