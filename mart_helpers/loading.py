@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mart_helpers.contract import Table, declared_tables, read_contract
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
+from mart_helpers.formats import Sheet
 from mart_helpers.inferred import forget_inferred
 from mart_helpers.mapping import Mapping, read_mapping
 from mart_helpers.parameters import resolve
@@ -22,6 +23,7 @@ from mart_helpers.quarantine import (
     count_suspects,
     find_problems,
     missing_from,
+    name_cells,
     name_conflicts,
     quarantine_bad_rows,
     sample_problems,
@@ -31,6 +33,7 @@ from mart_helpers.reading import Reading
 from mart_helpers.session import Session, current_database, has_table, in_words
 from mart_helpers.sources import (
     SEED_ROWS,
+    CsvFile,
     SeedRows,
     Source,
     find_sources,
@@ -130,6 +133,10 @@ class Loader:
             staged = self._stage(table, from_seed)
         bad = self._judge(table, staged)
         quarantine_bad_rows(self._connection, table, staged.loaded)
+        for source in staged.sources:
+            if bad[source.name] and isinstance(source, CsvFile) and isinstance(source.reader, Sheet):
+                letters = dict(zip(source.fields, source.reader.letters, strict=True))
+                name_cells(self._connection, table, source.name, letters)
         outcomes = [_outcome(table, each, staged, bad[each.name]) for each in staged.sources]
         refuse_changed(staged.sources, staged.states)
         self._record(outcomes)

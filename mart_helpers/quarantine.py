@@ -1,7 +1,7 @@
 """Taking the bad rows out of a staging table and into `quarantine`, each with its place in the file."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, islice, tee
 from typing import NamedTuple
 
@@ -163,6 +163,25 @@ def quarantine_bad_rows(
         infer_members(connection, table, reference)
 
 
+def name_cells(
+    connection: duckdb.DuckDBPyConnection, table: Table, file: str, letters: Mapping[str, str]
+) -> None:
+    """Have the reasons for values of a sheet name their cells; its columns have these `letters`."""
+    connection.execute(
+        """
+        update quarantine
+        set reason = concat(reason, ' (cell ', $letters[list_position($names, column_name)], line, ')')
+        where table_name = $table and file = $file and list_contains($names, column_name)
+        """,
+        {
+            "table": table.name,
+            "file": file,
+            "names": [*letters],
+            "letters": [*letters.values()],
+        },
+    )
+
+
 def commonest_problems(
     connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded]
 ) -> tuple[list[tuple[int, str, int, str]], int]:
@@ -229,7 +248,7 @@ delete from problems
 where position >= 0 and row_id in (select row_id from problems where position = -1)
 """
 
-_KIND = """regexp_replace(reason, '(?s)".*"| of line [0-9]+.*$', '', 'g')"""
+_KIND = r"""regexp_replace(reason, '(?s)".*"| of line [0-9]+.*$| \(cell \w+\)$', '', 'g')"""
 
 _COMMONEST_REASONS = f"""
 select

@@ -179,7 +179,7 @@ class RawFiles:
 
     def _open(self, name: str) -> Raw:
         paths = find_files(self._inputs_dir, name)
-        sources = [open_as_it_is(*each) for each in paths]
+        sources = [*map(open_as_it_is, paths)]
         states = [state_of(source) for source in sources]
         columns = {field.lower(): field for source in reversed(sources) for field in source.fields}
         sources = [
@@ -195,7 +195,7 @@ class RawFiles:
             (),
             (),
         )
-        is_folder = paths[0][0].parent != self._inputs_dir
+        is_folder = paths[0].path.parent != self._inputs_dir
         create_staging(self._session.connection, table)
         reading = _TextReading(self._session, table, sources)
         for source in sources:  # each by itself: a batch is of one file

@@ -56,7 +56,7 @@ class Reading:
         for batch in batches(sources, lambda: self._most):
             self._read(batch)
         for source, rows in self._not_utf8.items():
-            if rows > 1:
+            if rows > 1 and not source.reader:
                 refuse_eight_bit(source.path, source.name)
 
     def records(self, sources: Iterable[Source]) -> Counter[str]:

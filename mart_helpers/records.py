@@ -46,7 +46,8 @@ class Block(NamedTuple):
     """Whole records next to each other, as they stand in the file; blank lines may be among them.
 
     `number` is that of the first of its `count` records; the header has 0. `spans` are the lines of
-    the records, from 0 and up to the one behind; None where each line is a record.
+    the records, from 0 and up to the one behind; None where each line is a record. `places` is where
+    each record stands in a file that is no CSV, and was only written as such.
     """
 
     text: bytes
@@ -54,6 +55,7 @@ class Block(NamedTuple):
     number: int
     count: int
     spans: list[tuple[int, int]] | None
+    places: Sequence[int] | None = None
 
     def ends(self) -> list[int]:
         """Where in `text` each record ends, behind its line end."""
@@ -62,6 +64,8 @@ class Block(NamedTuple):
 
     def lines(self) -> Sequence[int]:
         """The physical line on which each record starts."""
+        if self.places:
+            return self.places
         if self.spans is None:
             return range(self.line, self.line + self.count)
         return [self.line + first for first, _ in self.spans]
@@ -74,15 +78,17 @@ class Block(NamedTuple):
         if self.spans is not None:
             above = self.spans[first - 1][1] if first else 0
             spans = [(line - above, end - above) for line, end in self.spans[first:behind]]
-        return Block(text, self.line + above, self.number + first, behind - first, spans)
+        places = self.places and self.places[first:behind]
+        line = places[0] if places else self.line + above
+        return Block(text, line, self.number + first, behind - first, spans, places)
 
     def located(self, indexes: Iterable[int]) -> Iterator[Located]:
         """The records with these indexes."""
-        lines = list(io.BytesIO(self.text))
+        lines, places = list(io.BytesIO(self.text)), self.lines()
         for index in indexes:
             first, behind = (index, index + 1) if self.spans is None else self.spans[index]
             raw = b"".join(lines[first:behind]).removesuffix(b"\n").removesuffix(b"\r")
-            yield Located(self.number + index, self.line + first, _shown(raw))
+            yield Located(self.number + index, places[index], _shown(raw))
 
     def reopened(self, delimiter: str) -> list[int]:
         """Indexes of records in which a quoted field closes and, behind blanks, opens again.
@@ -113,14 +119,14 @@ def data_blocks(path: Path, name: str, delimiter: str) -> Iterator[Block]:
                 yield block.part(first, block.count) if first else block
 
 
-def records_at(path: Path, name: str, delimiter: str, numbers: Iterable[int]) -> Iterator[Located]:
-    """The records with these ascending `numbers`.
+def records_at(blocks: Iterable[Block], name: str, numbers: Iterable[int]) -> Iterator[Located]:
+    """The records of a file's blocks with these ascending `numbers`.
 
     Raises InputError if the file has no such record: then it changed meanwhile.
     """
     wanted = iter(numbers)
     number = next(wanted, inf)
-    for block in data_blocks(path, name, delimiter):
+    for block in blocks:
         indexes = []
         while number < block.number + block.count:
             indexes.append(number - block.number)

@@ -22,6 +22,7 @@ import duckdb
 
 from mart_helpers.contract import Table
 from mart_helpers.errors import InputError
+from mart_helpers.formats import Json, Reader, Sheet, SqliteTable, tables_in, written
 from mart_helpers.parameters import shown
 from mart_helpers.records import Block, Located, data_blocks, opened, records_at
 from mart_helpers.texts import literal, one_line, quoted, visible
@@ -39,7 +40,9 @@ _SURPLUS, _IGNORED = " surplus", " ignored "
 
 _NO_FIELD = "\x01no field\x01"
 
-_ENDINGS = (".csv", ".csv.gz", ".parquet")
+_ENDINGS = (".csv", ".csv.gz", ".parquet", ".xlsx", ".json", ".ndjson", ".sqlite")
+
+_OF_MANY_TABLES = {".xlsx": "sheet", ".sqlite": "table"}
 
 _DELIMITERS = (",", ";", "\t", "|")
 
@@ -88,37 +91,80 @@ def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
     Raises InputError if there is none or more than one, if something is no readable file of its kind,
     or if a header does not fit the contract.
     """
-    return [_understood(path, name, table) for path, name in find_files(inputs_dir, table.name)]
+    return [_understood(file, table) for file in find_files(inputs_dir, table.name)]
 
 
-def find_files(inputs_dir: Path, stem: str) -> list[tuple[Path, str]]:
-    """The file called `stem`, or the files of the folder of that name, each with what messages call it.
+class Found(NamedTuple):
+    """A file that was found, what messages call it, and the sheet or table of it that is meant."""
 
-    Raises InputError if there is none or more than one.
+    path: Path
+    name: str
+    table: str = ""
+
+    @property
+    def reader(self) -> Reader | None:
+        """What reads the file if it is neither CSV nor Parquet."""
+        if self.path.suffix in (".json", ".ndjson"):
+            return Json(self.path, self.name)
+        kind = {".xlsx": Sheet, ".sqlite": SqliteTable}.get(self.path.suffix)
+        return kind and kind(self.path, self.name, self.table or self._only_table())
+
+    def _only_table(self) -> str:
+        """The one sheet or table of the file, or the one that is called as the file is."""
+        tables, what = tables_in(self.path), _OF_MANY_TABLES[self.path.suffix]
+        named = [table for table in tables if table.lower() == self.path.stem.lower()]
+        if len(named or tables) != 1:
+            raise InputError(
+                f"{self.name}: which {what} of it is meant? It has {one_line(', '.join(tables))}. Name "
+                f"one {self.path.stem}, or give the file another name."
+            )
+        return (named or tables)[0]
+
+
+def find_files(inputs_dir: Path, stem: str) -> list[Found]:
+    """The file called `stem`, or the files of the folder of that name.
+
+    Or it is the sheet of that name in a workbook, or the table in an SQLite file. Raises InputError if
+    there is none or more than one.
     """
     if not inputs_dir.is_dir():
         problem = "is a file, not a folder" if inputs_dir.exists() else "there is no such folder"
         raise InputError(f"{shown(inputs_dir)}: {problem}. Name the folder of the extracts.")
     paths = [inputs_dir / f"{stem}{ending}" for ending in ("", *_ENDINGS)]
-    found = [path for path in paths if os.path.lexists(path)]
+    found = [Found(path, path.name) for path in paths if os.path.lexists(path)]
+    found += _tables_called(inputs_dir, stem)
     if not found:
         raise _missing_file(inputs_dir, stem)
-    _refuse_two(stem, found)
+    _refuse_two(stem, inputs_dir, [each.name for each in found])
     if found[0].name == stem:
-        return [(path, f"{stem}/{path.name}") for path in _drops(found[0])]
-    return [(found[0], found[0].name)]
+        return [Found(path, f"{stem}/{path.name}") for path in _drops(found[0].path)]
+    return found
 
 
-def open_as_it_is(path: Path, name: str) -> Source:
-    """The file at `path` as a source whose `fields` are all its columns, named as in its header.
+def _tables_called(inputs_dir: Path, stem: str) -> list[Found]:
+    """The sheets and tables of that name in files of other names."""
+    return [
+        Found(path, f"{path.name}, {_OF_MANY_TABLES[path.suffix]} {table}", table)
+        for path in sorted(inputs_dir.iterdir())
+        if path.suffix in _OF_MANY_TABLES and path.stem != stem and path.name[0] not in "._~"
+        for table in tables_in(path)
+        if table.lower() == stem.lower()
+    ]
+
+
+def open_as_it_is(file: Found) -> Source:
+    """The file as a source whose `fields` are all its columns, named as in its header.
 
     Names are trimmed; one that is empty or stands there before gets the number of its column. Raises
     InputError if it is no readable file of its kind.
     """
+    path, name = file.path, file.name
     _refuse_what_is_no_file(path, name)
     if path.suffix == ".parquet":
         columns = _parquet_columns(path, name)
         return ParquetFile(path, name, columns, _told_apart(columns), ())
+    if reader := file.reader:
+        return CsvFile(path, name, ",", _told_apart(_columns_of(reader)), (), reader)
     header = _read_head(path, name).lstrip("\r\n")
     names = {mark: _names(header, mark) for mark in _DELIMITERS}
     delimiter = max(_DELIMITERS, key=lambda mark: len(names[mark]))
@@ -170,7 +216,7 @@ class SeedRows(NamedTuple):
 
 
 class CsvFile(NamedTuple):
-    """A CSV file, plain or gzipped.
+    """A CSV file, plain or gzipped, or what its `reader` makes one of.
 
     DuckDB takes a row with an empty field too many for a whole one. So it reads a field more than the
     header has, and fills fields that are not there with a text that no file holds: what the last fields
@@ -182,6 +228,7 @@ class CsvFile(NamedTuple):
     delimiter: str
     fields: tuple[str, ...]
     ignored: tuple[str, ...]
+    reader: Reader | None = None
 
     def rows_sql(self, path: Path, line_end: str, options: str) -> str:
         """A query, as that of other sources, for records that stand at `path` without a header."""
@@ -204,11 +251,14 @@ class CsvFile(NamedTuple):
         return isinstance(other, CsvFile) and other[2:] == self[2:]
 
     def parts(self) -> Iterator[Part]:
-        for block in data_blocks(self.path, self.name, self.delimiter):
+        for block in self._blocks():
             yield Part(self, block.number, block.count, block)
 
     def places(self, numbers: Iterable[int]) -> Iterator[Located]:
-        return records_at(self.path, self.name, self.delimiter, numbers)
+        return records_at(self._blocks(), self.name, numbers)
+
+    def _blocks(self) -> Iterator[Block]:
+        return written(self.reader) if self.reader else data_blocks(*self[:3])
 
 
 class ParquetFile(NamedTuple):
@@ -399,7 +449,10 @@ def _missing_file(inputs_dir: Path, table: str) -> InputError:
         for path in inputs_dir.iterdir()
         if path.name.lower().partition(".")[0] == table.lower()
     ]
-    message = f"{shown(inputs_dir)} holds no {table}.csv (nor .csv.gz, .parquet, or a folder {table})"
+    message = (
+        f"{shown(inputs_dir)} holds no {table}.csv (nor {', '.join(_ENDINGS[1:])}, nor a folder, a "
+        f"sheet or an SQLite table {table})"
+    )
     if near:
         return InputError(
             f"{message}, but {one_line(', '.join(sorted(near)))}. Rename it, if that is the extract."
@@ -407,11 +460,11 @@ def _missing_file(inputs_dir: Path, table: str) -> InputError:
     return InputError(f"{message}. Put the extract there, or name its folder with inputs_dir.")
 
 
-def _refuse_two(what: str, found: Sequence[Path]) -> None:
+def _refuse_two(what: str, folder: Path, found: Sequence[str]) -> None:
     if len(found) > 1:
         raise InputError(
-            f"{shown(found[0].parent)} holds two sources for {what}: "
-            f"{' and '.join(path.name for path in found)}. Leave the one that counts."
+            f"{shown(folder)} holds two sources for {what}: {' and '.join(found)}. Leave the one that "
+            "counts."
         )
 
 
@@ -429,20 +482,23 @@ def _drops(folder: Path) -> list[Path]:
         ending = next((ending for ending in reversed(_ENDINGS) if path.name.endswith(ending)), "")
         if not ending:
             raise InputError(
-                f"{shown(path)} is neither .csv, .csv.gz nor .parquet. Rename it, or move it out of "
-                "the folder."
+                f"{shown(path)} is none of {', '.join(_ENDINGS)}. Rename it, or move it out of the "
+                "folder."
             )
         stem = path.name.removesuffix(ending)
-        _refuse_two(stem, [stems[stem], path] if stem in stems else [path])
+        _refuse_two(stem, folder, [stems[stem].name, path.name] if stem in stems else [path.name])
         stems[stem] = path
     return drops
 
 
-def _understood(path: Path, name: str, table: Table) -> Source:
+def _understood(file: Found, table: Table) -> Source:
+    path, name = file.path, file.name
     _refuse_what_is_no_file(path, name)
     if path.suffix == ".parquet":
         columns = _parquet_columns(path, name)
         return ParquetFile(path, name, columns, *_matched(name, columns, table))
+    if reader := file.reader:
+        return CsvFile(path, name, ",", *_matched(name, _columns_of(reader), table), reader)
     head = _read_head(path, name)
     header = head.lstrip("\r\n")
     blank_lines = head[: len(head) - len(header)].count("\n")
@@ -467,6 +523,13 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
         raise InputError(f"{name}: is {kind}, where a file should be. Put the extract there.")
+
+
+def _columns_of(reader: Reader) -> list[str]:
+    columns = reader.columns
+    if not columns:
+        raise InputError(f"{reader.name} is empty. It needs a row of names and rows below it.")
+    return columns
 
 
 def _header(text: str, table: Table) -> tuple[list[str], str]:

@@ -133,7 +133,7 @@ def origins(
     found: dict[tuple[str, ...], tuple[str, int]] = {}
     with _opened(connection, inputs_dir, table, inputs) as opened:
         for source in opened.sources:
-            if source.name in inputs and _is_same(inputs_dir / source.name, *inputs[source.name]):
+            if source.name in inputs and _is_same(source.path, *inputs[source.name]):
                 found = _first_places(opened, source, table, keys) | found
     return found
 
@@ -419,8 +419,9 @@ def _has_key(raw: str, wanted: _Wanted, source: Source | None, *, quotes_count: 
 def _file_states(wanted: _Wanted, sources: list[Source]) -> Iterable[str]:
     """A sentence for each file that the latest build read, and for each that was not there yet."""
     build = f"build {wanted.build}"
+    path_of = {source.name: source.path for source in sources}
     for name, before in wanted.inputs.items():
-        path = wanted.inputs_dir / name
+        path = path_of.get(name, wanted.inputs_dir / name)
         try:
             state = (
                 f"is as {build} read it."
@@ -489,7 +490,8 @@ def _listed(pairs: Iterable[tuple[str, str | None]], indent: str) -> str:
 
 
 def _place(file: str, line: int) -> str:
-    kind = "row" if file == SEED_ROWS or file.endswith(".parquet") else "line"
+    has_lines = file != SEED_ROWS and file.endswith((".csv", ".csv.gz", ".ndjson"))
+    kind = "line" if has_lines else "record" if file.endswith(".json") else "row"
     return f"{file}, {kind} {line}"
 
 

@@ -1,6 +1,8 @@
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+import xlsxwriter
 from conftest import sql_of
 
 from mart_helpers.errors import InputError, QueryError, StateError
@@ -322,3 +324,40 @@ def test_a_file_that_no_statement_names_is_not_read(mapped, inputs):
     (inputs / "notes.csv").write_bytes(b"\0")
     load(mapped, inputs, GOOD)
     assert counts(mapped) == (1, 1, 0, 0)
+
+
+def test_a_sheet_is_mapped_as_a_file_is(mapped, inputs):
+    with xlsxwriter.Workbook(inputs / "accounting.xlsx") as book:
+        day = book.add_format({"num_format": "dd.mm.yyyy"})
+        sheet = book.add_worksheet("Aufträge")
+        sheet.write_row(0, 0, HEADER.strip().split(";"))
+        sheet.write_row(1, 0, ["A1", 1, "", "C1", "P1", 2, 1234.5, 0.075])
+        sheet.write_datetime(1, 2, datetime(2024, 12, 31), day)
+        sheet.write_row(2, 0, ["A2", 1, "31.02.2024", "C1", "P1", 2, "1.234,50", 0])
+        sheet.write_row(4, 0, ["Summe", "", "", "", "", 4])
+        book.add_worksheet("Notizen")
+    mapped.execute("""
+        create view mapping.fact_sales as
+        select
+            "Auftrag" || '-' || "Pos" as sale_id, date_from("Datum", '%Y-%m-%d') as sale_date,
+            "Kunde" as customer_id, "Artikel" as product_id, "Menge" as quantity,
+            number_from("Preis", '.') as unit_price, "Rabatt" as discount
+        from source."Aufträge" where "Auftrag" <> 'Summe'
+    """)
+    loader = Loader(mapped, inputs, 1.0)
+    for table in ("dim_customer", "dim_product", "fact_sales"):
+        loader.load(table, from_seed=False)
+    assert staged(mapped, "sale_id, sale_date::varchar") == [("A1-1", "2024-12-31")]
+    assert counts(mapped) == (3, 1, 1, 1)
+    assert quarantined(mapped, "file, line, reason") == [
+        (
+            "accounting.xlsx, sheet Aufträge",
+            3,
+            'Datum "31.02.2024" is not a date written as %Y-%m-%d (cell C3)',
+        ),
+        (
+            "accounting.xlsx, sheet Aufträge",
+            3,
+            'Preis "1.234,50" is not a number with the decimal sign . (cell G3)',
+        ),
+    ]

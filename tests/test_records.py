@@ -41,7 +41,7 @@ def count(path: Path, delimiter: str = ",") -> int:
 
 
 def at(path: Path, numbers) -> list[Located]:
-    return list(records_at(path, path.name, ",", numbers))
+    return list(records_at(data_blocks(path, path.name, ","), path.name, numbers))
 
 
 def all_records(path: Path) -> list[Located]:

@@ -1,0 +1,398 @@
+"""Files that are no CSV: sheets of workbooks, JSON and SQLite, read as rows of text.
+
+Each is read from start to end, and written as blocks of CSV, which are counted and loaded as those of a
+CSV file. The place of a row, where a CSV file has its line, is the row of a sheet, the line of an
+.ndjson file, or the number of a record.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+import sqlite3
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+from mart_helpers.errors import InputError
+from mart_helpers.records import Block
+from mart_helpers.texts import literal, one_line, quoted
+
+if TYPE_CHECKING:
+    from python_calamine import CalamineSheet
+
+Row = tuple[int, list[str]]
+
+_BLOCK_CHARACTERS = 1 << 18
+
+_LONGEST_ROW = 8 << 20
+
+_MOST_UNPACKED = 500_000_000
+
+_PIECE = 1 << 20
+
+_BLANKS = re.compile(r"[ \t\r\n]*")
+
+
+class Reader(Protocol):
+    """Reads one table out of a file, which messages call `name`. Raises InputError where it cannot."""
+
+    path: Path
+    name: str
+    columns: list[str]
+
+    def rows(self) -> Iterator[Row]:
+        """The rows that are not empty: place, and a text for each column, empty for no value."""
+
+
+def tables_in(path: Path) -> list[str]:
+    """The sheets of a workbook, or the tables and views of an SQLite file. Raises InputError."""
+    return _sheets(path, path.name) if path.suffix == ".xlsx" else _sqlite_tables(path, path.name)
+
+
+def written(reader: Reader) -> Iterator[Block]:
+    """The rows of a reader as blocks of CSV without a header. Raises InputError for a NUL character."""
+    text, places, lengths, number = io.StringIO(), [], [], 1
+    writer = csv.writer(text, lineterminator="\n")
+    for place, values in reader.rows():
+        writer.writerow(values)
+        joined = "".join(values)
+        if "\0" in joined or len(joined) > _LONGEST_ROW:
+            problem = "holds a NUL character" if "\0" in joined else "is longer than 8 MB"
+            raise InputError(f"{reader.name}: row {place} {problem}, which no text has. Mend it.")
+        places.append(place)
+        lengths.append(1 + joined.count("\n"))
+        if text.tell() > _BLOCK_CHARACTERS:
+            yield _block(text, places, lengths, number)
+            number += len(places)
+            text, places, lengths = io.StringIO(), [], []
+            writer = csv.writer(text, lineterminator="\n")
+    if places:
+        yield _block(text, places, lengths, number)
+
+
+def _block(text: io.StringIO, places: list[int], lengths: list[int], number: int) -> Block:
+    spans, line = None, 0
+    if len(places) != sum(lengths):
+        spans = []
+        for length in lengths:
+            spans.append((line, line + length))
+            line += length
+    # half a character is no text: the reader of CSV will say so
+    data = text.getvalue().encode(errors="surrogatepass")
+    return Block(data, places[0], number, len(places), spans, places)
+
+
+@dataclass(eq=False)
+class Sheet:
+    """A sheet of an Excel workbook; its first row that is not empty has the names."""
+
+    path: Path
+    name: str
+    sheet: str
+    _kept: "tuple[os.stat_result, CalamineSheet] | None" = None
+
+    @cached_property
+    def columns(self) -> list[str]:
+        return next(self._filled(), (0, []))[1]
+
+    def rows(self) -> Iterator[Row]:
+        rows = self._filled()
+        next(rows, None)
+        yield from rows
+        self._kept = None
+
+    @property
+    def letters(self) -> list[str]:
+        """The letters of the columns."""
+        sheet = self._opened()
+        return [_cell(0, column)[:-1] for column in range(sheet.start[1], sheet.end[1] + 1)]
+
+    def _opened(self) -> "CalamineSheet":
+        """The sheet in memory, read anew if the file has changed."""
+        from python_calamine import CalamineError, CalamineWorkbook
+
+        state = self.path.stat()
+        if self._kept and self._kept[0] == state:
+            return self._kept[1]
+        try:
+            with CalamineWorkbook.from_path(self.path) as book:
+                sheet = book.get_sheet_by_name(self.sheet)
+        except (CalamineError, OSError) as error:
+            raise _no_workbook(self.name, error) from error
+        self._kept = state, sheet
+        return sheet
+
+    def _filled(self) -> Iterator[Row]:
+        errors, sheet = self._errors(), self._opened()
+        if merged := sheet.merged_cell_ranges:
+            first, last = (_cell(*corner) for corner in merged[0])
+            raise InputError(
+                f"{self.name}: the cells {first}:{last} are merged. Unmerge them, and fill in what each "
+                "holds."
+            )
+        left = (sheet.start or (0, 0))[1]
+        for number, values in enumerate(sheet.iter_rows(), 1):
+            texts = [*map(_text, values)]
+            for column, error in errors.get(number, {}).items():
+                texts[column - left] = error
+            if any(texts):
+                yield number, texts
+
+    def _errors(self) -> dict[int, dict[int, str]]:
+        """Errors such as `#N/A`, which read as empty cells, by row (from 1) and column (from 0).
+
+        Raises InputError for a formula without a value, which does so too.
+        """
+        errors: dict[int, dict[int, str]] = {}
+        for match in _odd_cells(self.path, self.name, self.sheet):
+            letters, row, error = (each and each.decode() for each in match.groups())
+            if error is None:
+                raise InputError(
+                    f"{self.name}: cell {letters}{row} has a formula without a value. Open the file in "
+                    "Excel and save it."
+                )
+            column = 0
+            for letter in letters:
+                column = 26 * column + ord(letter) - ord("A") + 1
+            errors.setdefault(int(row), {})[column - 1] = error
+        return errors
+
+
+_ODD_CELL = re.compile(
+    rb'<c r="([A-Z]+)([0-9]+)"(?:[^>]*\bt="e"[^>]*>(?:<f[^>]*/>|<f[^>]*>[^<]*</f>)?<v>([^<]*)</v>'
+    rb"|[^>]*>(?:<f[^>]*/>|<f[^>]*>[^<]*</f>)(?:<v\s*/>|<v></v>)?</c>)"
+)
+
+_MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+
+_RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
+
+
+def _odd_cells(path: Path, name: str, sheet: str) -> Iterator[re.Match[bytes]]:
+    """Cells of a sheet that hold an error, or a formula without a value, as the XML has them."""
+    try:
+        with zipfile.ZipFile(path) as packed:
+            size = sum(each.file_size for each in packed.infolist())
+            if size > _MOST_UNPACKED:
+                raise InputError(
+                    f"{name}: unpacks to {size / 1e6:,.0f} MB, and a workbook may have "
+                    f"{_MOST_UNPACKED / 1e6:,.0f} MB. Save its sheets as CSV (UTF-8)."
+                )
+            sheets = ElementTree.fromstring(packed.read("xl/workbook.xml")).iter(f"{_MAIN}sheet")
+            relation = next(each.get(_RELATION) for each in sheets if each.get("name") == sheet)
+            targets = ElementTree.fromstring(packed.read("xl/_rels/workbook.xml.rels"))
+            target = next(each.get("Target") for each in targets if each.get("Id") == relation)
+            with packed.open(target[1:] if target[0] == "/" else f"xl/{target}") as stream:
+                rest = b""
+                while data := stream.read(1 << 20):
+                    whole, _, rest = (rest + data).rpartition(b"<c ")
+                    yield from _ODD_CELL.finditer(whole)
+                    rest = b"<c " + rest
+                yield from _ODD_CELL.finditer(rest)
+    except (OSError, zipfile.BadZipFile, KeyError, StopIteration, ElementTree.ParseError) as error:
+        raise _no_workbook(name, error) from error
+
+
+def _sheets(path: Path, name: str) -> list[str]:
+    from python_calamine import CalamineError, CalamineWorkbook
+
+    try:
+        with CalamineWorkbook.from_path(path) as book:
+            return book.sheet_names
+    except (CalamineError, OSError) as error:
+        raise _no_workbook(name, error) from error
+
+
+def _no_workbook(name: str, error: Exception) -> InputError:
+    return InputError(
+        f"{name}: cannot be read as an Excel workbook (.xlsx): it is damaged, or has a password "
+        f"({one_line(str(error))}). Save it anew, or save its sheets as CSV (UTF-8)."
+    )
+
+
+def _cell(row: int, column: int) -> str:
+    """The name of a cell whose row and column count from 0."""
+    letters, column = "", column + 1
+    while column:
+        column, rest = divmod(column - 1, 26)
+        letters = chr(ord("A") + rest) + letters
+    return f"{letters}{row + 1}"
+
+
+def _text(value: Any) -> str:
+    """A value as text: numbers with 15 digits, as Excel and SQLite show them; days without midnight."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return format(Decimal(format(value, ".15g")), "f")
+    if isinstance(value, datetime):
+        return value.isoformat(" ") if value.time() != time() else value.date().isoformat()
+    if isinstance(value, bytes):
+        return f"x'{value.hex()}'"
+    return value.isoformat() if isinstance(value, date | time) else str(value)
+
+
+@dataclass(eq=False)
+class Json:
+    """A file of JSON objects: an array of them, or one a line (.ndjson). Columns are all their names."""
+
+    path: Path
+    name: str
+
+    @cached_property
+    def columns(self) -> list[str]:
+        return [*dict.fromkeys(key for _, record in self._records() for key in record)]
+
+    def rows(self) -> Iterator[Row]:
+        for place, record in self._records():
+            if not self._columns_known.issuperset(record):
+                raise InputError(f"{self.name}: changed while it was read. Run the build again.")
+            texts = [_json_text(record.get(name)) for name in self.columns]
+            if any(texts):
+                yield place, texts
+
+    @cached_property
+    def _columns_known(self) -> set[str]:
+        return {*self.columns}
+
+    def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        try:
+            with self.path.open(encoding="utf-8-sig") as stream:
+                yield from _lines(stream) if self.path.suffix == ".ndjson" else _array(stream)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.name}: is not UTF-8. Save it as UTF-8.") from error
+        except (ValueError, RecursionError) as error:
+            what = (
+                "one JSON object a line" if self.path.suffix == ".ndjson" else "an array of JSON objects"
+            )
+            raise InputError(
+                f"{self.name}: is not {what}: {one_line(str(error))}. Make a new extract."
+            ) from error
+        except OSError as error:
+            raise InputError(f"{self.name}: cannot be read ({error.strerror}).") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("an object has a name twice")
+    return record
+
+
+# numbers stay as they are written
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=str, parse_int=str, parse_constant=str)
+
+
+def _lines(stream: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line, text in enumerate(stream, 1):
+        if text.strip():
+            yield line, _object(_DECODER.decode(text), f"line {line}")
+
+
+def _array(stream: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of an array, which is read piece by piece."""
+    text, at, number = "", 0, 0
+
+    def mark() -> str:
+        """The next character that is no blank; all before it is done with."""
+        nonlocal text, at
+        while (at := _BLANKS.match(text, at).end()) == len(text):
+            text, at = stream.read(_PIECE), 0
+            if not text:
+                raise ValueError("it ends too early")
+        return text[at]
+
+    if mark() != "[":
+        raise ValueError("it does not begin with [")
+    at += 1
+    while mark() != "]":
+        if number and text[at] != ",":
+            raise ValueError(f"no comma behind record {number}")
+        at += bool(number)
+        number += 1
+        mark()
+        while True:
+            try:
+                record, at = _DECODER.raw_decode(text, at)
+                break
+            except json.JSONDecodeError as error:
+                more = stream.read(max(_PIECE, len(text)))
+                if not more or len(text) - at > _LONGEST_ROW:
+                    raise ValueError(f"record {number}: {error.msg}") from error
+                text, at = text[at:] + more, 0
+        yield number, _object(record, f"record {number}")
+    if (text[at + 1 :] + stream.read(_PIECE)).strip():
+        raise ValueError("something stands behind the array")
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is no object")
+    return value
+
+
+def _json_text(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return _text(value)
+
+
+@dataclass(eq=False)
+class SqliteTable:
+    """A table or view of an SQLite file, which is only read; a row is known by its number."""
+
+    path: Path
+    name: str
+    table: str
+
+    @cached_property
+    def columns(self) -> list[str]:
+        with closing(_sqlite(self.path, self.name)) as connection:
+            found = connection.execute(f"select * from {quoted(self.table)} limit 0")
+            return [name for name, *_ in found.description]
+
+    def rows(self) -> Iterator[Row]:
+        try:
+            with closing(_sqlite(self.path, self.name)) as connection:
+                connection.text_factory = lambda text: text.decode(errors="surrogateescape")
+                found = connection.execute(f"select * from {quoted(self.table)}")
+                for number, values in enumerate(found, 1):
+                    if any(texts := [*map(_text, values)]):
+                        yield number, texts
+        except sqlite3.Error as error:
+            raise _no_sqlite(self.name, error) from error
+
+
+def _sqlite(path: Path, name: str) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        connection.execute("select count(*) from sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        raise _no_sqlite(name, error) from error
+    return connection
+
+
+def _sqlite_tables(path: Path, name: str) -> list[str]:
+    kinds = ", ".join(map(literal, ("table", "view")))
+    with closing(_sqlite(path, name)) as connection:
+        rows = connection.execute(
+            f"select name from sqlite_master where type in ({kinds}) and name not like 'sqlite_%' "
+            "order by name"
+        )
+        return [name for (name,) in rows]
+
+
+def _no_sqlite(name: str, error: sqlite3.Error) -> InputError:
+    return InputError(f"{name}: cannot be read as an SQLite file ({error}). Make a new copy.")
