@@ -219,7 +219,7 @@ def _html(path: Path, code: str) -> "BeautifulSoup":
         if not image["src"].startswith("data:"):  # a page loads nothing
             image.replace_with(image.get("alt", ""))
     for table in body("table"):
-        _lay(table, in_words=not code)
+        _lay(table, says_words=not code)
     return body
 
 
@@ -269,15 +269,15 @@ def _lead(link: "Tag", there: Collection[str]) -> None:
         link.unwrap()
 
 
-def _lay(table: "Tag", in_words: bool) -> None:
+def _lay(table: "Tag", says_words: bool) -> None:
     """Put numbers at the right, let long texts and the names of columns break.
 
-    If all is to be `in_words`, names become words, and columns without a value are left out.
+    If it `says_words`, names become words, and columns without a value are left out.
     """
     for row in table("tr"):
         row.attrs = {}
     for header in table("th"):
-        if in_words:
+        if says_words:
             header.string = in_words(header.get_text())
         else:
             first, *others = header.get_text().split("_")
@@ -292,7 +292,7 @@ def _lay(table: "Tag", in_words: bool) -> None:
         filled = list(filter(None, texts))
         numbers = sum(bool(_NUMBER.fullmatch(text)) for text in texts)
         for cell in column:
-            if in_words and texts and not filled:
+            if says_words and texts and not filled:
                 cell.extract()
             elif 2 * numbers > len(filled):
                 cell["class"] = "number"
