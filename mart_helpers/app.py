@@ -5,7 +5,6 @@ a mart that was rebuilt is seen at once. As long as a connection is open, DuckDB
 others that this process opens: so runs take turns, and each closes what it has opened.
 """
 
-import atexit
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -170,7 +169,6 @@ def _shell() -> tuple[InteractiveShell, Lock]:
     """The shell that runs the cells, and the lock that whoever opens the mart holds."""
     config = Config({"HistoryManager": {"enabled": False}})
     shell = InteractiveShell.instance(config=config, displayhook_class=_Silent)
-    atexit.unregister(shell.atexit_operations)  # it would say good-bye
     shell.showtraceback = shell.showsyntaxerror = lambda *_, **__: None
     return shell, Lock()
 

@@ -1,3 +1,4 @@
+import atexit
 import gc
 import json
 import os
@@ -131,9 +132,11 @@ def query(database: Path, sql: str) -> list[tuple]:
 
 
 def pytest_unconfigure() -> None:
-    """Let Hypothesis's gc hook go, and what kernels have frozen.
+    """Let Hypothesis's gc hook go, what kernels have frozen, and the good-bye of JupySQL.
 
-    Else DuckDB reports leaks behind pytest's last line.
+    Else DuckDB reports leaks behind pytest's last line, or JupySQL says `Closing Session` there.
     """
     gc.callbacks.clear()
     gc.unfreeze()
+    if jupysql := sys.modules.get("sql.connection"):
+        atexit.unregister(jupysql.ConnectionManager.close_all)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 from conftest import query
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -199,3 +200,25 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(
     said, _ = refused.communicate(timeout=60)
     assert refused.returncode == 1
     assert re.fullmatch(rf"mart: Port {port} cannot be used: .*\. Give another with --port\.\n", said)
+
+
+def test_two_people_who_click_at_once_both_see_the_newest_build(
+    browser: Browser, server: str, shared_mart: Path, tmp_path: Path
+) -> None:
+    people = [browser.new_page() for _ in range(2)]
+    for person in people:
+        look(person, server)
+    for build in range(2, 5):
+        copy = tmp_path / "mart.duckdb"
+        shutil.copyfile(shared_mart, copy)
+        with duckdb.connect(str(copy)) as connection:
+            connection.execute("update build_log set build_id = ?", [build])
+        os.replace(copy, shared_mart)
+        for person in people:
+            person.get_by_test_id("stNumberInputStepUp").click()
+        for person in people:
+            person.wait_for_selector(f"text=, build {build} of", timeout=SECONDS)
+            settled(person)
+            assert person.locator("[data-testid=stAlert]").count() == 0
+    for person in people:
+        person.close()
