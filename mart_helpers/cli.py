@@ -273,6 +273,26 @@ def portfolio(out: str, inputs_dir: str, **_: object) -> None:
     _say("\n".join(f"wrote {_typed(path)}" for path in paths))
 
 
+@mart.command(options_metavar="")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("files", metavar="FILE…", nargs=-1, type=click.Path(path_type=Path))
+def init(folder: Path, files: tuple[Path, ...]) -> None:
+    """Make a folder of your own: the notebooks, and a draft for your files.
+
+    DIR is new or empty. Each FILE is copied into its inputs; 01_build gets a cell of comments with what
+    was seen in it, to be confirmed: types, how days and numbers are written, keys, references.
+    """
+    from mart_helpers.draft import make_place
+
+    place = folder.absolute()
+    drafts = make_place(place, files)
+    _say("\n".join([f"made {_typed(place)}", *(f"  {each}" for each in drafts)]))
+    _say(
+        f"\nNext: cd {_typed(place)}, open notebooks/01_build.ipynb, confirm what stands below "
+        "Mappings; then mart build."
+    )
+
+
 @mart.command(cls=Command)
 @click.option("--sales", type=int, help="number of sale lines; without it, the sample of inputs/")
 @click.option("--out", required=True, type=click.Path(), help="folder for the CSV files")

@@ -6,15 +6,18 @@ from itertools import chain
 import click
 from click.core import ParameterSource, augment_usage_errors
 
-from mart_helpers.errors import UsageError
+from mart_helpers.errors import StateError, UsageError
 from mart_helpers.parameters import (
+    CHECKOUT,
     PATHS,
     USUAL_MART,
     Parameter,
     fault,
+    is_place,
     mart_of,
     notebook_parameters,
     notebook_path,
+    place_of,
     refuse_backwards,
     resolve,
 )
@@ -66,6 +69,7 @@ class Command(click.Command):
         with augment_usage_errors(ctx):
             rest = super().parse_args(ctx, args)
         if not ctx.resilient_parsing:  # as in completion, which sees unfinished commands
+            _tell_other_place()
             refuse_backwards(ctx.params)
             ctx.obj = {
                 name: _absolute(name, value)
@@ -77,6 +81,16 @@ class Command(click.Command):
                 ctx.obj["database"] = str(resolve(database))
             ctx.params |= ctx.obj
         return rest
+
+
+def _tell_other_place() -> None:
+    """Say whose notebooks run if neither the current folder nor one above it has any."""
+    if os.environ.get("MART_HOME") or place_of(os.getcwd()):
+        return
+    here = f"{os.getcwd()} has no notebooks/01_build.ipynb"
+    if not is_place(CHECKOUT):
+        raise StateError(f"{here}. Go to a folder that has; `mart init DIR FILE…` makes one.")
+    click.echo(f"mart: {here}, so the notebooks of {CHECKOUT} are taken.", err=True)
 
 
 def _as_option(parameter: Parameter) -> click.Option:

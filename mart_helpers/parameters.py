@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import date
+from functools import cache
 from itertools import chain
 from math import inf, isfinite
 from pathlib import Path
@@ -40,6 +41,8 @@ _LIMIT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(MB|GB|TB|%)", re.IGNORECAS
 _LIMITS = {"MB": (50, inf), "GB": (0.05, inf), "TB": (0.00005, inf), "%": (1, 100)}
 
 _INJECTED = "# Parameters\n"  # so begins the cell that papermill adds
+
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 PATHS = ("_dir", "database")  # a parameter of such a name is a path
 
@@ -195,8 +198,26 @@ def mart_of(stage: int | None, database: str) -> str:
 
 
 def home() -> Path:
-    """Folder that relative paths start from: `MART_HOME` where it is set, else the checkout."""
-    return Path(os.environ.get("MART_HOME") or Path(__file__).resolve().parents[1])
+    """Folder that relative paths start from, and whose notebooks run.
+
+    It is `MART_HOME` if that is set, else the current folder or the nearest above it that has the
+    notebooks, else the checkout.
+    """
+    if named := os.environ.get("MART_HOME"):
+        return Path(named)
+    return place_of(os.getcwd()) or CHECKOUT
+
+
+@cache
+def place_of(folder: str) -> Path | None:
+    """The folder or the nearest above it that has the notebooks of a mart; None if none has."""
+    path = Path(folder)
+    return next((each for each in (path, *path.parents) if is_place(each)), None)
+
+
+def is_place(folder: Path) -> bool:
+    """Whether the folder has the notebooks of a mart."""
+    return (folder / "notebooks" / "01_build.ipynb").is_file()
 
 
 def resolve(path: str | Path) -> Path:

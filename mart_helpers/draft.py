@@ -1,0 +1,296 @@
+"""`mart init`: a folder of one's own, with the notebooks and a draft for files as others write them.
+
+The draft is made of comments in `01_build`, to be confirmed: for each file a declaration and a mapping,
+with what was seen in its first rows. Nothing is loaded by it.
+"""
+
+import json
+import re
+import shutil
+import unicodedata
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import duckdb
+
+from mart_helpers.contract import declared_tables, read_contract
+from mart_helpers.errors import UsageError
+from mart_helpers.formats import tables_in
+from mart_helpers.mart import create_candidate
+from mart_helpers.parameters import home, notebook_cells
+from mart_helpers.raw import RawFiles
+from mart_helpers.texts import one_line, quoted
+
+_ROWS = 100_000
+
+_NEEDED = ("create macro date_from", "create schema contract", "create table contract.")
+
+_EXAMPLE = "# create view mapping."
+
+_DAYS = (
+    *("%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d"),
+    *("%d.%m.%y", "%m/%d/%y", "%d/%m/%y", "%Y-%m-%d %H:%M:%S", "%d.%m.%Y %H:%M"),
+)
+
+#: How texts may be written: the type, SQL for the value of {0}, and what is said of it. The first counts
+#: of those that read the most, if they read nearly all.
+_STYLES = (
+    ("bigint", "regexp_extract({0}, '^[+-]?(0|[1-9][0-9]{{0,17}})$')", "whole numbers"),
+    *(("date", f"date_from({{0}}, '{style}')", f"days written as {style}") for style in _DAYS),
+    *(("decimal(18, 4)", f"number_from({{0}}, '{sign}')", f"numbers with {sign}") for sign in ".,"),
+    *(("decimal(9, 6)", f"percent_from({{0}}, '{sign}')", f"percentages with {sign}") for sign in ".,"),
+)
+
+_NEARLY_ALL = 0.95
+
+# numbers that are names
+_LABEL = re.compile(r"\b(id|key|no|nr|number|nummer|code|zip|plz)\b", re.IGNORECASE)
+
+
+class _Seen(NamedTuple):
+    """What was seen of a column: its type, SQL that reads it, and notes."""
+
+    column: str
+    name: str
+    type: str
+    expression: str
+    is_filled: bool
+    is_key: bool
+    notes: list[str]
+
+
+def make_place(folder: Path, files: Sequence[Path]) -> list[str]:
+    """Make `folder` with the notebooks and, for each of the files, a copy and a draft; what was made.
+
+    Raises UsageError if the folder holds something already or a file is not there, InputError for a file
+    that cannot be read.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"DIR: {folder} is there already. Name a new or an empty folder.")
+    for file in files:
+        if not file.is_file():
+            raise UsageError(f"FILE: found {file}, which is no file.")
+    (folder / "notebooks").mkdir(parents=True)
+    (folder / "inputs").mkdir()
+    for file in files:
+        shutil.copyfile(file, folder / "inputs" / file.name)
+    try:
+        drafts = _drafts(folder / "inputs", [folder / "inputs" / file.name for file in files])
+        for path in sorted((home() / "notebooks").glob("0*.ipynb")):
+            _write_notebook(path, folder / "notebooks" / path.name, drafts)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return [
+        f"drafted {name}, {rows:,} rows" if cells else f"{name} is as the contract wants it"
+        for name, rows, cells in drafts
+    ]
+
+
+def _write_notebook(path: Path, to: Path, drafts: Sequence[tuple[str, int, list[str]]]) -> None:
+    """Write a notebook without outputs, the drafts in place of the example of a mapping."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    cells = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell |= {"execution_count": None, "outputs": []}
+        cells.append(cell)
+        if _EXAMPLE in "".join(cell["source"]):
+            cells[-1:] = [
+                {**cell, "id": f"{cell['id']}-{number}", "source": draft.splitlines(keepends=True)}
+                for number, draft in enumerate(chain.from_iterable(each[2] for each in drafts), 1)
+            ] or [cell]
+    notebook["cells"] = cells
+    to.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _drafts(inputs: Path, files: Sequence[Path]) -> list[tuple[str, int, list[str]]]:
+    """Of each file or sheet: its name, how many of its rows were looked at, and cells of a draft."""
+    with TemporaryDirectory() as scratch:
+        session = create_candidate(Path(scratch, "mart.duckdb"))
+        connection = session.connection
+        raw_files = RawFiles(session, inputs)
+        try:
+            for cell in notebook_cells(home() / "notebooks" / "01_build.ipynb"):
+                magic, _, sql = "".join(cell["source"]).partition("\n")
+                if magic.startswith("%%sql") and any(each in sql for each in _NEEDED):
+                    session.execute(sql, shows=False)
+            seen: dict[str, tuple[int, list[_Seen]]] = {}
+            for name in _names(files):
+                columns = raw_files[name].columns
+                connection.execute(
+                    f"create or replace temp table {quoted(name)} as "
+                    f"select * from source.main.{quoted(name)} limit {_ROWS}"
+                )
+                seen[name] = _looked_at(connection, name, columns)
+            return [(name, seen[name][0], _draft(connection, name, seen)) for name in seen]
+        finally:
+            session.close()
+
+
+def _names(files: Sequence[Path]) -> Iterator[str]:
+    """What the files are called as sources; of a file with several tables, what these are."""
+    for file in files:
+        tables = tables_in(file) if file.suffix in (".xlsx", ".sqlite") else []
+        if len(tables) > 1:
+            yield from tables
+        else:
+            yield file.name.partition(".")[0]
+
+
+def _looked_at(
+    connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[str]
+) -> tuple[int, list[_Seen]]:
+    """How many rows were looked at, and what was seen of each column."""
+    (rows,) = connection.execute(f"select count(*) from {quoted(name)}").fetchone()
+    seen: list[_Seen] = []
+    for column in columns:
+        text = quoted(column)
+        is_label = f"regexp_matches({text}, '^0[0-9]')"  # 007 is no number
+        counts = [
+            f"count(nullif({sql.format(text)}::varchar, ''))"
+            + (f" filter (not {is_label})" if kind.startswith("decimal") else "")
+            for kind, sql, _ in _STYLES
+        ]
+        filled, different, example, *read = connection.execute(
+            f"select count({text}), count(distinct {text}), min({text}), {', '.join(counts)} "
+            f"from {quoted(name)}"
+        ).fetchone()
+        seen.append(_judged(column, seen, rows, filled, different, example, read))
+    return rows, seen
+
+
+def _judged(
+    column: str,
+    before: Sequence[_Seen],
+    rows: int,
+    filled: int,
+    different: int,
+    example: str | None,
+    read: Sequence[int],
+) -> _Seen:
+    most = max(read)
+    is_key = rows == filled == different > 0
+    kind, sql, notes = "varchar", "{0}", []
+    if most and most >= _NEARLY_ALL * filled:
+        fits = [style for style, count in zip(_STYLES, read, strict=True) if count == most]
+        kind, sql, words = fits[0]
+        others = [words for other, _, words in fits[1:] if (kind, other) != ("bigint", "decimal(18, 4)")]
+        notes = [words, *(f"OR {each}?" for each in others)]
+        notes += [f"{filled - most:,} cannot be read so"] if most < filled else []
+    if kind == "bigint":
+        is_first_key = is_key and not any(each.is_key for each in before)
+        is_label = is_first_key or re.search(r"(?i)\b(id|key|no|nr|number|nummer|code|plz)\b", column)
+        kind, sql = "varchar" if is_label else kind, "{0}"
+    notes += ["different in each row"] if is_key else [f"{different:,} different"]
+    notes += [f"{rows - filled:,} empty"] if filled < rows else []
+    notes += [f"such as {one_line(example, 80)}"] if example else []
+    name = _plain_name(column, [each.name for each in before])
+    return _Seen(column, name, kind, sql.format(quoted(column)), filled == rows, is_key, notes)
+
+
+def _plain_name(column: str, taken: Sequence[str]) -> str:
+    """The name in small letters, digits and underscores."""
+    plain = unicodedata.normalize("NFKD", column.replace("ß", "ss"))
+    plain = plain.encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or "column"
+    name = f"_{name}" if name[0].isdigit() else name
+    while name in taken:
+        name += "_2"
+    return name
+
+
+def _draft(
+    connection: duckdb.DuckDBPyConnection, name: str, seen: dict[str, tuple[int, list[_Seen]]]
+) -> list[str]:
+    """Cells of comments: to declare and map a table for the source, or to map it to declared ones.
+
+    None for a source that is as a declared table of its name wants it.
+    """
+    rows, columns = seen[name]
+    declared = {each: read_contract(connection, each) for each in declared_tables(connection)}
+    if name in declared and declared[name].required_names <= {each.column.lower() for each in columns}:
+        return []
+    table = _plain_name(name, [])
+    said = [f"a table of its own for {name}, as the first {rows:,} rows look: confirm each line,"]
+    said += [f"then load it below, with loader.load({table!r}, from_seed=False)"]
+    if not any(each.is_key for each in columns):
+        said.append(_key_of_two(connection, name, columns, rows))
+    lines = [_declaration(connection, each, name, seen) for each in columns]
+    notes = ["; ".join(each.notes) for each in columns]
+    cells = [
+        _cell(said, f"create table contract.{table} (", lines, notes, ")"),
+        _view([], table, [(each.name, each) for each in columns], name),
+    ]
+    for other, contract in declared.items():
+        taken = {column: _nearest(column, columns) for column in contract.column_names}
+        if len([each for each in taken.values() if each]) > 1:
+            said = [f"or {name} as the declared {other}"]
+            cells.append(_view(said, other, [*taken.items()], name))
+    return cells
+
+
+def _nearest(name: str, columns: Sequence[_Seen]) -> _Seen | None:
+    """The column whose name is most like this one, if any is."""
+    near = get_close_matches(name, [each.name for each in columns], n=1, cutoff=0.85)
+    return next((each for each in columns if each.name in near), None)
+
+
+def _view(said: Sequence[str], table: str, pairs: Sequence[tuple[str, _Seen | None]], name: str) -> str:
+    given = [f"{each.expression if each else 'null'} as {column}" for column, each in pairs]
+    notes = ["" if each else "of which column?" for _, each in pairs]
+    begin = f"create view mapping.{table} as\nselect"
+    return _cell(said, begin, given, notes, f"from source.{quoted(name)}")
+
+
+def _cell(said: Sequence[str], begin: str, items: Sequence[str], notes: Sequence[str], end: str) -> str:
+    lines = ["%%sql", *(f"-- {each}" for each in said), *begin.split("\n")]
+    return "\n".join(f"# {line}" for line in [*lines, *_with_notes(items, notes), end])
+
+
+def _with_notes(items: Sequence[str], notes: Sequence[str]) -> list[str]:
+    """Lines of a list in SQL, each with a comment."""
+    ended = [f"{item}," for item in items[:-1]] + [items[-1]]
+    return [
+        f"    {item}" + (f"  -- {note}" if note else "") for item, note in zip(ended, notes, strict=True)
+    ]
+
+
+def _declaration(
+    connection: duckdb.DuckDBPyConnection,
+    seen: _Seen,
+    name: str,
+    all_seen: dict[str, tuple[int, list[_Seen]]],
+) -> str:
+    words = [seen.name, seen.type]
+    first_key = next((each for each in all_seen[name][1] if each.is_key), None)
+    words += ["primary key"] if seen is first_key else ["not null"] if seen.is_filled else []
+    for other, (_, columns) in all_seen.items():
+        for key in columns:
+            if other != name and key.is_key and seen.type == "varchar" and seen is not first_key:
+                foreign = f"select {quoted(seen.column)} as key from {quoted(name)}"
+                known = f"select {quoted(key.column)} as key from {quoted(other)}"
+                lost = f"from ({foreign}) anti join ({known}) using (key) where key is not null limit 1"
+                if not connection.execute(lost).fetchone():
+                    return " ".join(
+                        [*words, f"references contract.{_plain_name(other, [])} ({key.name})"]
+                    )
+    return " ".join(words)
+
+
+def _key_of_two(
+    connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[_Seen], rows: int
+) -> str:
+    """A pair of columns that is different in each row, in words."""
+    filled = [each for each in columns if each.is_filled]
+    for n, one in enumerate(filled):
+        for two in filled[n + 1 :]:
+            pair = f"({quoted(one.column)}, {quoted(two.column)})"
+            found = connection.execute(f"select count(distinct {pair}) from {quoted(name)}").fetchone()
+            if found == (rows,):
+                return f"no column is a key, but {one.name} and {two.name} are one together"
+    return "no column is a key, nor are two together"
