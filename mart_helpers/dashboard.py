@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date, timedelta
 from importlib.metadata import version
-from math import nan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,63 +88,6 @@ def write_dashboard(
     with whole_file(target) as part:
         part.write_text(_fitted(page, read, filters, words, bars), encoding="utf-8", newline="\n")
     return shown(target)
-
-
-def latest_figures(
-    mart: Session,
-    cubes: Sequence[str],
-    filters: Sequence[str],
-    cards: Mapping[str, tuple[str, str]],
-    days: Sequence[date],
-    currency: str = "",
-) -> pd.DataFrame:
-    """The figures of the cards in the latest twelve months, beside those a year before, as texts.
-
-    A row has its figure, the amount in the period that the column names, that of a year before, the
-    change (in per cent, of a share in points) and what it means. If the mart does not go back two
-    years, there is nothing to compare. What is given is as for `write_dashboard`.
-    """
-    first, last = mart.connection.execute(_bounds(cubes[0])).fetchone()
-    read = [_read(mart, cube, filters, first) for cube in cubes if last is not None]
-    begin = max(0, last - first - 11) if read else 0
-    is_unfinished = bool(read) and (days[1] + timedelta(1)).day != 1
-    ends = [date(each // 12, each % 12 + 1, 1) for each in (first + begin, last)] if read else []
-    names = [
-        "figure",
-        " – ".join(f"{each:%b %Y}" for each in ends),
-        "a year before" + is_unfinished * ", whole months",
-        "change",
-        "meaning",
-    ]
-    rows = []
-    for card in _drawn(read, filters, cards)["cards"]:
-        now, past = (_value(card, read, filters, at) for at in (begin, begin - 12))
-        shown = "{:,.1f} %" if card["per"] else "{:,.0f}"
-        change = f"{now - past:+.1f} points" if card["per"] else f"{100 * (now / past - 1):+.1f} %"
-        unit = f", {currency}" if currency and card["isAmount"] and not card["per"] else ""
-        texts = (
-            card["name"] + unit,
-            shown.format(now),
-            shown.format(past),
-            change,
-            cards[card["name"]][1],
-        )
-        rows.append(texts)
-    figures = pd.DataFrame(rows, columns=names).replace("nan|inf", "", regex=True)
-    return figures if begin >= 12 else figures.drop(columns=names[2:4])
-
-
-def _value(card: Mapping, cubes: Sequence[Cube], filters: Sequence[str], begin: int) -> float:
-    """The figure of a card in the twelve months from `begin` on, not a number if there is none."""
-
-    def total(figure: str) -> float:
-        cube = next(each for each in cubes if figure in each.scales)
-        rows = cube.rows[cube.rows[list(filters)].isna().all(axis="columns")]
-        # of customers, those who had not bought before within these months: so each counts once
-        is_in = rows["month"].between(begin, begin + 11) & (rows["previous"] - 2 < begin)
-        return (rows.loc[is_in, figure].sum() or nan) / cube.scales[figure]
-
-    return 100 * total(card["of"]) / total(card["per"]) if card["per"] else total(card["of"])
 
 
 def _bounds(cube: str) -> str:

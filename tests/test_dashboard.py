@@ -102,7 +102,7 @@ def make_page(database: Path, folder: Path, **values: object) -> Path:
     names: dict[str, object] = {}
     exec(parameters, names)
     names |= {"data_dir": str(folder), "write_dashboard": dashboard.write_dashboard}
-    names |= {"latest_figures": dashboard.latest_figures, **values}
+    names |= values
     names["mart"] = mart = Session(open_published(database), database, names)
     for cell in cells:
         head, _, sql = cell.partition("\n")
