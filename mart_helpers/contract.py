@@ -170,6 +170,25 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
     )
 
 
+def referred_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, ...]]:
+    """The columns of `table` to which others that are declared refer, each set once."""
+    rows = connection.execute(
+        """
+        select distinct list_transform(referenced_column_names, lambda name: lower(name))
+        from duckdb_constraints()
+        where
+            database_name = current_database()
+            and schema_name = ?
+            and constraint_type = 'FOREIGN KEY'
+            and referenced_table = ?
+            and table_name <> referenced_table
+        order by all
+        """,
+        [SCHEMA, table],
+    )
+    return [tuple(names) for (names,) in rows.fetchall()]
+
+
 def read_comment(text: str | None, known: Iterable[str], what: str) -> Comment:
     """The comment of `what`, in which `known` prefixes may stand.
 

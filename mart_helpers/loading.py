@@ -20,6 +20,7 @@ from mart_helpers.quarantine import (
     bad_rows,
     begin,
     commonest_problems,
+    count_repeats,
     count_suspects,
     find_problems,
     missing_from,
@@ -195,9 +196,9 @@ class Loader:
         if not read.total():
             raise StateError(f"mapping.{table.name} leaves out all rows. Mend its `where`.")
         what = table.name if len(read) > 1 else next(iter(read))
-        bad = count_suspects(self._connection, table)
+        bad = count_suspects(self._connection, table) + count_repeats(self._connection, table)
         if self._is_too_bad(bad, read.total()):
-            sampled = sample_problems(self._connection, table)
+            sampled = sample_problems(self._connection, table, bad)
             raise self._refusal(table, what, bad, read.total(), loaded, sampled)
         bad = find_problems(self._connection, table)
         if staged.mapping:

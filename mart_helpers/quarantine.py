@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from mart_helpers.contract import Reference, Table, ascends_sql
+from mart_helpers.contract import Reference, Table, ascends_sql, referred_columns
 from mart_helpers.errors import StateError
 from mart_helpers.inferred import infer_members, inferring_references
 from mart_helpers.session import has_table
@@ -18,7 +18,9 @@ from mart_helpers.texts import literal, one_line, quoted, row_sql, row_text_sql
 
 _SAMPLE = 10_000
 
-_BATCH = 2_000  # records of at most 10,000 characters
+_MOST_UNIQUE = 0.9  # of keys as estimated, which may be wrong by some percent
+
+_BATCH, _MOST_HELD = 2_000, 50_000  # records of at most 10,000 characters
 
 
 class Loaded(NamedTuple):
@@ -60,11 +62,26 @@ def count_suspects(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
     return connection.execute(sql).fetchone()[0]
 
 
-def sample_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
-    """Fill `problems` with what is wrong with the first bad rows; words for it if there are more."""
+def count_repeats(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
+    """How many rows, else not suspect, repeat a key; 0 if an estimate says that few do."""
+    good = f"from {staging_of(table.name)} where {SUSPECT} is null"
+    key = row_sql(table.key)
+    estimate = f"select count(*) * {_MOST_UNIQUE} < approx_count_distinct({key}) {good}"
+    if _is_true(connection, estimate):
+        return 0
+    return connection.execute(f"select count(*) - count(distinct {key}) {good}").fetchone()[0]
+
+
+def sample_problems(connection: duckdb.DuckDBPyConnection, table: Table, bad: int) -> str:
+    """Fill `problems` with what is wrong with the first of the `bad` rows; words for it if all are more.
+
+    Only what is seen without other tables counts.
+    """
     connection.execute(f"insert into problems by name {problems_sql(table, _SAMPLE)}")
     connection.execute(_ONLY_THE_ROW)
-    return f"; of the first {_SAMPLE:,}" if count_suspects(connection, table) > _SAMPLE else ""
+    if bad > count_suspects(connection, table):
+        connection.execute(_repeats_sql(table, table.key, _SAMPLE))
+    return f"; of the first {_SAMPLE:,}" if bad > _SAMPLE else ""
 
 
 def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
@@ -151,13 +168,11 @@ def quarantine_bad_rows(
     connection.execute(
         f"create or replace table {staging_of(f'{table.name}_quarantined')} as select "
         f"staged.* exclude ({SUSPECT}) {readable and f'replace ({readable})'} from {rows} as staged "
-        "inner join (select row_id, list(column_name) as names from problems group by row_id) as bad "
-        "on staged.rowid = bad.row_id"
+        "left join (select row_id, list(column_name) as names from problems where first_row_id is null "
+        f"group by row_id) as bad on staged.rowid = bad.row_id where staged.{are_bad}"
     )
-    _note_places(connection, batches)
-    connection.execute(_ENTRIES)
-    connection.execute(_causes_sql(table))
-    connection.execute(_INSERT, {"table_name": table.name})
+    _insert_entries(connection, table, batches)
+    connection.execute(_causes_sql(connection, table))
     connection.execute(f"delete from {rows} where {are_bad}")
     for reference in inferring_references(connection, table):
         infer_members(connection, table, reference)
@@ -237,10 +252,12 @@ create or replace temp table problems (
     first_row_id bigint
 );
 create or replace temp table orphans as from problems;
-create or replace temp table places (row_id bigint, file varchar, line bigint, raw_row varchar);
+create or replace temp table places (row_id bigint, file varchar, line bigint);
 """
 
-_NOTE_PLACES = "insert into places select unnest($row_ids), $file, unnest($lines), unnest($raws)"
+_NOTE_PLACES = "insert into places select unnest($1), $2, unnest($3)"
+
+_NOTE_RAW_ROWS = "insert into raw_rows select unnest($1), unnest($2)"
 
 # Of a row with the wrong number of fields, nobody knows which value belongs where.
 _ONLY_THE_ROW = """
@@ -276,36 +293,26 @@ order by rows desc, example
 limit 5
 """
 
-_ENTRIES = """
-create or replace temp table entries as
+_RAW_ROWS = "create or replace temp table raw_rows (row_id bigint, raw_row varchar)"
+
+# Of the rows in `raw_rows`, by their places.
+_INSERT = """
+insert into quarantine by name
 select
-    problems.row_id,
+    $table_name as table_name,
     bad.file,
     bad.line,
-    problems.position,
     problems.column_name,
     problems.value,
     problems.reason
         || coalesce(' of line ' || first.line, '')
         || case when first.file <> bad.file then ' in ' || first.file else '' end as reason,
-    bad.raw_row
-from problems
-inner join places as bad on problems.row_id = bad.row_id
+    raw_rows.raw_row
+from raw_rows
+inner join problems on raw_rows.row_id = problems.row_id
+inner join places as bad on raw_rows.row_id = bad.row_id
 left join places as first on problems.first_row_id = first.row_id
-"""
-
-_INSERT = """
-insert into quarantine by name
-select
-    $table_name as table_name,
-    file,
-    line,
-    column_name,
-    value,
-    reason,
-    raw_row
-from entries
-order by file, line, position
+order by bad.file, bad.line, problems.position
 """
 
 
@@ -317,27 +324,30 @@ def _causes_of(table_name: str) -> str:
     return staging_of(f"{table_name} causes")
 
 
-def _causes_sql(table: Table) -> str:
-    """SQL that keeps the bad rows, with place and reason, for the rows that will refer to them.
+def _causes_sql(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
+    """SQL that keeps the places of bad rows, for the rows that will refer to them.
 
-    The names of what is added begin with a blank, so that they are no names of columns.
+    Rows that no good one stands for count, and only if another table refers to this one. The names of
+    what is added begin with a blank, so that they are no names of columns.
     """
+    rows = staging_of(table.name)
+    referred = referred_columns(connection, table.name)
+    lacking = [
+        f"{row_sql(columns, 'staged')} not in (select {row_sql(columns)} from {rows} "
+        f"where rowid not in ({_BAD}) and {row_sql(columns)} is not null)"
+        for columns in referred
+    ]
+    names = {name: None for columns in referred for name in columns} or table.key
     return f"""
         create or replace table {_causes_of(table.name)} as
         select
-            staged.* exclude ({SUSPECT}),
+            {", ".join(f"staged.{quoted(name)}" for name in names)},
             staged.rowid as " row id",
-            entries.place as " place",
-            entries.reason as " reason"
-        from {staging_of(table.name)} as staged
-        inner join (
-            select
-                row_id,
-                min(file || ' line ' || line) as place,
-                arg_min(reason, position) as reason
-            from entries
-            group by row_id
-        ) as entries on staged.rowid = entries.row_id
+            places.file as " file",
+            places.line as " line"
+        from {rows} as staged
+        inner join places on staged.rowid = places.row_id
+        where staged.rowid in ({_BAD}) and ({" or ".join(lacking) or "false"})
     """
 
 
@@ -358,27 +368,36 @@ def _origins(
         yield from batch.origins([row_id for (row_id,) in rows.fetchall()])
 
 
-def _note_places(connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded]) -> None:
-    """Fill `places` with those of the rows with problems, and of the rows whose keys they repeat."""
+def _insert_entries(
+    connection: duckdb.DuckDBPyConnection, table: Table, batches: Sequence[Loaded]
+) -> None:
+    """Write what is wrong to `quarantine`, with the raw rows of not too many at a time.
+
+    `places` is filled with those of the rows with problems, of the rows whose keys they repeat, and of
+    the first rows that refer to members to be inferred.
+    """
     wanted = (
         "select unnest([row_id, first_row_id]) as row_id from problems union all "
         "select min(row_id) from orphans group by column_name, value"
     )
+    connection.execute(_RAW_ROWS)
+    held = 0
     found = groupby(_origins(connection, batches, wanted), lambda origin: origin[1])
     for source, origins in found:
         of_ids, of_places = tee(origins)
         places = source.places(number for _, _, number in of_places)
         noted = zip((row_id for row_id, _, _ in of_ids), places, strict=True)
         while batch := list(islice(noted, _BATCH)):
-            connection.execute(
-                _NOTE_PLACES,
-                {
-                    "row_ids": [row_id for row_id, _ in batch],
-                    "file": source.name,
-                    "lines": [place.line for _, place in batch],
-                    "raws": [place.raw for _, place in batch],
-                },
-            )
+            row_ids = [row_id for row_id, _ in batch]
+            lines, raws = ([place[index] for _, place in batch] for index in (1, 2))
+            connection.execute(_NOTE_PLACES, [row_ids, source.name, lines])
+            connection.execute(_NOTE_RAW_ROWS, [row_ids, raws])
+            held += len(batch)
+            if held >= _MOST_HELD:
+                connection.execute(_INSERT, {"table_name": table.name})
+                connection.execute(_RAW_ROWS)
+                held = 0
+    connection.execute(_INSERT, {"table_name": table.name})
 
 
 def _named_sql(columns: Sequence[str], relation: str) -> str:
@@ -397,10 +416,14 @@ def _orphans_sql(
     rows, parents = (f"select *, rowid from {staging_of(each)}" for each in (table.name, name))
     causes = f"""
         select
-            {known},
-            ': {its} row, ' || arg_min(" place", " row id") || ', is in quarantine: '
-                || arg_min(" reason", " row id") as " cause"
-        from {_causes_of(name)} group by {known}
+            {", ".join(f"bad.{quoted(column)}" for column in reference.table_columns)},
+            ': {its} row, ' || arg_min(told.file || ' line ' || told.line, bad." row id")
+                || ', is in quarantine: '
+                || arg_min(told.reason, (bad." row id", told.rowid)) as " cause"
+        from {_causes_of(name)} as bad
+        inner join quarantine as told on bad." file" = told.file and bad." line" = told.line
+        where told.table_name = {literal(name)}
+        group by all
     """
     if name == table.name:
         rows = parents = f"{rows} where rowid not in ({_BAD})"
@@ -445,38 +468,40 @@ def _gone_sql(connection: duckdb.DuckDBPyConnection, reference: Reference) -> st
     )
 
 
-def _repeats_sql(table: Table, columns: Sequence[str]) -> str:
-    """SQL for the rows that repeat a key, the values of these columns. All are among the late ones.
+def _repeats_sql(table: Table, columns: Sequence[str], most: int | None = None) -> str:
+    """SQL for the rows that repeat a key, the values of these columns; or the first `most` of them.
 
     A key that stands higher up is not above the highest one up there. In a file that is sorted but for
     some rows few are late, which is seen without grouping all. Where a value is missing, none repeats.
     """
     key, repeats = row_sql(columns), "repeats that" if len(columns) == 1 else "repeat those"
     names = ", ".join(f"staged.{quoted(column)}" for column in columns)
-    rows = f"{staging_of(table.name)} where {' and '.join(f'{quoted(c)} is not null' for c in columns)}"
-    return f"""
-        insert into problems
-        with running as (
-            select
-                {key} as " key",
-                max({key}) over (rows between unbounded preceding and current row) as " highest"
-            from {rows}
-        ),
-        preceded as (
-            select " key", lag(" highest") over () as " highest before" from running
-        ),
-        late as (
-            select " key" from preceded where " key" <= " highest before"
-        ),
-        good as (
-            select {names}, staged.rowid as " row id", {row_sql(columns, "staged")} as " key"
-            from (select *, rowid from {rows}) as staged
-            semi join late on {row_sql(columns, "staged")} = late." key"
-            anti join problems on staged.rowid = problems.row_id
-        ),
-        repeated as (
-            select " key", min(" row id") as " first" from good group by " key" having count(*) > 1
+    known = [f"{quoted(column)} is not null" for column in columns]
+    rows = f"{staging_of(table.name)} where {' and '.join([f'{SUSPECT} is null', *known])}"
+    good = f"""
+        select {names}, staged.rowid as " row id", {row_sql(columns, "staged")} as " key"
+        from (select *, rowid from {rows}) as staged
+        anti join problems on staged.rowid = problems.row_id
+    """
+    late = f"""
+        where " key" in (
+            select " key" from (
+                select " key", lag(" highest") over () as " highest before" from (
+                    select
+                        {key} as " key",
+                        max({key}) over (rows between unbounded preceding and current row) as " highest"
+                    from {rows}
+                )
+            )
+            where " key" <= " highest before"
         )
+    """
+    return f"""
+        create or replace temp table repeated as
+        select " key", min(" row id") as " first" from ({good}) {"" if most else late}
+        group by " key" having count(*) > 1;
+
+        insert into problems
         select
             good." row id",
             {table.column_names.index(columns[0])},
@@ -484,7 +509,8 @@ def _repeats_sql(table: Table, columns: Sequence[str]) -> str:
             {row_text_sql(columns, "good")},
             {_named_sql(columns, "good")} || ' {repeats}',
             repeated." first"
-        from good
+        from ({good}) as good
         inner join repeated on good." key" = repeated." key"
         where good." row id" <> repeated." first"
+        {f'order by good." row id" limit {most}' if most else ""}
     """

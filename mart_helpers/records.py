@@ -90,6 +90,24 @@ class Block(NamedTuple):
             raw = b"".join(lines[first:behind]).removesuffix(b"\n").removesuffix(b"\r")
             yield Located(self.number + index, places[index], _shown(raw))
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether each line is a record, also for those who take a CR for the end of a line."""
+        return self.spans is None and not self._has_stray_cr
+
+    @property
+    def _has_stray_cr(self) -> bool:
+        return self.text.count(b"\r") != self.text.count(b"\r\n")
+
+    def marked(self) -> bytes:
+        """The text, with a byte that is no UTF-8 for each CR that ends no line, outside quotes.
+
+        DuckDB would take it for the end of a row, and rejects the byte.
+        """
+        if not self._has_stray_cr:
+            return self.text
+        return re.sub(rb'("(?:[^"]|"")*")|\r(?!\n)', lambda found: found[1] or b"\xff", self.text)
+
     def reopened(self, delimiter: str) -> list[int]:
         """Indexes of records in which a quoted field closes and, behind blanks, opens again.
 

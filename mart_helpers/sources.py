@@ -333,7 +333,7 @@ def read_batch(
     path = folder / "rows.csv"
     try:
         with path.open("wb") as file:
-            file.writelines(part.block.text for part in batch)
+            file.writelines(part.block.marked() for part in batch)
         line_end = r"\r\n" if batch[-1].block.text.endswith(b"\r\n") else r"\n"
         result = run(source.rows_sql(path, line_end, _read_options(batch)))
     finally:
@@ -352,6 +352,12 @@ def _rejected(connection: duckdb.DuckDBPyConnection, batch: Sequence[Part]) -> d
     rejected: dict[int, str] = {}
     for offset, reason in errors:
         rejected.setdefault(bisect_right(ends, offset), reason)
+    begin = 0
+    for part in batch if NOT_UTF8 in rejected.values() else ():
+        indexes = [at - begin for at in rejected if begin <= at < begin + part.count]
+        stray = (found.number for found in part.block.located(indexes) if "\r" in found.raw)
+        rejected |= {begin + number - part.first: _STRAY_CR for number in stray}
+        begin += part.count
     return rejected
 
 
@@ -361,7 +367,7 @@ def _read_options(batch: Sequence[Part]) -> str:
         # on several threads DuckDB loses rejects; each takes it some kilobytes
         return "parallel = false, store_rejects = true, rejects_limit = 0"
     # on several threads DuckDB refuses fields that hold line ends
-    return f"parallel = {all(part.block.spans is None for part in batch)}"
+    return f"parallel = {all(part.block.is_plain for part in batch)}"
 
 
 def records_of(batch: Sequence[Part]) -> int:
@@ -421,6 +427,8 @@ def refuse_changed(sources: Iterable[Source], states: Iterable[object]) -> None:
 FEW_RECORDS, _BATCH_BYTES = 60_000, 64 << 20
 
 NOT_UTF8 = "the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)"
+
+_STRAY_CR = "a CR stands within the row, outside quotes: remove it, or quote its field"
 
 _FORGET_REJECTS = "drop table if exists reject_errors; drop table if exists reject_scans"
 

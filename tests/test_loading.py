@@ -438,7 +438,7 @@ def test_a_column_may_be_declared_in_capitals(candidate, inputs):
     assert candidate.connection.execute("select shelf from staging.dim_product").fetchall() == [("A",)]
 
 
-@pytest.mark.parametrize("value", ['"a" b', "\udce9", '"two\nlines"'])
+@pytest.mark.parametrize("value", ['"two\rlines"', '"a" b', "\udce9", '"two\nlines"'])
 def test_what_is_odd_late_in_a_large_file_is_told_from_its_good_rows(candidate, inputs, value):
     rows = [f'P{number},"Pen, {number}",,1,2' for number in range(200_000)]
     rows[190_000] = f"P190000,{value},,1,2"
@@ -447,7 +447,7 @@ def test_what_is_odd_late_in_a_large_file_is_told_from_its_good_rows(candidate, 
     Loader(candidate, inputs, 1.0).load("dim_product", from_seed=False)
     staged = "select product_id, product_name from staging.dim_product"
     expected = [(f"P{number}", f"Pen, {number}") for number in range(200_000)]
-    expected[190_000:190_001] = [("P190000", "two\nlines")] if "two" in value else []
+    expected[190_000:190_001] = [("P190000", value.strip('"'))] if "two" in value else []
     assert candidate.connection.execute(staged).fetchall() == expected
     bad = candidate.connection.execute("select line from quarantine").fetchall()
     assert bad == ([] if "two" in value else [(190_002,)])
