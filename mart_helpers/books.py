@@ -12,7 +12,7 @@ from decimal import Decimal
 import duckdb
 
 from mart_helpers.session import BUILD_LOG, has_table
-from mart_helpers.texts import quoted
+from mart_helpers.texts import literal, quoted
 
 _TABLES = {
     BUILD_LOG: (
@@ -89,9 +89,9 @@ def open_books(connection: duckdb.DuckDBPyConnection, newest_kept: int) -> None:
     for table, (comment, columns) in _TABLES.items():
         declared = ", ".join(f"{name} {type_}" for name, type_, _ in columns)
         connection.execute(f"create table {table} ({declared})")
-        connection.execute(f"comment on table {table} is {_text(comment)}")
+        connection.execute(f"comment on table {table} is {literal(comment)}")
         for name, _, says in columns:
-            connection.execute(f"comment on column {table}.{name} is {_text(says)}")
+            connection.execute(f"comment on column {table}.{name} is {literal(says)}")
     for table in (BUILD_LOG, "build_inputs"):
         if has_table(connection, "published", table):
             _take_over(connection, table)
@@ -223,7 +223,3 @@ def _take_over(connection: duckdb.DuckDBPyConnection, table: str) -> None:
     same = [name for name in connection.table(f"published.{table}").columns if name in columns]
     names = ", ".join(map(quoted, same))
     connection.execute(f"insert into {table} by name select {names} from published.{table}")
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from IPython.core.interactiveshell import InteractiveShell
 
+from mart_helpers.errors import MartError
 from mart_helpers.parameters import is_run, notebook_cells, notebook_path
 
 MOST_ALARMS = 0.01  # of the nights
@@ -79,9 +80,7 @@ def alarms_of(shell: InteractiveShell, cells: list[str], values: dict[str, objec
     shell.run_cell(parameters, store_history=True)
     shell.user_ns.update({name: value for name, value in values.items() if f"{name}:" in parameters})
     for cell in rest:
-        result = shell.run_cell(cell, store_history=True)
-        if not result.success:
-            error = result.error_in_exec or result.error_before_exec
+        if error := error_of(shell, cell):
             found = [f"stopped: {str(error).splitlines()[0]}"]
             break
     else:
@@ -91,11 +90,25 @@ def alarms_of(shell: InteractiveShell, cells: list[str], values: dict[str, objec
     return named or found
 
 
+def error_of(shell: InteractiveShell, cell: str) -> BaseException | None:
+    """Run a cell; SQL by the session itself, which leaves out what JupySQL would show."""
+    magic, _, sql = cell.partition("\n")
+    if magic != "%%sql":
+        result = shell.run_cell(cell, store_history=True)
+        return result.error_in_exec or result.error_before_exec
+    try:
+        shell.user_ns["mart"].execute(sql, shows=False)
+    except MartError as error:
+        return error
+    return None
+
+
 def run_history(nights: int, seed: int) -> tuple[list[list[str]], list[str]]:
     """The alarms of each clean night, and those of the night on which a closed month loses a sale."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a process of its own: nobody looks at what cells show
     shell = InteractiveShell.instance()
-    shell.display_formatter.active_types = ["text/plain"]
+    shell.display_formatter.active_types = []
+    shell.history_manager.enabled = False
     code = [cell for cell in notebook_cells(notebook_path("01_build")) if is_run(cell)]
     cells = ["".join(cell["source"]) for cell in code]
     cells = [cell for cell in cells if not cell.startswith("draw_")]
