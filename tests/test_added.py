@@ -3,23 +3,31 @@
 import csv
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
 import plain
 import pytest
 from conftest import query
+from matplotlib.patches import FancyArrowPatch
+from test_charts import figure_of
 
+from mart_helpers.charts import draw_star
 from mart_helpers.diff import described
+from mart_helpers.inspect import describe_mart
 from mart_helpers.run import run_notebook
+from mart_helpers.session import Session, open_published
 from mart_helpers.trace import trace
 
 EDITS = {  # of cells of 01_build: what is added goes in front of, or behind, what is there
     "create table contract.dim_customer (\n": """\
 create table contract.dim_store (
     store_no integer primary key,
-    store_name varchar
+    store_name varchar check (store_name <> 'Unknown')
 );
+comment on table contract.dim_store is 'one row per store';
+comment on column contract.dim_store.store_name is 'name over the door';
 
 create table contract.dim_customer (
 """,
@@ -47,8 +55,10 @@ loader.load("fact_inventory", from_seed=False)""",
     "    null::varchar as customer_id,": "    null::integer as customer_id,",
     "-- one row per sale line\ncreate table fact_sales as": """\
 create table dim_store as
+select -1 as store_key, null::integer as store_no, 'Unknown' as store_name
+union all
 select
-    row_number() over (order by store_no)::integer as store_key,
+    row_number() over (order by rowid)::integer as store_key,
     store_no,
     store_name
 from staging.dim_store
@@ -147,6 +157,7 @@ def mart(project: Path) -> Path:
 
 def test_added_columns_and_tables_are_exported_in_the_range(project):
     assert rows(project, "dim_store") == [
+        {"store_key": "-1", "store_no": "", "store_name": "Unknown"},
         {"store_key": "1", "store_no": "7", "store_name": "Harbour"},
         {"store_key": "2", "store_no": "8", "store_name": "Market"},
     ]
@@ -187,6 +198,25 @@ def test_a_failed_check_on_numeric_keys_names_file_and_line(project):
     (failure,) = (each for each in report["failures"] if each["check_name"] == "few_units")
     (row,) = failure["sample"]
     assert row == {"count_id": 3, "units": 30, "file": "fact_inventory.csv", "line": 4}
+
+
+def test_added_tables_and_columns_are_described(project):
+    text = describe_mart(mart(project))
+    for line in (
+        "dim_store: 3 rows. one row per store",
+        "  store_key   integer  surrogate key of dim_store; -1 is the unknown member",
+        "  store_name  varchar  name over the door",
+        "  ship_date_key         integer        refers to dim_date",
+    ):
+        assert line in text
+
+
+def test_arrows_lead_from_added_keys_to_their_dimensions(project):
+    path = mart(project)
+    with closing(Session(open_published(path), path, {})) as session:
+        figure = figure_of(draw_star, session)
+    arrows = [each for each in figure.axes[0].patches if isinstance(each, FancyArrowPatch)]
+    assert len(arrows) == 8, "six of fact_sales, two of fact_inventory"
 
 
 def test_a_trace_shows_the_dimension_rows_of_every_role(project):
