@@ -297,7 +297,8 @@ def init(folder: Path, files: tuple[Path, ...]) -> None:
 @click.option("--sales", type=int, help="number of sale lines; without it, the sample of inputs/")
 @click.option("--out", required=True, type=click.Path(), help="folder for the CSV files")
 @click.option("--seed", type=int, help="the same number gives the same rows")
-def generate(sales: int | None, out: str, seed: int | None, **_: object) -> None:
+@click.option("--history", is_flag=True, help="customers as a folder of dated extracts")
+def generate(sales: int | None, out: str, seed: int | None, history: bool, **_: object) -> None:
     """Write synthetic inputs of any size, or the sample again."""
     from mart_helpers.lab.generator import USUAL_SEED, generate
     from mart_helpers.lab.sample import write_sample
@@ -305,7 +306,7 @@ def generate(sales: int | None, out: str, seed: int | None, **_: object) -> None
     if sales is None:
         paths = write_sample(Path(out))
     else:
-        paths = generate(sales, Path(out), USUAL_SEED if seed is None else seed)
+        paths = generate(sales, Path(out), USUAL_SEED if seed is None else seed, history=history)
     _say(aligned([(shown(path), size_text(path)) for path in paths], indent=""))
 
 

@@ -16,7 +16,10 @@ SCHEMA = "contract"
 
 #: The prefixes that a comment of the contract may begin with, one behind the other.
 TABLE_PREFIXES: tuple[str, ...] = ("inferred",)
-COLUMN_PREFIXES: tuple[str, ...] = ()
+COLUMN_PREFIXES: tuple[str, ...] = ("history",)
+
+#: The column of a staging table that tells from which day on a row of a dimension is so.
+FILE_DAY = "file_day"
 
 
 #: Names that cannot be those of columns: DuckDB's own, and two that a check gives a meaning.
@@ -91,6 +94,16 @@ class Table(NamedTuple):
         return {name for names in (self.key, *self.uniques, *referring) for name in names}
 
     @property
+    def history_names(self) -> tuple[str, ...]:
+        """Names of the columns whose change makes a new version of a member; none: it has no history."""
+        return tuple(each.name for each in self.columns if "history" in each.comment.prefixes)
+
+    @property
+    def has_days(self) -> bool:
+        """Whether its staging table says from which day on a row is so: a dimension's does."""
+        return self.name.startswith("dim_")
+
+    @property
     def required_names(self) -> set[str]:
         """Names of the columns that an extract must have: those without a default."""
         return {column.name for column in self.columns if column.default is None}
@@ -151,7 +164,7 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
             f"{SCHEMA}.{table}: {', '.join(taken)} means something to DuckDB or in a check. Give "
             "the column another name."
         )
-    return Table(
+    found = Table(
         name=table,
         columns=columns,
         key=keys[0],
@@ -168,6 +181,18 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
         ),
         comment=comment,
     )
+    _refuse_odd_history(found)
+    return found
+
+
+def _refuse_odd_history(table: Table) -> None:
+    place = f"{SCHEMA}.{table.name}"
+    if table.history_names and not table.has_days:
+        raise StateError(f'{place}: "history:" is for the columns of a dimension. Take it away.')
+    if marked := {*table.key} & {*table.history_names}:
+        raise StateError(f'{place}.{min(marked)}: a key has no history. Take "history:" away.')
+    if table.has_days and FILE_DAY in table.column_names:
+        raise StateError(f"{place}: its staging table has a {FILE_DAY} of its own. Give another name.")
 
 
 def referred_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, ...]]:

@@ -15,7 +15,7 @@ from mart_helpers.contract import Reference, Table, ascends_sql, declared_tables
 from mart_helpers.errors import StateError
 from mart_helpers.inferred import INFERRED
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
-from mart_helpers.star import durable_key, star_references, star_types, surrogate_key
+from mart_helpers.star import durable_key, star_references, star_types, surrogate_key, with_versions
 from mart_helpers.texts import literal, quoted, row_sql, row_text_sql
 
 _MOST_NAMED = 5
@@ -141,7 +141,8 @@ def _declared_checks(table: Table, star: Mapping[str, Mapping[str, str]]) -> Ite
     for column in table.columns:
         if column.name in columns and column.is_required:
             yield _not_null(table.name, column.name, known)
-    for names in (table.key, *table.uniques):
+    has_versions = table.name in with_versions(star)
+    for names in [(*table.key, "valid_from")] if has_versions else [table.key, *table.uniques]:
         if columns.issuperset(names):
             yield _unique_check(table.name, names)
     for number, rule in enumerate(table.rules, start=1):
@@ -194,7 +195,7 @@ def _checks_of_books(connection: DuckDBPyConnection) -> Iterator[Check]:
             )
         if name in star:
             is_fact, is_keyed = name.startswith("fact_"), {*table.key} <= {*star[name]}
-            if is_fact or is_keyed:
+            if is_fact or (is_keyed and not table.history_names):
                 yield _rows_check(table)
             if not is_fact and is_keyed and has_table(connection, "staging", name):
                 yield _members_check(connection, table)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import duckdb
 
-from mart_helpers.contract import Reference, Table, read_contract
+from mart_helpers.contract import FILE_DAY, Reference, Table, read_contract
 from mart_helpers.errors import StateError
 from mart_helpers.staging import staging_of
 from mart_helpers.texts import literal, quoted, row_sql, row_text_sql
@@ -55,6 +55,8 @@ def infer_members(connection: duckdb.DuckDBPyConnection, table: Table, reference
     """
     parent = read_contract(connection, reference.table)
     defaults = {each.name: each.default for each in parent.columns if each.default is not None}
+    if parent.has_days:  # it is a member of the newest extract
+        defaults[FILE_DAY] = f"select max({FILE_DAY}) from {staging_of(parent.name)}"
     names = [*reference.table_columns, *(name for name in defaults if name not in parent.key)]
     keys, first = ", ".join(map(quoted, reference.columns)), quoted(" first")
     values = ", ".join([keys, *(f"({defaults[name]})" for name in names[len(parent.key) :])])

@@ -37,6 +37,7 @@ from mart_helpers.sources import (
     CsvFile,
     SeedRows,
     Source,
+    file_days,
     find_sources,
     refuse_changed,
     state_of,
@@ -46,6 +47,7 @@ from mart_helpers.staging import (
     create_days,
     create_staging,
     fill_staging,
+    set_days,
     staging_of,
 )
 from mart_helpers.texts import one_line, quoted
@@ -102,8 +104,8 @@ class Loader:
                 f"max_rejected_share: found {max_rejected_share:g}, expected a share from 0 to 1."
             )
         self._session, self._connection = session, session.connection
-        self._inputs_dir = resolve(inputs_dir)
-        self._raw_files = session.raw_files or RawFiles(session, self._inputs_dir)
+        self.inputs_dir = resolve(inputs_dir)
+        self._raw_files = session.raw_files or RawFiles(session, self.inputs_dir)
         self._max_rejected_share = max_rejected_share
 
     def load(self, table_name: str, *, from_seed: bool) -> None:
@@ -150,15 +152,23 @@ class Loader:
 
     def _stage(self, table: Table, from_seed: bool) -> _Staged:
         seed = SeedRows(self._connection, table.name)
-        sources = [seed] if from_seed else find_sources(self._inputs_dir, table)
+        sources = [seed] if from_seed else find_sources(self.inputs_dir, table)
         states = [state_of(source) for source in sources]
         create_staging(self._connection, table)
         reading = Reading(self._session, table)
         reading.read_all(sources)
+        days = file_days(sources, table) if table.history_names else {}
+        for batch in reading.loaded if days else ():
+            set_days(self._connection, table, [(*rows, days[each.name]) for each, *rows in batch.runs()])
         return _Staged(sources, states, reading.records(sources), reading.loaded, Counter())
 
     def _stage_mapped(self, table: Table, mapping: Mapping) -> _Staged:
         raw, staged = mapping.raw, staging_of(table.name)
+        if table.history_names and len(raw.sources) > 1:
+            raise StateError(
+                f"{mapping.name} reads a folder, and {table.name} has columns with history: their days "
+                'are not read through a mapping. Take "history:" out of the contract.'
+            )
         create_staging(self._connection, table)
         fill_staging(self._connection, table, mapping.rows_sql, (*mapping.fields, PLACE.name))
         rows = mapping.count_rows(staged)

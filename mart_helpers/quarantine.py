@@ -1,5 +1,6 @@
 """Taking the bad rows out of a staging table and into `quarantine`, each with its place in the file."""
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, islice, tee
@@ -7,7 +8,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from mart_helpers.contract import Reference, Table, ascends_sql, referred_columns
+from mart_helpers.contract import FILE_DAY, Reference, Table, ascends_sql, referred_columns
 from mart_helpers.errors import StateError
 from mart_helpers.inferred import infer_members, inferring_references
 from mart_helpers.session import has_table
@@ -37,6 +38,17 @@ class Loaded(NamedTuple):
     def rows(self) -> int:
         """How many records the batch has."""
         return sum(part.count for part in self.parts)
+
+    def runs(self) -> Iterator[tuple[Source, int, int]]:
+        """The rows in staging as runs of one source each: the source, the first row id, how many."""
+        row, behind = self.first_row, 0
+        for part in self.parts:
+            unread = bisect_left(self.unread, behind + part.count) - bisect_left(self.unread, behind)
+            yield part.source, row, part.count - unread
+            row, behind = row + part.count - unread, behind + part.count
+        for source, _ in located(self.parts, self.unread):
+            yield source, row, 1
+            row += 1
 
     def origins(self, row_ids: Sequence[int]) -> Iterator[tuple[int, Source, int]]:
         """These `row_ids`, each with source and number of its record, in the order of the records."""
@@ -101,7 +113,7 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
             connection.execute(_orphans_sql(connection, table, reference))
     connection.execute(_ONLY_THE_ROW)
     for columns in (table.key, *table.uniques):
-        if not _is_true(connection, ascends_sql(rows, row_sql(columns))):
+        if not _is_true(connection, ascends_sql(rows, row_sql([*_apart(table), *columns]))):
             connection.execute(_repeats_sql(table, columns))
     if table.name not in inferred:
         _find_own_orphans(connection, table)
@@ -468,18 +480,24 @@ def _gone_sql(connection: duckdb.DuckDBPyConnection, reference: Reference) -> st
     )
 
 
+def _apart(table: Table) -> list[str]:
+    """What tells rows with the same key apart: dated files, each of which has all members again."""
+    return [FILE_DAY] if table.history_names else []
+
+
 def _repeats_sql(table: Table, columns: Sequence[str], most: int | None = None) -> str:
     """SQL for the rows that repeat a key, the values of these columns; or the first `most` of them.
 
     A key that stands higher up is not above the highest one up there. In a file that is sorted but for
     some rows few are late, which is seen without grouping all. Where a value is missing, none repeats.
     """
-    key, repeats = row_sql(columns), "repeats that" if len(columns) == 1 else "repeat those"
+    within = [*_apart(table), *columns]
+    key, repeats = row_sql(within), "repeats that" if len(columns) == 1 else "repeat those"
     names = ", ".join(f"staged.{quoted(column)}" for column in columns)
     known = [f"{quoted(column)} is not null" for column in columns]
     rows = f"{staging_of(table.name)} where {' and '.join([f'{SUSPECT} is null', *known])}"
     good = f"""
-        select {names}, staged.rowid as " row id", {row_sql(columns, "staged")} as " key"
+        select {names}, staged.rowid as " row id", {row_sql(within, "staged")} as " key"
         from (select *, rowid from {rows}) as staged
         anti join problems on staged.rowid = problems.row_id
     """

@@ -9,7 +9,7 @@ from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import declared_keys
 from mart_helpers.metrics import Metric, is_number
-from mart_helpers.star import day_of, star_references, star_types, surrogate_key
+from mart_helpers.star import day_of, durable_key, star_references, star_types, surrogate_key
 from mart_helpers.texts import quoted, row_sql
 
 _MOST_VALUES = 50  # of a text that reports group by
@@ -44,7 +44,7 @@ class Mart:
         """The columns to compare, each with the name and type of what it stands for.
 
         A key that refers to a dimension stands for that one's natural key; the surrogate key of a
-        dimension that has a natural one for nothing.
+        dimension that has a natural one for nothing, nor does that which its versions share.
         """
         found = {}
         for column, type_ in self.star[table].items():
@@ -52,7 +52,7 @@ class Mart:
             if dimension in self.keys:
                 role, key = column.removesuffix(surrogate_key(dimension)), self.key(dimension)
                 found[column] = ", ".join(f"{role}{name}" for name in key), ", ".join(key.values())
-            elif table not in self.keys or column != surrogate_key(table):
+            elif table not in self.keys or column not in (surrogate_key(table), durable_key(table)):
                 found[column] = column, type_
         return found
 

@@ -14,6 +14,8 @@ import stat
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import date
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -182,6 +184,37 @@ def _told_apart(columns: Sequence[str]) -> tuple[str, ...]:
         taken.add(name.lower())
         names.append(name)
     return tuple(names)
+
+
+def file_days(sources: Sequence[Source], table: Table) -> dict[str, date]:
+    """The day of each file of a folder, by the name of its source; nothing for a single file.
+
+    Raises InputError for a file whose name does not end in a day, and for two of the same day.
+    """
+    days: dict[str, date] = {}
+    for source in sources:
+        folder, _, file = source.name.rpartition("/")
+        if folder:
+            day = _day_in(source, file)
+            if day in days.values():
+                raise InputError(
+                    f"{folder} holds two files of {day}, of which {file} is one. Leave the one that "
+                    "counts."
+                )
+            days[source.name] = day
+    return days
+
+
+def _day_in(source: Source, file: str) -> date:
+    found = re.fullmatch(r"(?:.*[^0-9])?([0-9]{4}-[0-9]{2}-[0-9]{2})", file.partition(".")[0])
+    with suppress(ValueError):
+        if found:
+            return date.fromisoformat(found[1])
+    raise InputError(
+        f"{source.name}: its name does not end in the day from which on its rows are so, as in "
+        '2024-02-01.csv. Rename it; or take "history:" out of the contract, and the files of the folder '
+        "are parts of one extract."
+    )
 
 
 class SeedRows(NamedTuple):

@@ -8,16 +8,20 @@ those of a column.
 """
 
 from collections.abc import Iterable
+from datetime import date
 
 import duckdb
 
-from mart_helpers.contract import Column, Rule, Table, cast_sql, form_of, id_sql, trimmed_sql
+from mart_helpers.contract import FILE_DAY, Column, Rule, Table, cast_sql, form_of, id_sql, trimmed_sql
 from mart_helpers.sources import ROW_FAULT
 from mart_helpers.texts import literal, quoted
 
 SUSPECT = quoted(" suspect")
 
 _LONGEST_VALUE = 1000
+
+#: The day from which on the rows of a file are so, if its name tells none.
+BEGINNING = date(1900, 1, 1)
 
 # A mapping tells the faults of a row one by one, as a JSON list of this form.
 _IS_LIST = f"starts_with({ROW_FAULT}, '[{{')"
@@ -32,9 +36,10 @@ def staging_of(table_name: str) -> str:
 
 def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """Make the staging table anew, without rows and without constraints."""
-    columns = ", ".join(f"{quoted(column.name)} {column.type}" for column in table.columns)
+    columns = [f"{quoted(column.name)} {column.type}" for column in table.columns]
+    columns += [f"{FILE_DAY} date default date '{BEGINNING}'"] if table.has_days else []
     connection.execute(
-        f"create or replace table {staging_of(table.name)} ({columns}, {SUSPECT} varchar)"
+        f"create or replace table {staging_of(table.name)} ({', '.join(columns)}, {SUSPECT} varchar)"
     )
 
 
@@ -71,7 +76,7 @@ def fill_staging(
     row = ", ".join([*map(_text, table.columns), ROW_FAULT])
     connection.execute(
         f"""
-        insert into {staging_of(table.name)}
+        insert into {staging_of(table.name)} ({", ".join(values)}, {SUSPECT})
         with texts as (select {", ".join(texts)}, {ROW_FAULT} from ({text_rows})),
         {_typed_steps(table.columns)}
         select
@@ -79,6 +84,27 @@ def fill_staging(
             case when {" or ".join(conspicuous)} then to_json([{row}])::varchar end
         from typed
         """
+    )
+
+
+def set_days(
+    connection: duckdb.DuckDBPyConnection, table: Table, runs: Iterable[tuple[int, int, date]]
+) -> None:
+    """Set the day of the rows of the staging table, by runs: first row id, how many rows, their day."""
+    firsts, counts, days = map(list, zip(*runs, strict=True))
+    connection.execute(
+        f"update {staging_of(table.name)} as staged set {FILE_DAY} = runs.day from "
+        "(select unnest($firsts) as first, unnest($counts) as rows, unnest($days) as day) as runs "
+        "where staged.rowid >= runs.first and staged.rowid < runs.first + runs.rows "
+        # else all rows would be compared with all runs
+        "and staged.rowid between $begin and $end",
+        {
+            "firsts": firsts,
+            "counts": counts,
+            "days": days,
+            "begin": firsts[0],
+            "end": firsts[-1] + counts[-1],
+        },
     )
 
 

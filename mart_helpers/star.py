@@ -44,6 +44,11 @@ def durable_key(dimension: str) -> str:
     return f"{dimension.removeprefix('dim_')}_durable_key"
 
 
+def with_versions(star: Mapping[str, Iterable[str]]) -> list[str]:
+    """Those tables of the `star`, given with their columns, that have versions of their members."""
+    return [table for table, columns in star.items() if durable_key(table) in columns]
+
+
 def star_references(
     connection: duckdb.DuckDBPyConnection, database: str | None = None
 ) -> dict[str, dict[str, str]]:

@@ -77,8 +77,8 @@ order by inventory.count_id;
 
 -- one row per sale line
 create table fact_sales as""",
-    "    coalesce(dim_customer.customer_key, -1) as customer_key,\n    dim_product": """\
-    coalesce(dim_customer.customer_key, -1) as customer_key,
+    "    coalesce(customers.customer_key, -1) as customer_key,\n    dim_product": """\
+    coalesce(customers.customer_key, -1) as customer_key,
     coalesce(ship_to.customer_key, -1) as ship_to_customer_key,
     coalesce(ship_date.date_key, -1) as ship_date_key,
     dim_store.store_key,
@@ -94,11 +94,13 @@ where units > 20;
 
 comment on view checks.few_units is 'warn: no count is above 20';
 """,
-    "left join dim_customer on sales.customer_id = dim_customer.customer_id": """\
+    "left join staging.customers_of_sales as customers": """\
 inner join dim_store on sales.store_no = dim_store.store_no
-left join dim_customer on sales.customer_id = dim_customer.customer_id
-left join dim_customer as ship_to on sales.ship_to_id = ship_to.customer_id
-left join dim_date as ship_date on sales.ship_date = ship_date.date""",
+left join staging.customers_of_sales as ship_to
+    on sales.ship_to_id = ship_to.customer_id
+    and sales.sale_date between ship_to.sales_from and ship_to.sales_to
+left join dim_date as ship_date on sales.ship_date = ship_date.date
+left join staging.customers_of_sales as customers""",
 }
 
 

@@ -21,6 +21,7 @@ from mart_helpers.parameters import resolve, shown
 FIRST_DAY = date(2023, 1, 1)
 DAYS = (date(2025, 1, 1) - FIRST_DAY).days
 USUAL_SEED = 8
+EXTRACTS = tuple(date(year, month, 1) for year in (2023, 2024) for month in (1, 4, 7, 10))
 MOST_SALES = 1_000_000_000  # more is a slip of the keyboard, and would fill the disk
 SMALL_COMPANY = 100_000  # up to so many sales the company stays small enough to be known by heart
 MOST_PRODUCTS = 5_000
@@ -154,7 +155,7 @@ copy (
 """
 
 
-def generate(sales: int, out: Path, seed: int = USUAL_SEED) -> list[Path]:
+def generate(sales: int, out: Path, seed: int = USUAL_SEED, *, history: bool = False) -> list[Path]:
     """Write dim_customer.csv, dim_product.csv, fact_sales.csv into folder `out`; give the paths.
 
     The sales cover 2023 and 2024, ordered by date: a strong November and December, weak Sundays,
@@ -162,7 +163,11 @@ def generate(sales: int, out: Path, seed: int = USUAL_SEED) -> list[Path]:
     100,000 sales there are 24 customers and 12 products. Beyond, each 200 sales add a customer
     and each 2,000 a product, to 5,000 products at most: numbered variants that follow the base
     rows. Ids of one file all have the same width. Files of these names are replaced, once all
-    three are complete. Memory use does not grow with the sales.
+    are complete. Memory use does not grow with the sales.
+
+    With `history` the customers are a folder of quarterly extracts in place of the one file, such as
+    dim_customer/2023-04-01.csv, each with those who had signed up by its day. From one to the next 2 %
+    of them move, 1 % become another kind of business, 1 % get another name, and 1 % are left out.
 
     Raises UsageError where `sales` is below 1 or above MOST_SALES, or `out` is no folder, and
     StateError where the files cannot be written.
@@ -172,9 +177,11 @@ def generate(sales: int, out: Path, seed: int = USUAL_SEED) -> list[Path]:
             f"generate: cannot make {sales} sales. Ask for 1 to {MOST_SALES:,}: --sales 100000"
         )
     folder = resolve(out)
-    paths = [folder / f"{name}.csv" for name in ("dim_customer", "dim_product", "fact_sales")]
+    extracts = [f"dim_customer/{day}" for day in EXTRACTS] if history else ["dim_customer"]
+    paths = [folder / f"{name}.csv" for name in (*extracts, "dim_product", "fact_sales")]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for path in (paths[0], paths[-1]):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with whole_files(paths) as parts:
             _write(sales, parts, seed)
     except (FileExistsError, NotADirectoryError) as error:
@@ -193,13 +200,21 @@ def _write(sales: int, paths: list[Path], seed: int) -> None:
     extra = max(0, sales - SMALL_COMPANY)
     customers = len(CUSTOMERS) + extra // 200
     products = min(MOST_PRODUCTS, len(PRODUCTS) + extra // 2_000)
-    for path, rows in zip(paths, (_customer_rows(customers), _product_rows(products)), strict=False):
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-    _write_sales(paths[2], sales, customers, products, draw(0, seed))
+    *extracts, products_path, sales_path = paths
+    is_single = len(extracts) == 1
+    for number, path in enumerate(extracts):
+        _write_rows(path, _customer_rows(customers, None if is_single else number, seed))
+    _write_rows(products_path, _product_rows(products))
+    _write_sales(sales_path, sales, customers, products, draw(0, seed))
 
 
-def _customer_rows(count: int) -> Iterator[tuple[str, ...]]:
+def _write_rows(path: Path, rows: Iterator[tuple[str, ...]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def _customer_rows(count: int, extract: int | None, seed: int) -> Iterator[tuple[str, ...]]:
+    """The customers as they began, or as they stand in the extract of this number."""
     yield "customer_id", "customer_name", "segment", "city", "country", "signup_date"
     for index in range(count):
         variant, base = divmod(index, len(CUSTOMERS))
@@ -207,8 +222,31 @@ def _customer_rows(count: int) -> Iterator[tuple[str, ...]]:
         # Never later than the base customer, whose signup is the one that the sales look at.
         signup = customer.signup_date - timedelta(days=variant * 37 % 900)
         name = _variant_name(customer.name, variant)
-        place = (customer.segment, customer.city, customer.country)
-        yield f"C{index + 1:0{_width(count, 3)}}", name, *place, signup.isoformat()
+        now = customer._replace(name=name, signup_date=signup)
+        if extract is not None:
+            now = _changed(now, index, extract, seed)
+        if now:
+            place = (now.segment, now.city, now.country)
+            yield f"C{index + 1:0{_width(count, 3)}}", now.name, *place, signup.isoformat()
+
+
+def _changed(customer: Customer, index: int, extract: int, seed: int) -> Customer | None:
+    """The customer with all that has happened to it up to an extract, which may lack it."""
+    if customer.signup_date > EXTRACTS[extract]:
+        return None
+    for number in range(1, extract + 1):
+        chance = draw(len(EXTRACTS) * index + number, draw(1, seed))
+        other = CUSTOMERS[chance // 100 % len(CUSTOMERS)]
+        match chance % 100:
+            case 0 | 1:
+                customer = customer._replace(city=other.city, country=other.country)
+            case 2:
+                customer = customer._replace(segment=other.segment)
+            case 3:
+                customer = customer._replace(name=f"{customer.name.removesuffix(' & Sons')} & Sons")
+            case 4 if number == extract:
+                return None
+    return customer
 
 
 def _product_rows(count: int) -> Iterator[tuple[str, ...]]:

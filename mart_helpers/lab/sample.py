@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mart_helpers.files import whole_files
-from mart_helpers.lab.generator import draw, money
+from mart_helpers.lab.generator import draw, generate, money
 from mart_helpers.parameters import resolve
 
 FIRST_DAY, LAST_DAY = date(2023, 1, 1), date(2024, 12, 31)
 SEED = 44  # of those tried, one that makes the story plain
+
+# The dated extracts of stage 4 are another company's.
+HISTORY_SALES, HISTORY_SEED = 1_000, 13
 
 # Until then the coffees cost a tenth less.
 PRICE_RISE = date(2024, 1, 1)
@@ -134,8 +137,9 @@ Row = dict[str, object]
 def write_sample(out: Path) -> list[Path]:
     """Write dim_customer.csv, dim_product.csv and fact_sales.csv into the folder `out`; their paths.
 
-    The sales are in the order of their days, about 2,500 of 2023 and 2024. Files of these names are
-    replaced. Raises StateError where they cannot be written.
+    The sales are in the order of their days, about 2,500 of 2023 and 2024. In `out`/history are the
+    extracts of stage 4, whose customers are dated. Files of these names are replaced. Raises StateError
+    where they cannot be written.
     """
     tables = {"dim_customer": customer_rows(), "dim_product": product_rows(), "fact_sales": sale_rows()}
     tables["dim_customer"].append(dict(zip(tables["dim_customer"][0], BAD_CUSTOMER, strict=True)))
@@ -147,7 +151,7 @@ def write_sample(out: Path) -> list[Path]:
                 writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
-    return paths
+    return paths + generate(HISTORY_SALES, resolve(out) / "history", HISTORY_SEED, history=True)
 
 
 def customer_rows() -> list[Row]:

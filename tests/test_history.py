@@ -1,0 +1,224 @@
+"""Versions of customers from dated extracts, against an oracle that goes through them day by day."""
+
+import shutil
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+from conftest import sql_of
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from mart_helpers.history import check_history
+from mart_helpers.loading import Loader
+from mart_helpers.session import Session
+
+FIRST_DAY, DAYS = date(2024, 1, 1), 20
+OPEN_END = date(9999, 12, 31)
+HEADER = "customer_id,customer_name,segment,city,country,signup_date\n"
+SALES_HEADER = "sale_id,sale_date,customer_id,product_id,quantity,unit_price,discount\n"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a file says of a customer; `is_good` is false where the row cannot be read."""
+
+    name: str
+    segment: str
+    city: str
+    country: str
+    is_good: bool = True
+
+    @property
+    def kept(self) -> tuple[str | None, ...]:
+        return tuple(text or None for text in (self.segment, self.city, self.country))
+
+    def line(self, customer: str) -> str:
+        signup = "" if self.is_good else "soon"
+        return f"{customer},{self.name},{self.segment},{self.city},{self.country},{signup}\n"
+
+
+Files = dict[date, dict[str, Told]]
+Version = tuple  # customer, name, segment, city, country, valid_from, valid_to
+
+
+def write(folder: Path, files: Files, sales: list[tuple[date, str]]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "dim_customer").mkdir(parents=True)
+    for day, told in files.items():
+        lines = [row.line(customer) for customer, row in told.items()]
+        (folder / "dim_customer" / f"{day}.csv").write_text(HEADER + "".join(lines))
+    (folder / "dim_product.csv").write_text(
+        "product_id,product_name,category,unit_cost,list_price\nP1,Tea,Tea,1,2\n"
+    )
+    lines = [f"S{n:03},{day},{customer},P1,1,2,0\n" for n, (day, customer) in enumerate(sales)]
+    (folder / "fact_sales.csv").write_text(SALES_HEADER + "".join(lines))
+
+
+MADE = (
+    "set variable history",
+    "create view staging.customer_states",
+    "create table staging.customer_versions",
+    "create table staging.customers_of_sales",
+    "create macro gross_amount",
+    "create macro discount_amount",
+    "create macro net_amount",
+    "create table dim_customer",
+    "create table dim_product",
+    "create table dim_date",
+    "create table fact_sales",
+)
+
+
+def forget(session: Session) -> None:
+    """Drop what an earlier build of the same candidate has made."""
+    for name in ("fact_sales", "dim_customer", "dim_product", "dim_date"):
+        session.connection.execute(f"drop table if exists {name}")
+    session.connection.execute("""
+        drop view if exists staging.customer_states;
+        drop table if exists staging.customer_versions;
+        drop table if exists staging.customers_of_sales;
+        drop macro if exists gross_amount;
+        drop macro if exists discount_amount;
+        drop macro if exists net_amount;
+    """)
+
+
+def build(session: Session, folder: Path) -> None:
+    """The star of the extracts in `folder`, by the cells of 01_build."""
+    forget(session)
+    loader = Loader(session, folder, 1)
+    for table in ("dim_customer", "dim_product", "fact_sales"):
+        loader.load(table, from_seed=False)
+    for cell in sql_of("01_build", *MADE):
+        session.connection.execute(cell)
+    session.connection.execute("create schema if not exists checks")
+    check_history(session, allow_restated=False)
+
+
+def fetch(session: Session, sql: str) -> list[tuple]:
+    return session.connection.execute(sql).fetchall()
+
+
+def bad_rows(session: Session, check: str) -> list[tuple]:
+    return fetch(session, f'from checks."{check}"')
+
+
+MET = """
+select sale_id, customer_id, customer_name, segment, city, country, valid_from, valid_to
+from fact_sales
+inner join dim_customer using (customer_key)
+order by sale_id
+"""
+
+VERSIONS = """
+select customer_id, customer_name, segment, city, country, valid_from, valid_to
+from dim_customer
+where customer_key <> -1
+order by customer_id, valid_from
+"""
+
+
+def by_day(files: Files, customer: str) -> dict[date, tuple[str | None, ...]]:
+    """What is so of the customer on each day from the first file on; nothing where it is missing."""
+    so: dict[date, tuple[str | None, ...]] = {}
+    last_read, now = None, None
+    for number in range(DAYS + 1):
+        day = FIRST_DAY + timedelta(days=number)
+        if any(row.is_good for row in files.get(day, {}).values()):
+            row = files[day].get(customer)
+            if row and row.is_good:
+                last_read = row.kept
+            now = last_read if row else None
+        if now:
+            so[day] = now
+    return so
+
+
+def versions_of(files: Files, customer: str) -> list[Version]:
+    so = by_day(files, customer)
+    if not so:
+        return []
+    names = [told[customer].name for day, told in sorted(files.items())
+             if customer in told and told[customer].is_good]  # fmt: skip
+    runs: list[list[date]] = []
+    for day in sorted(so):
+        is_next = runs and runs[-1][-1] + timedelta(days=1) == day and so[runs[-1][-1]] == so[day]
+        runs[-1].append(day) if is_next else runs.append([day])
+    last = FIRST_DAY + timedelta(days=DAYS)
+    return [
+        (customer, names[-1] or None, *so[run[0]], run[0], OPEN_END if run[-1] == last else run[-1])
+        for run in runs
+    ]
+
+
+def met_by(files: Files, day: date, customer: str) -> Version:
+    """The version of the last day up to this one on which there was one; else the first."""
+    known = versions_of(files, customer)
+    begun = [version for version in known if version[-2] <= day]
+    return max(begun, key=lambda version: version[-2]) if begun else known[0]
+
+
+TOLD = st.builds(
+    Told,
+    name=st.sampled_from(["Ann", "Anna", ""]),
+    segment=st.sampled_from(["Cafe", "Cafe", "Shop", ""]),
+    city=st.sampled_from(["Graz", "Graz", "Lyon", ""]),
+    country=st.sampled_from(["Austria", "Austria", ""]),
+    is_good=st.sampled_from([True, True, True, False]),
+)
+CUSTOMERS = ["C1", "C2", "C3"]
+FILES = st.dictionaries(
+    st.integers(1, DAYS - 2).map(lambda n: FIRST_DAY + timedelta(days=n)),
+    st.dictionaries(st.sampled_from(CUSTOMERS), TOLD, min_size=1),
+    min_size=1,
+    max_size=6,
+).filter(lambda files: any(row.is_good for told in files.values() for row in told.values()))
+SALE_DAYS = st.lists(st.integers(0, DAYS), min_size=1, max_size=8)
+
+
+@settings(
+    max_examples=15,
+    phases=[Phase.explicit, Phase.generate],
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(files=FILES, sale_days=SALE_DAYS, repeated=st.integers(0, 5))
+def test_versions_and_sales_are_those_of_a_day_by_day_oracle(
+    candidate, tmp_path, files, sale_days, repeated
+):
+    known = [customer for customer in CUSTOMERS if versions_of(files, customer)]
+    sales = [
+        (FIRST_DAY + timedelta(days=n), known[place % len(known)]) for place, n in enumerate(sale_days)
+    ]
+    expected = [version for customer in known for version in versions_of(files, customer)]
+    met = [(f"S{n:03}", *met_by(files, day, customer)) for n, (day, customer) in enumerate(sales)]
+
+    write(tmp_path / "in", files, sales)
+    build(candidate, tmp_path / "in")
+
+    assert fetch(candidate, VERSIONS) == expected
+    assert fetch(candidate, MET) == met
+    keys = fetch(candidate, "select valid_from, customer_id from dim_customer where customer_key > 0")
+    assert keys == sorted(keys)
+    outside = [not each[-2] <= day <= each[-1] for each, (day, _) in zip(met, sales, strict=True)]
+    assert len(bad_rows(candidate, "fact_sales_customer_key_is_valid_on_its_day")) == sum(outside)
+    for check in (
+        "dim_customer_has_no_overlap",
+        "dim_customer_has_each_loaded_state",
+        "dim_customer_differs_by_history_alone",
+        "fact_sales_customer_key_is_the_version_of_its_day",
+    ):
+        assert bad_rows(candidate, check) == [], check
+
+    star = [fetch(candidate, f"from {table} order by all") for table in ("dim_customer", "fact_sales")]
+    day = sorted(files)[repeated % len(files)]
+    if day + timedelta(days=1) not in files and all(row.is_good for row in files[day].values()):
+        # a file that only repeats, and the files in another order of arrival
+        again = {day + timedelta(days=1): files[day], **dict(reversed(files.items()))}
+        write(tmp_path / "in", again, sales)
+        build(candidate, tmp_path / "in")
+        for table, rows in zip(("dim_customer", "fact_sales"), star, strict=True):
+            assert fetch(candidate, f"from {table} order by all") == rows
