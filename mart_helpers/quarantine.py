@@ -77,7 +77,7 @@ def count_suspects(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
 def count_repeats(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
     """How many rows, else not suspect, repeat a key; 0 if an estimate says that few do."""
     good = f"from {staging_of(table.name)} where {SUSPECT} is null"
-    key = row_sql(table.key)
+    key = row_sql([*_apart(table), *table.key])
     estimate = f"select count(*) * {_MOST_UNIQUE} < approx_count_distinct({key}) {good}"
     if _is_true(connection, estimate):
         return 0
