@@ -25,6 +25,11 @@ BYTECODE := $(VENV_PYTHON) -m compileall -q -j 0 -x /tests/ .venv/lib mart_helpe
 FONTS := $(VENV_PYTHON) -c 'import matplotlib.font_manager' 2>/dev/null
 COMPILE := $(UV) pip compile --quiet --no-config --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock"
+# The first notebook, no news from the web, no helper file between the notebooks, and of the SQL plugin
+# the highlighting: its other parts complain in the browser's console.
+LAB_OPTIONS := --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/01_build.ipynb \
+	--LabApp.app_settings_dir=mart_helpers/templates/lab \
+	--ContentsManager.hide_globs='["__pycache__", "conftest.py", "*.pyc", "*~"]'
 # dbt, pandas and polars, which `make bench` measures against, have an environment of their own.
 BENCHMARKS := tests/benchmarks
 PEERS := $(BENCHMARKS)/.venv
@@ -50,7 +55,7 @@ app: $(APP_READY)  ## Show the mart in a browser, with controls; APP_ARGS is pas
 	@$(VENV_PYTHON) -m mart app $(APP_ARGS)
 
 lab: $(DEV_READY)  ## Open 01_build in JupyterLab; LAB_ARGS is passed on.
-	@$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/01_build.ipynb $(LAB_ARGS)
+	@$(VENV_PYTHON) -m jupyterlab $(LAB_OPTIONS) $(LAB_ARGS)
 
 lint: $(DEV_READY)  ## Check the style of Python and SQL, in files and in cells.
 	@$(VENV_PYTHON) -m ruff check

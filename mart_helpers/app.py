@@ -207,8 +207,10 @@ def _parts(
             if "parameters" in tags(cell):
                 shell.user_ns |= {name: given[name] for name in given if name in shell.user_ns}
             make_clickable(shell.user_ns)
-            name = _NAME.match(source)
-            yield _part(shell, keys, cell["id"], name[1] if name else "answer", result.result)
+            value, name = result.result, _NAME.match(source)
+            if "summary" in tags(cell) and isinstance(value, pd.DataFrame):
+                value = "  \n".join(value.iloc[:, 0].astype(str)).replace("$", "\\$")
+            yield _part(shell, keys, cell["id"], name[1] if name else "answer", value)
     finally:
         if session := getattr(shell, "mart_session", None):
             session.close()
@@ -278,8 +280,6 @@ def _show(part: Part, show_origin: Callable[[pd.Series], None]) -> None:
         st.altair_chart(value.chart, key=part.key, on_select="rerun")
     elif isinstance(value, Chart):
         st.image(value.png)
-    elif isinstance(value, pd.DataFrame) and value.shape[1] == 1:  # sentences
-        st.markdown("  \n".join(value.iloc[:, 0].astype(str)))
     elif isinstance(value, pd.DataFrame):
         _show_table(value, part.name, part.key)
     elif hasattr(value, "_repr_html_"):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import code_cells, query
+from conftest import CHECKOUT, code_cells, query
 from golden import ORDER
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from playwright.sync_api import ConsoleMessage, Page, sync_playwright
@@ -27,12 +28,6 @@ NOTEBOOK = "window.jupyterapp?.shell.currentWidget"
 IS_IDLE = f"{NOTEBOOK}?.sessionContext?.session?.kernel?.status === 'idle'"
 CELLS = f"Array.from({NOTEBOOK}.content.model.cells, cell => cell.toJSON())"
 OPENED = "window.jupyterapp.shell.currentWidget"
-# What JupyterLab and its extensions say of themselves on the console, and why it is none of ours.
-NOISE = {
-    # jupysql-plugin has a part that needs ipywidgets, which we leave out: forms that no notebook uses
-    "jupyter.extensions.jupyterWidgetRegistry": "forms of jupysql-plugin",
-    "_onSettingsChanged": "toolbar button of jupysql-plugin, asked for before it is drawn",
-}
 STAR = "document.querySelector('.jp-RenderedImage img')"  # the only picture of 01_build
 FAILING = "%%sql\nselect * from no_such_table"
 
@@ -55,7 +50,7 @@ def lab(shared_home: Path) -> Iterator[str]:
     nbformat.write(offer, shared_home / "notebooks" / "offer.ipynb")
     options = ["--no-browser", "--allow-root", "--port=0", "--IdentityProvider.token=canary"]
     server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", *options, "--LabApp.expose_app_in_browser=True"],
+        [sys.executable, *make_lab(), *options, "--LabApp.expose_app_in_browser=True"],
         cwd=shared_home,
         env=os.environ | {"JUPYTER_CONFIG_DIR": str(shared_home / "config")},
         stderr=subprocess.PIPE,
@@ -68,6 +63,13 @@ def lab(shared_home: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{found[1]}/lab/tree/notebooks"
     server.terminate()
     server.communicate(timeout=30)
+
+
+def make_lab() -> list[str]:
+    """What `make lab` gives to Python."""
+    told = subprocess.run(["make", "--dry-run", "lab"], cwd=CHECKOUT, capture_output=True, text=True)
+    _, *words = shlex.split(told.stdout.splitlines()[-1])
+    return [word.replace("settings_dir=", f"settings_dir={CHECKOUT}/") for word in words]
 
 
 def wait_for_connection(port: int) -> None:
@@ -96,10 +98,10 @@ def page(its_page: Page, request: pytest.FixtureRequest, tmp_path: Path) -> Iter
     complaints: list[str] = []
 
     def complain(message: ConsoleMessage | Exception) -> None:
-        text = str(message.text if isinstance(message, ConsoleMessage) else message)
-        is_error = not isinstance(message, ConsoleMessage) or message.type == "error"
-        if is_error and not any(words in text for words in NOISE):
-            complaints.append(text)
+        if not isinstance(message, ConsoleMessage):
+            complaints.append(str(message))
+        elif message.type == "error":
+            complaints.append(message.text)
 
     its_page.on("console", complain)
     its_page.on("pageerror", complain)
@@ -166,6 +168,16 @@ def shown(cells: list[dict]) -> list[str]:
 def errors(cells: list[dict]) -> list[dict]:
     outputs = [output for cell in cells for output in cell["outputs"]]
     return [output for output in outputs if output["output_type"] == "error"]
+
+
+def test_the_first_notebook_is_opened_and_nothing_stands_before_it(page, lab):
+    page.goto(f"{lab.partition('/lab')[0]}/?token=canary")
+    page.wait_for_function(f"{NOTEBOOK}?.context?.path === 'notebooks/01_build.ipynb'", timeout=60_000)
+    page.wait_for_function(IS_IDLE, timeout=120_000)
+    files = page.locator(".jp-DirListing-itemText").all_inner_texts()
+    assert [file for file in files if "." in file and not file.endswith(".ipynb")] == []
+    assert "01_build.ipynb" in files
+    assert page.locator(".Toastify__toast, .jp-Dialog").count() == 0
 
 
 @pytest.mark.parametrize("name", ORDER)
