@@ -86,6 +86,7 @@ def test_the_answers_are_those_of_the_notebooks_sql(app: AppTest, shared_mart: P
         ("country", "Austria", "Austria"),
         ("category", "Tea", "Tea"),
         ("top_n", 3, 3),
+        ("currency", "EUR", "EUR"),
     ],
 )
 def test_a_control_answers_as_its_parameter_does(
