@@ -246,7 +246,10 @@ class _View:
             each |= {"catalog_name": SOURCE, "schema_name": "main"}
             each["qualified_name"] = {"path": [SOURCE, "main", each["table_name"]]}
         if not found:
-            raise StateError(f"{self._name} reads from no {SOURCE}.<file>, so it has no lines.")
+            raise StateError(
+                f"{self._name} reads from no {SOURCE}.<file>, so it has no lines. If a view stands "
+                "between, make it a step (`with`) of the mapping."
+            )
         return [*dict.fromkeys(each["table_name"] for each in found)]
 
     def _refuse_unread(self, others: Sequence[Raw]) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import xlsxwriter
 from conftest import CHECKOUT
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 
 from mart_helpers.errors import InputError
 from mart_helpers.loading import Loader
@@ -142,6 +144,55 @@ def test_the_same_rows_in_each_format_load_the_same(candidate, tmp_path, of_csv,
     write(folder)
     load(candidate, folder)
     assert outcome(candidate) == of_csv
+
+
+@pytest.fixture(scope="module")
+def whole_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The products of the sample in each format, as bytes."""
+    folder = tmp_path_factory.mktemp("whole")
+    for write in (in_sheets, in_json, in_lines_of_json, in_sqlite):
+        write(folder)
+    (folder / "company.sqlite").rename(folder / "dim_product.sqlite")
+    return {path.suffix: path.read_bytes() for path in folder.glob("dim_product.*")}
+
+
+@settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.data())
+def test_a_damaged_file_is_refused_or_each_row_of_it_accounted_for(
+    candidate, whole_files, tmp_path_factory, data
+):
+    suffix = data.draw(st.sampled_from(sorted(whole_files)))
+    damaged = bytearray(whole_files[suffix])
+    at = data.draw(st.integers(0, len(damaged) - 1))
+    change = data.draw(st.sampled_from(["flip", "cut", "lose", "double"]))
+    if change == "flip":
+        damaged[at] ^= 1 << data.draw(st.integers(0, 7))
+    elif change == "cut":
+        del damaged[at:]
+    else:
+        behind = at + data.draw(st.integers(1, 40))
+        damaged[at:behind] = b"" if change == "lose" else damaged[at:behind] * 2
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / f"dim_product{suffix}").write_bytes(damaged)
+    try:
+        Loader(candidate, folder, 1.0).load("dim_product", from_seed=False)
+    except InputError:
+        event(f"{suffix} refused")
+        return
+    event(f"{suffix} read")
+    read, loaded, bad = candidate.connection.execute(
+        "select rows_read, rows_loaded, rows_quarantined from build_inputs"
+    ).fetchone()
+    (staged,) = candidate.connection.execute("select count(*) from staging.dim_product").fetchone()
+    (lines,) = candidate.connection.execute("select count(distinct line) from quarantine").fetchone()
+    assert (loaded, bad) == (staged, lines)
+    assert read == loaded + bad
 
 
 @pytest.mark.parametrize("is_1904", [False, True])
