@@ -62,7 +62,7 @@ class Failure(NamedTuple):
 
 
 def run_checks(session: Session, start_date: str = "", end_date: str = "") -> pd.DataFrame:
-    """Count the bad rows of every check: one row a check, the worst first.
+    """Count the bad rows of every check: one row a check, the worst and those of most rows first.
 
     If a view has a column of the day of a fact, as the contract declares it or as a key of the calendar,
     only rows from `start_date` to `end_date` count (ISO 8601, both included, empty: open). Columns:
@@ -78,7 +78,7 @@ def run_checks(session: Session, start_date: str = "", end_date: str = "") -> pd
     ]
     counts = _counted_at_once(connection, views)
     results = [_result(connection, *each) for each in zip(views, counts, strict=True)]
-    results.sort(key=lambda result: (RESULTS.index(result[2]), result[1], result[0]))
+    results.sort(key=lambda row: (RESULTS.index(row[2]), row[1], -(row[3] or 0), row[0]))
     found = pd.DataFrame(results, columns=_RESULT_COLUMNS).astype({"bad_rows": "Int64"})
     found.attrs["built_at"] = build_time(connection)
     return found
