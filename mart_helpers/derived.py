@@ -40,7 +40,8 @@ def derive_checks(session: Session) -> None:
     connection = session.connection
     _refuse_references_to_nothing(connection)
     connection.execute("create schema if not exists checks")
-    create_checks(connection, [*_structural_checks(connection), *_checks_of_books(connection)])
+    views = _checks_of_views(connection)
+    create_checks(connection, [*_structural_checks(connection), *_checks_of_books(connection), *views])
 
 
 def _refuse_references_to_nothing(connection: DuckDBPyConnection) -> None:
@@ -90,6 +91,18 @@ def _structural_checks(connection: DuckDBPyConnection) -> Iterator[Check]:
     for name in declared_tables(connection):
         if name in star:
             yield from _declared_checks(read_contract(connection, name), star)
+
+
+def _checks_of_views(connection: DuckDBPyConnection) -> Iterator[Check]:
+    """A view that joins tables with a column of the same name calls the second one `<name>_1`."""
+    for (view,) in connection.execute(f"select distinct view_name from ({_TWICE})").fetchall():
+        yield Check(
+            f"{view}_has_each_name_once",
+            f"select column_name, second_column, found_in_words from ({_TWICE}) "
+            f"where view_name = {literal(view)}",
+            f"no two columns that {view} joins have the same name, as only the first keeps it",
+            "warn",
+        )
 
 
 def _unique_check(table: str, columns: Sequence[str]) -> Check:
@@ -294,6 +307,23 @@ def _amounts_check(table: str, loaded: Mapping[str, str | None]) -> Check:
         f"the amounts of {table} add up to those of the rows that were loaded",
     )
 
+
+_TWICE = """
+select
+    first.table_name as view_name,
+    first.column_name,
+    second.column_name as second_column,
+    format('{} has two columns called {}: the second is {}', view_name, first.column_name, second_column)
+        as found_in_words
+from duckdb_columns() as first
+inner join duckdb_columns() as second
+    on first.table_oid = second.table_oid
+    and first.database_oid = second.database_oid
+    and second.column_name = first.column_name || '_1'
+inner join duckdb_views() as views
+    on first.table_oid = views.view_oid and first.database_oid = views.database_oid
+where views.database_name = current_database() and views.schema_name = 'main' and not views.internal
+"""
 
 _MACROS = """
 select function_name, parameters

@@ -106,6 +106,19 @@ def test_odd_names_are_loaded_checked_and_told(folder):
     assert past[0][0].count("1.00 → 2.00") == len(AMOUNTS)
 
 
+def test_a_name_that_two_joined_tables_have_is_told(candidate):
+    candidate.connection.execute(
+        "create table dim_date as select 1 as date_key, 5 as month;"
+        "create table fact_visit as select 1 as date_key, 'May' as month;"
+        "create view visits as select fact_visit.*, dim_date.* exclude (dim_date.date_key) "
+        "from fact_visit inner join dim_date on fact_visit.date_key = dim_date.date_key"
+    )
+    derive_checks(candidate)
+    results = run_checks(candidate).set_index("check_name")
+    found = "visits has two columns called month: the second is month_1"
+    assert results.loc["visits_has_each_name_once", ["status", "finding"]].tolist() == ["warn", found]
+
+
 def test_odd_names_are_exported(folder):
     from mart_helpers.session import open_published
 
