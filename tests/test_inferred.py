@@ -40,7 +40,8 @@ def build(folder: Path, products: str = PRODUCTS, also: str = INFERRED) -> Sessi
         (folder / f"{table}.csv").write_text(text)
         Loader(session, folder, 1.0).load(table, from_seed=False)
     amounts = [f"create macro {name}_amount" for name in ("gross", "discount", "net")]
-    for cell in sql_of("01_build", *amounts, "create table dim_", "create table fact_"):
+    makes = ("set variable history", "create view staging.", "create table staging.")
+    for cell in sql_of("01_build", *amounts, *makes, "create table dim_", "create table fact_"):
         session.execute(cell)
     return session
 
