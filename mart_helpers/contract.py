@@ -263,6 +263,13 @@ def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[Column,
         """,
         [SCHEMA, table],
     ).fetchall()
+    for name, type_name, *_ in rows:
+        if not form_of(type_name):
+            raise StateError(
+                f"{SCHEMA}.{table}: {name} is declared as {type_name.lower()}, for which text has no "
+                f"strict form. Declare it as one of {DECLARABLE}; words of a list as varchar, with a "
+                "check."
+            )
     return tuple(
         Column(*column, read_comment(comment, COLUMN_PREFIXES, f"{SCHEMA}.{table}.{column[0]}"))
         for *column, comment in rows
@@ -289,9 +296,15 @@ def _constraints(connection: duckdb.DuckDBPyConnection, table: str) -> list[tupl
 #: White space, as `str.strip` has it.
 BLANKS = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
 
-_WHOLE_TYPES = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
+_SIGNED_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 
-_TIME_OF_DAY = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?"
+_UNSIGNED_TYPES = tuple(f"U{name}" for name in _SIGNED_TYPES)
+
+_BINARY_TYPES = ("FLOAT", "DOUBLE")
+
+_DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{0,6}0*)?)?"
 
 
 class Form(NamedTuple):
@@ -301,22 +314,39 @@ class Form(NamedTuple):
     words: str
 
 
-def form_of(type_name: str) -> Form:
-    """The form that text must have to become a value of DuckDB's type `type_name`."""
-    decimal = re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", type_name)
-    if type_name == "VARCHAR":
-        return Form(None, "text")
-    if type_name == "DATE":
-        return Form(rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([ T]{_TIME_OF_DAY})?", "a date (yyyy-mm-dd)")
-    if type_name in _WHOLE_TYPES:
-        return Form(r"[+-]?[0-9]+(\.0*)?", f"a whole number ({type_name.lower()})")
-    if decimal:
+_FORMS = {
+    "VARCHAR": Form(None, "text"),
+    "DATE": Form(rf"{_DAY}([ T]{_TIME.replace('{0,6}0*', '+')})?", "a date (yyyy-mm-dd)"),
+    "TIMESTAMP": Form(rf"{_DAY}([ T]{_TIME})?", "a timestamp (yyyy-mm-dd hh:mm:ss, at most 6 decimals)"),
+    "TIME": Form(_TIME, "a time of day (hh:mm:ss, at most 6 decimals)"),
+    "BOOLEAN": Form("(?i)true|false", "true or false"),
+    "UUID": Form("(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a uuid (8-4-4-4-12 hex digits)"),
+    **{
+        name: Form(r"[+-]?[0-9]+(\.0*)?", f"a whole number ({name.lower()})")
+        for name in (*_SIGNED_TYPES, *_UNSIGNED_TYPES)
+    },
+    **{
+        name: Form(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)", f"a plain number ({name.lower()})")
+        for name in _BINARY_TYPES
+    },
+}
+
+#: The types that a column may be declared with, in words.
+DECLARABLE = ", ".join(["decimal(…, …)", *(name.lower() for name in _FORMS)])
+
+
+def form_of(type_name: str) -> Form | None:
+    """The form that text must have to become a value of DuckDB's type `type_name`.
+
+    None for a type of which no strict form is known: no column may be declared with it.
+    """
+    if decimal := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", type_name):
         digits, scale = map(int, decimal.groups())
         return Form(
             rf"[+-]?[0-9]*(\.[0-9]{{0,{scale}}}0*)?",
             f"a plain number (at most {digits - scale} digits before and {scale} after the point)",
         )
-    return Form(None, f"a {type_name.lower()}")
+    return _FORMS.get(type_name)
 
 
 def trimmed_sql(text: str) -> str:
@@ -342,19 +372,25 @@ def cast_sql(text: str, type_name: str, cast: str | None = None) -> str:
     if type_name == "VARCHAR":
         return text
     cast = cast or f"try_cast({text} as {type_name})"
-    pattern = form_of(type_name).pattern
-    if pattern is None:
+    form = form_of(type_name)
+    if not form:
         return cast
     trimmed = trimmed_sql(text)
     value = f"left({trimmed}, 10)" if type_name == "DATE" else trimmed
+    fits = f"regexp_full_match({trimmed}, '{form.pattern}')"
+    if type_name in _BINARY_TYPES:
+        fits += f" and isfinite(try_cast({value} as {type_name}))"
+    is_plain = _is_plain(text, cast, type_name)
     return (
-        f"case when {_is_plain(text, cast, type_name)} then {cast} "
-        f"when regexp_full_match({trimmed}, '{pattern}') then try_cast({value} as {type_name}) end"
+        f"case {f'when {is_plain} then {cast}' if is_plain else ''} "
+        f"when {fits} then try_cast({value} as {type_name}) end"
     )
 
 
-def _is_plain(text: str, cast: str, type_name: str) -> str:
+def _is_plain(text: str, cast: str, type_name: str) -> str | None:
     """The quick look, cheaper than a pattern: is the text what its value would be written as?
+
+    None where that is not enough to know, as with the time `24:00:00`.
 
     A decimal is written with all its decimals, of which the text may leave out zeros at the end.
     """
@@ -363,4 +399,8 @@ def _is_plain(text: str, cast: str, type_name: str) -> str:
         return f"{written} = {text} and {cast} between date '0001-01-01' and date '9999-12-31'"
     if type_name.startswith("DECIMAL"):
         return f"starts_with({written}, {text})"
+    if type_name in _BINARY_TYPES:
+        return f"{written} = {text} and isfinite({cast})"
+    if type_name in ("TIMESTAMP", "TIME", "BOOLEAN", "UUID"):
+        return None
     return f"{written} = {text}"

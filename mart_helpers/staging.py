@@ -23,6 +23,11 @@ _LONGEST_VALUE = 1000
 #: The day from which on the rows of a file are so, if its name tells none.
 BEGINNING = date(1900, 1, 1)
 
+_DOUBTS = {
+    "DATE": "day is in doubt: give a date (yyyy-mm-dd)",
+    "TIMESTAMP": "time is in doubt: give one without (yyyy-mm-dd hh:mm:ss)",
+}
+
 # A mapping tells the faults of a row one by one, as a JSON list of this form.
 _IS_LIST = f"starts_with({ROW_FAULT}, '[{{')"
 
@@ -239,10 +244,10 @@ def _faults(table: Table) -> list[tuple[str, str]]:
                 position, column, _quoting(column, f" is not {form_of(column.type).words}")
             )
             faults.append((f"{quoted(column.name)} is null and {text} <> ''", wrong))
-        if column.type == "DATE":
+        if column.type in _DOUBTS:
             zone = rf"regexp_full_match({text}, '.*:[0-9]{{2}}(\.[0-9]+)?\s*(Z|[+-][0-9:]+)')"
             faults[-1] = (f"{faults[-1][0]} and not {zone}", faults[-1][1])
-            words = " has a time zone, so its day is in doubt: give a date (yyyy-mm-dd)"
+            words = f" has a time zone, so its {_DOUBTS[column.type]}"
             wrong = _problem_of(position, column, _quoting(column, words))
             faults.append((f"{quoted(column.name)} is null and {zone}", wrong))
     for rule in table.rules:

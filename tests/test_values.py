@@ -5,7 +5,8 @@ from datetime import date
 import duckdb
 import pytest
 
-from mart_helpers.contract import cast_sql
+from mart_helpers.contract import cast_sql, read_contract
+from mart_helpers.errors import StateError
 
 BEYOND = [
     "infinity",
@@ -26,6 +27,62 @@ def test_a_day_beyond_four_digits_of_year_is_none(text):
 @pytest.mark.parametrize("text", ["0001-01-01", "9999-12-31", "9999-12-31 23:59"])
 def test_the_first_and_the_last_day_of_four_digits_are_days(text):
     assert value(text, "DATE") == date.fromisoformat(text[:10])
+
+
+GOOD = {
+    "UINTEGER": ["7", " 7 ", "7.0", "+7"],
+    "UTINYINT": ["255"],
+    "DOUBLE": [" 2.5 ", "5.", ".5", "-0.25", "1e-05"],
+    "FLOAT": ["2.5"],
+    "TIMESTAMP": [
+        "2024-01-05 10:00",
+        "2024-01-05T10:00:00.123456",
+        " 2024-01-05 ",
+        "2024-01-05 10:00:00",
+    ],
+    "TIME": ["10:00", "10:00:00.5", " 23:59:59 "],
+    "BOOLEAN": ["true", "FALSE", " True "],
+    "UUID": ["6F9619FF-8B86-D011-B42D-00CF4FC964FF", " 6f9619ff-8b86-d011-b42d-00cf4fc964ff "],
+}
+
+BAD = {
+    "UINTEGER": ["2.5", "0.4", "1e2", "1_000", "0x10", "-1", "4294967296", ""],
+    "UBIGINT": ["1.9", "1e3", "0b11"],
+    "UTINYINT": ["256"],
+    "DOUBLE": ["nan", "inf", "-Infinity", "1e3", "1_000", "1,5", ".", "0x1F", "1e400", "9" * 400],
+    "FLOAT": ["nan", "inf", "1e3"],
+    "TIMESTAMP": [
+        "epoch", "infinity", "now", "2024-1-5", "2024-01-05 10:00:00+02:00", "2024-01-05T10:00:00Z",
+        "2024-01-05 24:00:00", "2024-01-05 10:00:00.1234567", "2024-02-30 10:00", "10000-01-01 00:00:00",
+    ],
+    "TIME": ["24:00:00", "10", "10:00:00+02", "10:60", "10:00:00.123456789", "1:00"],
+    "BOOLEAN": ["yes", "Y", "1", "0", "f", "t", "no", "on"],
+    "UUID": ["6f9619ff8b86d011b42d00cf4fc964ff", "{6f9619ff-8b86-d011-b42d-00cf4fc964ff}", "6f9619ff"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("type_name", GOOD)
+def test_text_in_the_form_of_a_type_is_a_value(type_name):
+    assert [text for text in GOOD[type_name] if value(text, type_name) is None] == []
+
+
+@pytest.mark.parametrize("type_name", BAD)
+def test_text_in_another_form_than_that_of_its_type_is_none(type_name):
+    assert [text for text in BAD[type_name] if value(text, type_name) is not None] == []
+
+
+@pytest.mark.parametrize(
+    "type_name",
+    ["timestamptz", "time with time zone", "interval", "enum ('a', 'b')", "varchar[]", "json", "blob"],
+)
+def test_a_type_without_a_strict_form_is_refused_where_it_is_declared(candidate, type_name):
+    candidate.connection.execute(
+        f"create table contract.dim_thing (thing_id varchar primary key, extra {type_name})"
+    )
+    with pytest.raises(
+        StateError, match=r"dim_thing: extra is declared as .* Declare it as one of deci"
+    ):
+        read_contract(candidate.connection, "dim_thing")
 
 
 def value(text: str, type_name: str) -> object:
