@@ -663,10 +663,8 @@ _KINDS = {
         "UTF-32 text": rb"\xff\xfe\0\0|\0\0\xfe\xff|[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]",
         "UTF-16 text": rb"\xff\xfe|\xfe\xff|([\t\n\r -~]\0){2}|(\0[\t\n\r -~]){2}",
     },
-    "Unpack it, or save the sheet as CSV (UTF-8)": {
-        "a zip archive or an Excel workbook": rb"PK\x03\x04",
-        "an old Excel workbook": rb"\xd0\xcf\x11\xe0",
-    },
+    "Unpack it; a workbook is named .xlsx": {"a zip archive or an Excel workbook": rb"PK\x03\x04"},
+    "Save it as .xlsx": {"an old Excel workbook": rb"\xd0\xcf\x11\xe0"},
     "Unpack it; gzip is the one packing that is read": {
         "a bzip2 file": rb"BZh[1-9]1AY&SY",
         "an xz file": rb"\xfd7zXZ\0",
@@ -674,15 +672,15 @@ _KINDS = {
         "a gzip file": rb"\x1f\x8b",
         "a tar archive": rb".{257}ustar[\0 ]",
     },
+    "Name it .sqlite": {"a SQLite database": rb"SQLite format 3\0"},
+    "Name it .json, or .ndjson": {"JSON": rb"(\xef\xbb\xbf)?\s*[{\[]"},
     "Save its rows as CSV or Parquet": {
-        "a SQLite database": rb"SQLite format 3\0",
         "a DuckDB database": rb".{8}DUCK.{2}\0\0",
     },
     "Name it .parquet, without gzip around it": {"a Parquet file": rb"PAR1[\0-\x1f]"},
     "Fetch the extract again, as CSV": {
         "a PDF document": rb"%PDF",
         "a picture": rb"\x89PNG|\xff\xd8\xff",
-        "JSON": rb"(\xef\xbb\xbf)?\s*[{\[]",
         "HTML or XML, often an error page in place of the extract": rb"(\xef\xbb\xbf)?\s*<",
         "a Git LFS pointer in place of the file (run git lfs pull)": rb"version https://git-lfs",
     },

@@ -421,9 +421,7 @@ KINDS = [
     refuses("Parquet named .csv", b"PAR1\x15\x04", "is a Parquet file. Name it .parquet"),
     refuses("an error page", "\n<!DOCTYPE html>\n<html>503</html>\n", "is HTML or XML"),
     refuses("JSON", '[{"sale_id": "S1"}]\n', "is JSON"),
-    places(
-        "a SQLite database", "is a SQLite database. Save its rows as CSV", sales__csv=sqlite_database
-    ),
+    places("a SQLite database", "is a SQLite database. Name it .sqlite", sales__csv=sqlite_database),
     places(
         "a DuckDB database", "is a DuckDB database. Save its rows as CSV", sales__csv=duckdb_database
     ),
@@ -469,13 +467,13 @@ PLACES = [
     places("an empty folder", "fact_sales is empty", sales=Path.mkdir),
     places(
         "an ending in capitals in the folder",
-        "fact_sales/A.CSV is neither .csv, .csv.gz nor .parquet. Rename it",
+        "fact_sales/A.CSV is none of .csv, .csv.gz, .parquet",
         sales___1__csv=GOOD,
         sales___A__CSV="x",
     ),
     places(
         "a folder in the folder",
-        "fact_sales/2023 is neither .csv",
+        "fact_sales/2023 is none of .csv",
         sales___1__csv=GOOD,
         sales___2023=Path.mkdir,
     ),
@@ -508,7 +506,7 @@ PLACES = [
     Case(
         "nearly the right name",
         {"Fact_Sales.CSV": GOOD.encode(), "fact_sales.txt": GOOD.encode()},
-        refused="or a folder fact_sales), but Fact_Sales.CSV, fact_sales.txt. Rename it",
+        refused="table fact_sales), but Fact_Sales.CSV, fact_sales.txt. Rename it",
     ),
     Case(
         "bad rows in the third file of a folder",
