@@ -28,7 +28,7 @@ PARTS = re.compile(
     r"^-- (?P<kind>[a-z]+):(?P<words>.*(\n-- (?![a-z]+:).*)*)(?P<sql>(\n(?!-- ).*)*)", re.MULTILINE
 )
 DAMAGES = ("bad_dates", "price_times_100")  # of the second mart: what the exercises look for in it
-BUILD = "-m mart build --stage=3 --allow-restated --keep-previous=0"
+BUILD = "-m mart build --stage=4 --allow-restated --keep-previous=0"
 
 
 class Said(str):
@@ -86,11 +86,21 @@ class Exercises:
             generate(2_000, inputs)
             for damage in DAMAGES:
                 break_inputs(damage, inputs, inputs := Path(folder, damage))
-            places = [f"--inputs-dir={inputs}", f"--database={self._second}", f"--data-dir={folder}"]
+            _move_customers(inputs.rename(Path(folder, "history")) / "dim_customer.csv")
+            places = [f"--inputs-dir={folder}", f"--database={self._second}", f"--data-dir={folder}"]
             build = [sys.executable, *BUILD.split(), *places]
             built = subprocess.run(build, capture_output=True, text=True)
         if built.returncode:
             raise StateError(f"The exercises' second mart cannot be built. {built.stderr.strip()}")
+
+
+def _move_customers(extract: Path) -> None:
+    """Make two dated extracts of one: in between, all customers of Hamburg have moved to Leipzig."""
+    text = extract.read_text(encoding="utf-8")
+    extract.unlink()
+    extract.with_suffix("").mkdir()
+    for day, said in (("2023-01-01", text), ("2024-07-01", text.replace(",Hamburg,", ",Leipzig,"))):
+        extract.with_suffix("").joinpath(f"{day}.csv").write_text(said, encoding="utf-8")
 
 
 def read_exercise(name: str) -> dict[str, list[tuple[str, str]]]:
