@@ -96,7 +96,7 @@ def test_a_control_answers_as_its_parameter_does(
     before = control.value
     assert_same(control.set_value(value).run(), shared_mart, **{name: given})
     control = next(each for each in app.sidebar if getattr(each, "key", None) == name)
-    control.set_value(before).run()
+    control.set_value(before)  # for the next run
 
 
 def test_a_filter_offers_all_and_the_words_that_the_mart_has(app: AppTest, shared_mart: Path) -> None:
