@@ -9,7 +9,7 @@ from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import declared_keys
 from mart_helpers.metrics import Metric, is_number
-from mart_helpers.star import day_of, durable_key, star_references, star_types, surrogate_key
+from mart_helpers.star import VALID_FROM, day_of, durable_key, star_references, star_types, surrogate_key
 from mart_helpers.texts import quoted, row_sql
 
 _MOST_VALUES = 50  # of a text that reports group by
@@ -31,10 +31,14 @@ class Mart:
         }
 
     def key(self, table: str) -> dict[str, str]:
-        """The columns by which the rows of a table are known, with their types; empty where none are."""
+        """The columns by which the rows of a table are known, with their types; empty where none are.
+
+        A version of a member is known by the natural key and the day on which it begins.
+        """
         types, surrogate = self.star[table], surrogate_key(table)
         own = (surrogate,) if surrogate in types else ()
-        return {name: types[name] for name in self.keys.get(table, own)}
+        version = (VALID_FROM,) if table in self.keys and durable_key(table) in types else ()
+        return {name: types[name] for name in (*self.keys.get(table, own), *version)}
 
     def day(self, table: str) -> str | None:
         """The column by which the rows of a table belong to days."""
@@ -50,8 +54,9 @@ class Mart:
         for column, type_ in self.star[table].items():
             dimension = self.references[table].get(column)
             if dimension in self.keys:
-                role, key = column.removesuffix(surrogate_key(dimension)), self.key(dimension)
-                found[column] = ", ".join(f"{role}{name}" for name in key), ", ".join(key.values())
+                role, key = column.removesuffix(surrogate_key(dimension)), self.keys[dimension]
+                types = ", ".join(self.star[dimension][name] for name in key)
+                found[column] = ", ".join(f"{role}{name}" for name in key), types
             elif table not in self.keys or column not in (surrogate_key(table), durable_key(table)):
                 found[column] = column, type_
         return found
@@ -177,12 +182,13 @@ class _KeptRows(NamedTuple):
         return f"""
             select {", ".join([f"facts.{quoted(before.day(fact))} // 10000 as year", *by, *amounts])}
             from {before.stored(fact)} as facts
-            semi join {after.stored(fact)} as kept
+            inner join {after.stored(fact)} as kept
                 on {row_sql(fact_key, "facts")} = {row_sql(fact_key, "kept")}
             inner join {before.stored(self.dimension)} as was
                 on facts.{quoted(self.role)} = was.{quoted(surrogate_key(self.dimension))}
             inner join {after.stored(self.dimension)} as now
-                on {row_sql(key, "was")} is not distinct from {row_sql(key, "now")}
+                on kept.{quoted(self.role)} = now.{quoted(surrogate_key(self.dimension))}
+                and {row_sql(key, "was")} is not distinct from {row_sql(key, "now")}
             {joins}
             where {" or ".join(differs)}
             group by all
@@ -198,7 +204,7 @@ def _kept_rows(
         is_asked = facts is None or fact in facts
         if is_asked and before.key(fact) == after.key(fact) and before.day(fact):
             for role, to in before.references[fact].items():
-                if to == dimension:
+                if to == dimension == after.references[fact].get(role):
                     yield _KeptRows(fact, role, dimension, before, after)
 
 

@@ -34,6 +34,10 @@ def star_types(
     return {table: {name: type_ for name, type_, *_ in rows} for table, rows in described.items()}
 
 
+#: The columns of a dimension with versions that say on which days one is valid, the last included.
+VALID_FROM, VALID_TO = "valid_from", "valid_to"
+
+
 def surrogate_key(dimension: str) -> str:
     """The name of the surrogate key of `dim_<thing>`: `<thing>_key`."""
     return f"{dimension.removeprefix('dim_')}_key"
