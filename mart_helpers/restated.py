@@ -9,7 +9,16 @@ from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import declared_keys
 from mart_helpers.metrics import Metric, is_number
-from mart_helpers.star import VALID_FROM, day_of, durable_key, star_references, star_types, surrogate_key
+from mart_helpers.staging import BEGINNING
+from mart_helpers.star import (
+    VALID_FROM,
+    day_of,
+    durable_key,
+    star_references,
+    star_types,
+    surrogate_key,
+    with_versions,
+)
 from mart_helpers.texts import quoted, row_sql
 
 _MOST_VALUES = 50  # of a text that reports group by
@@ -30,14 +39,24 @@ class Mart:
             if {*key} <= {*self.star.get(table, ())}
         }
 
+        self.dated = {
+            table
+            for table in with_versions(self.star)
+            if table in self.keys and connection.execute(self._has_days_sql(table)).fetchone()
+        }
+
+    def _has_days_sql(self, table: str) -> str:
+        """A query that gives a row if the dimension was made of dated extracts."""
+        return f"from {self.stored(table)} where {VALID_FROM} <> date '{BEGINNING}' limit 1"
+
     def key(self, table: str) -> dict[str, str]:
         """The columns by which the rows of a table are known, with their types; empty where none are.
 
-        A version of a member is known by the natural key and the day on which it begins.
+        A version from dated extracts is known by the natural key and the day on which it begins.
         """
         types, surrogate = self.star[table], surrogate_key(table)
         own = (surrogate,) if surrogate in types else ()
-        version = (VALID_FROM,) if table in self.keys and durable_key(table) in types else ()
+        version = (VALID_FROM,) if table in self.dated else ()
         return {name: types[name] for name in (*self.keys.get(table, own), *version)}
 
     def day(self, table: str) -> str | None:

@@ -34,7 +34,7 @@ from mart_helpers.sources import (
     read_batch,
     read_ordinals,
 )
-from mart_helpers.star import star_columns, star_references, surrogate_key
+from mart_helpers.star import VALID_FROM, star_columns, star_references, surrogate_key
 from mart_helpers.texts import aligned, did_you_mean, literal, one_line, quoted, row_text_sql
 
 _MOST = 20  # of each kind are shown; the others are counted
@@ -279,6 +279,16 @@ def _part(title: str, texts: list[str], total: int, otherwise: str) -> str:
     return "\n".join([title, *(texts or [f"  {otherwise}"]), *more])
 
 
+def _extract_of(connection: duckdb.DuckDBPyConnection, dimension: str, day: str | None) -> str:
+    """Words on the dated extract that a version of a member begins with; none if no file has the day."""
+    found = connection.execute(
+        "select file from build_inputs where table_name = ? and contains(file, ?) "
+        "order by build_id desc limit 1",
+        [dimension, day],
+    ).fetchone()
+    return f", from {found[0]} on" if found else ""
+
+
 def _in_mart(wanted: _Wanted) -> tuple[list[str], int]:
     """The first rows of the mart with the key, each with the dimension rows it refers to; how many."""
     connection, name, key = wanted.connection, wanted.table.name, wanted.table.key
@@ -295,7 +305,8 @@ def _in_mart(wanted: _Wanted) -> tuple[list[str], int]:
             refers = f"{quoted(own)}::varchar = {literal(row[column] or '')}"
             for member in _rows(connection, dimension, refers):
                 del member[own]
-                title = f"  {_shown(f'{dimension}, {column} {row[column]}')}"
+                extract = _extract_of(connection, dimension, member.get(VALID_FROM))
+                title = f"  {_shown(f'{dimension}, {column} {row[column]}')}{extract}"
                 lines += [title, _listed(member.items(), "    ")]
         texts.append("\n".join(lines))
     return texts, total

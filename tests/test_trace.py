@@ -119,19 +119,23 @@ def test_a_row_is_shown_with_its_dimensions_its_line_and_its_file(project):
 def test_a_sale_without_customer_points_to_the_unknown_member(project):
     mart = part(trace(project, "fact_sales", "S2"), "mart")
     member = mart.index("dim_customer, customer_key -1")
-    assert mart[member + 1 : member + 3] == ["customer_id (empty)", "customer_name Unknown"]
+    assert mart[member + 2 : member + 4] == ["customer_id (empty)", "customer_name Unknown"]
 
 
 def test_a_dimension_row_points_to_no_other(project):
     mart = part(trace(project, "dim_customer", "L1"), "mart")
     assert mart == [
         "customer_key 17",
+        "customer_durable_key 17",
         "customer_id L1",
         "customer_name Late One",
         "segment (empty)",
         "city (empty)",
         "country (empty)",
         "signup_date 2024-01-01",
+        "valid_from 1900-01-01",
+        "valid_to 9999-12-31",
+        "is_current true",
     ]
 
 
