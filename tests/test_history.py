@@ -5,13 +5,18 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-from conftest import sql_of
+import pytest
+from conftest import mart_command, query, sql_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from mart_helpers.contract import read_contract
+from mart_helpers.diff import compare_files
+from mart_helpers.errors import InputError, StateError
 from mart_helpers.history import check_history
 from mart_helpers.loading import Loader
 from mart_helpers.session import Session
+from mart_helpers.trace import trace
 
 FIRST_DAY, DAYS = date(2024, 1, 1), 20
 OPEN_END = date(9999, 12, 31)
@@ -225,3 +230,67 @@ def test_versions_and_sales_are_those_of_a_day_by_day_oracle(
         build(candidate, tmp_path / "in")
         for table, rows in zip(("dim_customer", "fact_sales"), star, strict=True):
             assert fetch(candidate, f"from {table} order by all") == rows
+
+
+def test_a_late_file_gives_the_mart_that_it_would_have_given_in_time(home):
+    folder = home / "inputs" / "history"
+    late = folder / "dim_customer" / "2024-04-01.csv"
+    text = late.read_text()
+    late.unlink()
+    mart = {name: home / "data" / f"{name}.duckdb" for name in ("late", "fresh")}
+    assert mart_command("build", "--stage", "4", "--database", mart["late"], cwd=home).returncode == 0
+    late.write_text(text)
+    for path in mart.values():
+        told = mart_command("build", "--stage", "4", "--database", path, cwd=home)
+        assert told.returncode == 0, told.stderr
+        if path == mart["late"]:
+            assert "revenue of 2024 by dim_customer.segment: Cafe -207.10, Retail +207.10" in told.stdout
+    for table in ("dim_customer", "fact_sales"):
+        rows = [query(path, f"from {table}") for path in mart.values()]
+        assert rows[0] == rows[1]
+    changes = compare_files(mart["late"].with_name("late.duckdb.previous-1"), mart["late"])
+    assert changes.rows[["what_changed", "key"]].values.tolist() == [
+        ["gone", "C018, 2024-07-01"],
+        ["gone", "C020, 2024-07-01"],
+        ["new", "C018, 2024-04-01"],
+        ["new", "C020, 2024-04-01"],
+    ]
+    text = trace(mart["late"], "fact_sales", "S000500", folder)
+    assert "dim_customer, customer_key 25, from dim_customer/2024-01-01.csv on" in text
+
+
+def test_an_extract_cut_in_half_stops_the_build_unless_that_is_allowed(candidate, tmp_path):
+    told = Told("Ann", "Cafe", "Graz", "Austria")
+    whole, half = dict.fromkeys(CUSTOMERS, told), {"C1": told}
+    write(tmp_path / "in", {date(2024, 1, 1): whole, date(2024, 1, 2): half}, [(FIRST_DAY, "C1")])
+    build(candidate, tmp_path / "in")
+    check = "dim_customer_loses_few_members_at_once"
+    words = "the extract of 2024-01-02 lacks 2 of 3 members"
+    assert bad_rows(candidate, check) == [(date(2024, 1, 2), 2, 3, words)]
+    severity = f"select comment from duckdb_views() where view_name = '{check}'"
+    assert fetch(candidate, severity)[0][0].startswith("error: ")
+    check_history(candidate, allow_restated=True)
+    assert fetch(candidate, severity)[0][0].startswith("warn: ")
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["2024-01-01.csv", "newest.csv"], "dim_customer/newest.csv: its name does not end in the day"),
+        (["2024-02-30.csv"], "dim_customer/2024-02-30.csv: its name does not end in the day"),
+        (["a-2024-01-01.csv", "b-2024-01-01.csv"], "dim_customer holds two files of 2024-01-01"),
+    ],
+)
+def test_a_dated_file_without_a_day_of_its_own_is_refused(candidate, tmp_path, names, problem):
+    (tmp_path / "dim_customer").mkdir()
+    for name in names:
+        (tmp_path / "dim_customer" / name).write_text(HEADER + "C1,Ann,,,,\n")
+    with pytest.raises(InputError, match=problem):
+        Loader(candidate, tmp_path, 1).load("dim_customer", from_seed=False)
+
+
+def test_history_is_declared_of_columns_of_a_dimension_that_are_no_key(candidate):
+    for column in ("fact_sales.discount", "dim_customer.customer_id"):
+        candidate.connection.execute(f"comment on column contract.{column} is 'history: x'")
+        with pytest.raises(StateError, match="history:"):
+            read_contract(candidate.connection, column.partition(".")[0])
