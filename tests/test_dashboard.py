@@ -38,10 +38,11 @@ STAR = """
     select
         n as customer_key, 'C' || n as customer_id, 'City ' || n % 7 as city,
         ['Cafe', 'Office', '</script><b>&"'][1 + n % 3] as segment,
-        'Country ' || n % {countries} as country
+        'Country ' || n % {countries} as country,
+        null::date as valid_from, null::date as valid_to, true as is_current
     from range({customers}) numbers (n)
     union all
-    select -1, null, null, null, null;
+    select -1, null, null, null, null, null, null, true;
 
     create table dim_product as
     select
