@@ -95,7 +95,7 @@ class Group(click.Group):
 @click.version_option(package_name="mini-data-mart", message="mart %(version)s")
 @click.pass_context
 def mart(ctx: click.Context) -> None:
-    """From CSV extracts to a star schema in one DuckDB file, by the notebooks of this project."""
+    """Build a star schema in one DuckDB file from extracts, with the notebooks of this project."""
     if not ctx.invoked_subcommand:
         click.echo(ctx.get_help())
 
@@ -231,7 +231,7 @@ def diff(before: str, database: str, **_: object) -> None:
 @mart.command(cls=Command)
 @click.option("--build", type=int, help="the kept build to take; default: the newest before")
 def rollback(build: int | None, database: str, **_: object) -> None:
-    """Publish the mart again that the last build replaced."""
+    """Bring back the mart that the last build replaced."""
     from mart_helpers.kept import kept_builds, rollback
 
     path = resolve(database).resolve()
@@ -265,7 +265,7 @@ def reset(dry_run: bool, database: str, data_dir: str) -> None:
 @mart.command(cls=Command, notebooks=ALL[:1], only=("inputs_dir",))
 @click.option("--out", required=True, type=click.Path(), help="folder for the pictures")
 def portfolio(out: str, inputs_dir: str, **_: object) -> None:
-    """Make pictures of the mart and of what it says."""
+    """Make pictures of the mart and its pages, to show to others."""
     from mart_helpers.portfolio import make_portfolio
 
     with reported("portfolio"):
@@ -324,7 +324,7 @@ class BreakCommand(Command):
 @click.argument("kind")
 @click.option("--out", required=True, type=click.Path(), help="a new or empty folder for the files")
 def break_(kind: str, out: str, inputs_dir: str, data_dir: str, **_: object) -> None:
-    """Write a copy of the inputs with one KIND of damage, to find it."""
+    """Write a copy of the inputs with one KIND of damage, for you to find."""
     from mart_helpers.lab.damage import break_inputs
 
     paths, as_of = break_inputs(kind, resolve(inputs_dir), Path(out))
