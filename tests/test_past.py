@@ -167,7 +167,7 @@ def test_what_a_dimension_restates_is_a_warning_in_money_and_by_year(nightly):
     assert done.returncode == 0, done.stderr
     told = f"margin of 2023: {-2 * units[2023]:+,.2f}, restated by dim_product.unit_cost"
     assert "dimensions_restate_no_metric" not in done.stdout, "it has better words"
-    assert re.search(r"^ +warn: \w+ of 2023", done.stdout, re.MULTILINE)
+    assert re.search(r"^checks +5 warnings: \w+ of 2023 ", done.stdout, re.MULTILINE)
     assert told in done.stdout
     notes = [*restated_notes(compare_files(previous_path(nightly.mart, 1), nightly.mart).restated)]
     for year in (2023, 2024):
@@ -178,6 +178,21 @@ def test_what_a_dimension_restates_is_a_warning_in_money_and_by_year(nightly):
     shown = [line.split() for line in mart_command("diff", cwd=nightly.home).stdout.splitlines()]
     assert ["margin", "2023", "dim_product", "unit_cost", f"{-2 * units[2023]:+,.2f}"] in shown
     assert "restated by" not in nightly.build().stdout, "it is of one night"
+
+
+def test_a_late_version_restates_the_sales_since_its_day_and_the_same_versions_nothing(nightly):
+    history = ["--inputs-dir", "inputs/history", "--database", "data/history.duckdb"]
+    mart = nightly.home / "data" / "history.duckdb"
+    built = [nightly.build(*history) for _ in range(2)]
+    assert "past  " not in built[1].stdout, built[1].stdout + built[1].stderr
+    since = "revenue(s) from all_sales as s where customer_id = 'C001' and date >= '2024-10-01'"
+    ((moved,),) = query(mart, f"select {since}")
+    nightly.edit(
+        "history/dim_customer/2024-10-01",
+        lambda lines: [line.replace("Café,Cafe,Hamburg", "Café,Office,Hamburg") for line in lines],
+    )
+    told = f"revenue of 2024 by dim_customer.segment: Cafe {-moved:+,.2f}, Office {moved:+,.2f}"
+    assert told in nightly.build(*history).stdout
 
 
 def test_columns_that_are_new_or_gone_are_a_warning_once(nightly):
