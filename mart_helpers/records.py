@@ -195,6 +195,8 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
         if (nul := text.find(0)) >= 0:
             raise _nul(name, line + text.count(b"\n", 0, nul))
         spans, open_line = _records(text, delimiter) if newline else (None, 0)
+        if open_line is None and re.search(rb"(?:^|\n)[ \t]", text):
+            text, spans = _without_blanks(text, spans, delimiter)
         lines = text.count(b"\n")
         if open_line is None:
             count = lines if spans is None else len(spans)
@@ -218,6 +220,20 @@ def _records(text: bytes, delimiter: str) -> tuple[list[tuple[int, int]] | None,
         return [(n, n + 1) for n, line in enumerate(lines) if line], None
     spans, open_lines = _read(lines[:-1], delimiter)
     return spans, len(lines) - 1 - open_lines if open_lines else None
+
+
+def _without_blanks(
+    text: bytes, spans: list[tuple[int, int]] | None, delimiter: str
+) -> tuple[bytes, list[tuple[int, int]] | None]:
+    """The text and `spans` of a block with nothing on the lines that hold blanks only."""
+    lines = text.split(b"\n")
+    blanks = b" \t\r".replace(delimiter.encode(), b"")
+    records = spans or [(n, n + 1) for n in range(len(lines) - 1)]
+    are_blank = {n for n, behind in records if behind == n + 1 and not lines[n].strip(blanks)}
+    if not are_blank:
+        return text, spans
+    lines = [line[len(line.rstrip(b"\r")) :] if n in are_blank else line for n, line in enumerate(lines)]
+    return b"\n".join(lines), [span for span in records if span[0] not in are_blank]
 
 
 def _read(lines: list[bytes], delimiter: str) -> tuple[list[tuple[int, int]], int]:

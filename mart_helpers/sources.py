@@ -167,7 +167,7 @@ def open_as_it_is(file: Found) -> Source:
         return ParquetFile(path, name, columns, _told_apart(columns), ())
     if reader := file.reader:
         return CsvFile(path, name, ",", _told_apart(_columns_of(reader)), (), reader)
-    header = _read_head(path, name).lstrip("\r\n")
+    header = _below_blank_lines(_read_head(path, name))
     names = {mark: _names(header, mark) for mark in _DELIMITERS}
     delimiter = max(_DELIMITERS, key=lambda mark: len(names[mark]))
     return CsvFile(path, name, delimiter, _told_apart(names[delimiter]), ())
@@ -495,8 +495,9 @@ def _missing_file(inputs_dir: Path, table: str) -> InputError:
         f"sheet or an SQLite table {table})"
     )
     if near:
+        way_out = "Unpack" if near[0].lower().endswith(_PACKED) else "Rename"
         return InputError(
-            f"{message}, but {one_line(', '.join(sorted(near)))}. Rename it, if that is the extract."
+            f"{message}, but {one_line(', '.join(sorted(near)))}. {way_out} it, if that is the extract."
         )
     return InputError(f"{message}. Put the extract there, or name its folder with inputs_dir.")
 
@@ -541,7 +542,7 @@ def _understood(file: Found, table: Table) -> Source:
     if reader := file.reader:
         return CsvFile(path, name, ",", *_matched(name, _columns_of(reader), table), reader)
     head = _read_head(path, name)
-    header = head.lstrip("\r\n")
+    header = _below_blank_lines(head)
     blank_lines = head[: len(head) - len(header)].count("\n")
     names, delimiter = _header(header, table)
     if not table.required_names <= {*map(_folded, names)}:
@@ -550,6 +551,10 @@ def _understood(file: Found, table: Table) -> Source:
             # a quote that nothing closes makes one field of all that follows
             deque(data_blocks(path, name, delimiter), maxlen=0)
     return CsvFile(path, name, delimiter, *_matched(name, names, table))
+
+
+def _below_blank_lines(text: str) -> str:
+    return re.sub(r"\A([ \t]*\r?\n)+", "", text)
 
 
 def _refuse_what_is_no_file(path: Path, name: str) -> None:
@@ -601,7 +606,7 @@ def _refuse_lines_above(name: str, header: str, blank_lines: int, table: Table) 
         if table.required_names <= {*map(_folded, _header(line, table)[0])}:
             raise InputError(
                 f"{name}: the header stands on line {number}, below others that begin "
-                f'"{one_line(lines[0])}". Remove the lines above it.'
+                f'"{one_line(lines[0].strip())}". Remove the lines above it.'
             )
 
 
@@ -655,6 +660,8 @@ _HEAD_BYTES = 1 << 20
 _MOST_LINES_ABOVE = 30
 
 _GZIP = b"\x1f\x8b"
+
+_PACKED = (".zip", ".7z", ".bz2", ".xz", ".zst", ".tar", ".tgz")
 
 #: How files of other kinds begin, by the way out. What begins with letters only is told from a header
 #: by a byte that no text has. UTF-16 and UTF-32 without a mark show by their NULs, as in RFC 4627.

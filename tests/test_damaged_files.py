@@ -173,7 +173,6 @@ DELIMITERS = [
 
 ROWS = [
     loads("a blank line is no row", sales(sale(1), "", "", sale(2)), "S1 S2"),
-    loads("a line of blanks is one", sales(sale(1), "  ", sale(2)), "S1 S2", (3, None, FEWER)),
     loads("one field too few", sales(sale(1), sale(2)[:-2]), "S1", (3, None, FEWER)),
     loads("one field too many", sales(sale(1), f"{sale(2)},x"), "S1", (3, None, MORE)),
     loads(
@@ -290,6 +289,9 @@ LINE_ENDS = [
     refuses("CR alone", sales(sale(1), sale(2), end="\r"), "its lines end with CR alone"),
     loads("LF, once CRLF", sales(sale(1), f"{sale(2)}\r", sale(3)), "S1 S2 S3"),
     loads("CRLF, once LF", sales(sale(1), f"{sale(2)}\n{sale(3)}", end="\r\n"), "S1 S2 S3"),
+    loads("lines of blanks", f" \n{sales(sale(1), '   ', sale(2), ' ', end=chr(10))}", "S1 S2"),
+    loads("lines of blanks, CRLF", sales(sale(1), "  ", sale(2), end="\r\n"), "S1 S2"),
+    loads("a line of blanks in quotes", sales(f'{sale(1)},"a\n  \nb"', header=WITH_NOTE), "S1"),
     loads("a lone CR within a row", sales(sale(1), f"S2\r,{GOOD_SALE}"), "S1", (3, None, STRAY_CR)),
     loads(
         "a lone CR between quotes of two rows",

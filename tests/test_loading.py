@@ -549,6 +549,15 @@ def test_a_file_that_is_overwritten_while_it_is_read_is_refused(
         Loader(candidate, inputs, 1.0).load("dim_product", from_seed=False)
 
 
+@pytest.mark.parametrize(
+    ("name", "way_out"), [("Dim_Product.CSV", "Rename it"), ("dim_product.csv.zip", "Unpack it")]
+)
+def test_a_file_with_nearly_the_right_name_is_named(candidate, inputs, name, way_out):
+    (inputs / "dim_product.csv").rename(inputs / name)
+    with pytest.raises(InputError, match=rf"holds no dim_product\.csv .*, but {name}\. {way_out}, if"):
+        Loader(candidate, inputs, 1.0).load("dim_product", from_seed=False)
+
+
 def test_few_of_many_unknown_columns_are_named(candidate, inputs):
     header = ",".join([SALES_HEADER, *(f"extra_{number}" for number in range(300)), ""])
     load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}" + "," * 301, header=header))
