@@ -53,7 +53,7 @@ def all_records(path: Path) -> list[Located]:
     {
         "plain, CRLF, no newline at the end": ("1,2\r\n3,4", ["1,2", "3,4"]),
         "blank lines": ("\n1,2\n\n\r\n3,4\n\n\r", ["1,2", "3,4"]),
-        "blanks are a record": ("1,2\n  \n", ["1,2", "  "]),
+        "lines of blanks": ("  \n1,2\n  \n \r\n", ["1,2"]),
         "delimiter, newline and blank line in quotes": (
             '"1,\n\r\n2",3\n4,5\n',
             ['"1,\n\r\n2",3', "4,5"],
