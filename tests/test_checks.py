@@ -228,7 +228,7 @@ FAULTS = {
 }
 # what else a fault breaks, because one thing has two consequences
 ALSO = {
-    ROWS: {"dim_product_has_every_loaded_row"},
+    ROWS: {"dim_customer_has_every_loaded_row", "dim_product_has_every_loaded_row"},
     "dim_date_has_no_gap": {ROWS, AMOUNTS},
     "no_sale_in_the_future": {
         *("dim_date_has_no_gap", "no_long_gap_without_sales"),
