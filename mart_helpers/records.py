@@ -195,7 +195,7 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
         if (nul := text.find(0)) >= 0:
             raise _nul(name, line + text.count(b"\n", 0, nul))
         spans, open_line = _records(text, delimiter) if newline else (None, 0)
-        if open_line is None and re.search(rb"(?:^|\n)[ \t]", text):
+        if open_line is None and _may_have_blanks(text):
             text, spans = _without_blanks(text, spans, delimiter)
         lines = text.count(b"\n")
         if open_line is None:
@@ -220,6 +220,10 @@ def _records(text: bytes, delimiter: str) -> tuple[list[tuple[int, int]] | None,
         return [(n, n + 1) for n, line in enumerate(lines) if line], None
     spans, open_lines = _read(lines[:-1], delimiter)
     return spans, len(lines) - 1 - open_lines if open_lines else None
+
+
+def _may_have_blanks(text: bytes) -> bool:
+    return text[:1] in (b" ", b"\t") or b"\n " in text or b"\n\t" in text
 
 
 def _without_blanks(
