@@ -288,8 +288,11 @@ def init(folder: Path, files: tuple[Path, ...]) -> None:
     drafts = make_place(place, files)
     _say("\n".join([f"made {_typed(place)}", *(f"  {each}" for each in drafts)]))
     _say(
-        f"\nNext: cd {_typed(place)}, open notebooks/01_build.ipynb, confirm what stands below "
-        "Mappings; then mart build."
+        f"\nNext: open 01_build with `jupyter lab {_typed(place / 'notebooks')}` (of this project's "
+        ".venv), confirm what\nstands below Mappings; then "
+        f"cd {_typed(place)}, and mart build. The drafts declare tables of your own; to\nfeed "
+        "dim_customer, dim_product and fact_sales of the sample instead, write a mapping as in\n"
+        "docs/other_files.md. Until you do, mart build --stage 1 gives these three their seed rows."
     )
 
 

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,8 @@ from mart_helpers.errors import UsageError
 from mart_helpers.formats import tables_in
 from mart_helpers.mart import create_candidate
 from mart_helpers.parameters import home, notebook_cells
-from mart_helpers.raw import RawFiles
+from mart_helpers.raw import Raw, RawFiles
+from mart_helpers.sources import CsvFile, refuse_eight_bit
 from mart_helpers.texts import one_line, quoted
 
 _ROWS = 100_000
@@ -30,6 +31,8 @@ _ROWS = 100_000
 _NEEDED = ("create macro date_from", "create schema contract", "create table contract.")
 
 _EXAMPLE = "# create view mapping."
+
+_PICTURE = re.compile(r"!\[[^\]]*\]\((pictures/[\w.-]+)\)")
 
 _DAYS = (
     *("%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d"),
@@ -67,13 +70,15 @@ def make_place(folder: Path, files: Sequence[Path]) -> list[str]:
     """Make `folder` with the notebooks and, for each of the files, a copy and a draft; what was made.
 
     Raises UsageError if the folder holds something already or a file is not there, InputError for a file
-    that cannot be read.
+    that cannot be read or is in another encoding.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"DIR: {folder} is there already. Name a new or an empty folder.")
     for file in files:
+        if not file.exists():
+            raise UsageError(f"FILE: {file}: there is no such file.")
         if not file.is_file():
-            raise UsageError(f"FILE: found {file}, which is no file.")
+            raise UsageError(f"FILE: {file} is no file. Name each file of it.")
     (folder / "notebooks").mkdir(parents=True)
     (folder / "inputs").mkdir()
     for file in files:
@@ -86,18 +91,22 @@ def make_place(folder: Path, files: Sequence[Path]) -> list[str]:
         shutil.rmtree(folder)
         raise
     return [
-        f"drafted {name}, {rows:,} rows" if cells else f"{name} is as the contract wants it"
+        f"drafted {name}, {rows}" if cells else f"{name} is as the contract wants it"
         for name, rows, cells in drafts
     ]
 
 
-def _write_notebook(path: Path, to: Path, drafts: Sequence[tuple[str, int, list[str]]]) -> None:
-    """Write a notebook without outputs, the drafts in place of the example of a mapping."""
+def _write_notebook(path: Path, to: Path, drafts: Sequence[tuple[str, str, list[str]]]) -> None:
+    """Write a notebook and its pictures, without outputs, the drafts in place of its example."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     cells = []
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell |= {"execution_count": None, "outputs": []}
+        for picture in _PICTURE.findall("".join(cell["source"])):
+            if (path.parent / picture).is_file():
+                (to.parent / picture).parent.mkdir(exist_ok=True)
+                shutil.copyfile(path.parent / picture, to.parent / picture)
         cells.append(cell)
         if _EXAMPLE in "".join(cell["source"]):
             cells[-1:] = [
@@ -108,8 +117,11 @@ def _write_notebook(path: Path, to: Path, drafts: Sequence[tuple[str, int, list[
     to.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _drafts(inputs: Path, files: Sequence[Path]) -> list[tuple[str, int, list[str]]]:
-    """Of each file or sheet: its name, how many of its rows were looked at, and cells of a draft."""
+def _drafts(inputs: Path, files: Sequence[Path]) -> list[tuple[str, str, list[str]]]:
+    """Of each file or sheet: its name, how many rows it has, in words, and cells of a draft.
+
+    Tables to which others refer come before these.
+    """
     with TemporaryDirectory() as scratch:
         session = create_candidate(Path(scratch, "mart.duckdb"))
         connection = session.connection
@@ -120,14 +132,20 @@ def _drafts(inputs: Path, files: Sequence[Path]) -> list[tuple[str, int, list[st
                 if magic.startswith("%%sql") and any(each in sql for each in _NEEDED):
                     session.execute(sql, shows=False)
             seen: dict[str, tuple[int, list[_Seen]]] = {}
+            counts: dict[str, str] = {}
             for name in _names(files):
+                counts[name] = _count(connection, raw_files[name])
                 columns = raw_files[name].columns
                 connection.execute(
                     f"create or replace temp table {quoted(name)} as "
                     f"select * from source.main.{quoted(name)} limit {_ROWS}"
                 )
                 seen[name] = _looked_at(connection, name, columns)
-            return [(name, seen[name][0], _draft(connection, name, seen)) for name in seen]
+            references = _ordered({name: _references(connection, name, seen) for name in seen})
+            return [
+                (name, counts[name], _draft(connection, name, *seen[name], references[name]))
+                for name in references
+            ]
         finally:
             session.close()
 
@@ -140,6 +158,27 @@ def _names(files: Sequence[Path]) -> Iterator[str]:
             yield from tables
         else:
             yield file.name.partition(".")[0]
+
+
+def _count(connection: duckdb.DuckDBPyConnection, raw: Raw) -> str:
+    """How many records were counted, and how many of them cannot be read, in words.
+
+    Raises InputError for a file in another encoding.
+    """
+    rows = raw.records.total()
+    view = f"source.main.{quoted(raw.name)}"
+    (read,) = connection.execute(f"select count(*) from {view}").fetchone()
+    if read == rows:
+        return _rows(rows)
+    for source in raw.sources:
+        # one such row is enough here: it could not be looked at
+        if isinstance(source, CsvFile) and not source.reader:
+            refuse_eight_bit(source.path, source.name)
+    return f"{_rows(rows)}, of which {rows - read:,} cannot be read"
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row" if number == 1 else f"{number:,} rows"
 
 
 def _looked_at(
@@ -205,22 +244,26 @@ def _plain_name(column: str, taken: Sequence[str]) -> str:
 
 
 def _draft(
-    connection: duckdb.DuckDBPyConnection, name: str, seen: dict[str, tuple[int, list[_Seen]]]
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    rows: int,
+    columns: Sequence[_Seen],
+    references: Mapping[str, str],
 ) -> list[str]:
     """Cells of comments: to declare and map a table for the source, or to map it to declared ones.
 
     None for a source that is as a declared table of its name wants it.
     """
-    rows, columns = seen[name]
     declared = {each: read_contract(connection, each) for each in declared_tables(connection)}
     if name in declared and declared[name].required_names <= {each.column.lower() for each in columns}:
         return []
     table = _plain_name(name, [])
-    said = [f"a table of its own for {name}, as the first {rows:,} rows look: confirm each line,"]
+    said = [f"a table of its own for {name}, after a look at {_rows(rows)}: confirm each line,"]
     said += [f"then load it below, with loader.load({table!r}, from_seed=False)"]
     if not any(each.is_key for each in columns):
         said.append(_key_of_two(connection, name, columns, rows))
-    lines = [_declaration(connection, each, name, seen) for each in columns]
+    key = _first_key(columns)
+    lines = [_declaration(each, each is key, references.get(each.name, "")) for each in columns]
     notes = ["; ".join(each.notes) for each in columns]
     cells = [
         _cell(said, f"create table contract.{table} (", lines, notes, ")"),
@@ -260,26 +303,54 @@ def _with_notes(items: Sequence[str], notes: Sequence[str]) -> list[str]:
     ]
 
 
-def _declaration(
-    connection: duckdb.DuckDBPyConnection,
-    seen: _Seen,
-    name: str,
-    all_seen: dict[str, tuple[int, list[_Seen]]],
-) -> str:
+def _declaration(seen: _Seen, is_key: bool, reference: str) -> str:
     words = [seen.name, seen.type]
-    first_key = next((each for each in all_seen[name][1] if each.is_key), None)
-    words += ["primary key"] if seen is first_key else ["not null"] if seen.is_filled else []
-    for other, (_, columns) in all_seen.items():
-        for key in columns:
-            if other != name and key.is_key and seen.type == "varchar" and seen is not first_key:
-                foreign = f"select {quoted(seen.column)} as key from {quoted(name)}"
-                known = f"select {quoted(key.column)} as key from {quoted(other)}"
-                lost = f"from ({foreign}) anti join ({known}) using (key) where key is not null limit 1"
-                if not connection.execute(lost).fetchone():
-                    return " ".join(
-                        [*words, f"references contract.{_plain_name(other, [])} ({key.name})"]
-                    )
-    return " ".join(words)
+    words += ["primary key"] if is_key else ["not null"] if seen.is_filled else []
+    return " ".join([*words, *([f"references {reference}"] if reference else [])])
+
+
+def _first_key(columns: Sequence[_Seen]) -> _Seen | None:
+    return next((each for each in columns if each.is_key), None)
+
+
+def _references(
+    connection: duckdb.DuckDBPyConnection, name: str, seen: dict[str, tuple[int, list[_Seen]]]
+) -> dict[str, tuple[str, str]]:
+    """Of each column whose values are all keys of another source: that source, and that key in SQL."""
+    found: dict[str, tuple[str, str]] = {}
+    own_key = _first_key(seen[name][1])
+    for column in seen[name][1]:
+        for other, (_, columns) in seen.items():
+            key = _first_key(columns)
+            if other == name or column is own_key or not key or {column.type, key.type} != {"varchar"}:
+                continue
+            foreign = f"select {quoted(column.column)} as key from {quoted(name)}"
+            known = f"select {quoted(key.column)} as key from {quoted(other)}"
+            lost = f"from ({foreign}) anti join ({known}) using (key) where key is not null limit 1"
+            if not connection.execute(lost).fetchone():
+                found[column.name] = other, f"contract.{_plain_name(other, [])} ({key.name})"
+                break
+    return found
+
+
+def _ordered(references: Mapping[str, Mapping[str, tuple[str, str]]]) -> dict[str, dict[str, str]]:
+    """The references of each source, below those to which it refers; none that closes a circle."""
+    ordered: dict[str, dict[str, str]] = {}
+
+    def add(name: str, above: tuple[str, ...]) -> None:
+        kept: dict[str, str] = {}
+        for column, (other, reference) in references[name].items():
+            if other in above:
+                continue
+            if other not in ordered:
+                add(other, (*above, other))
+            kept[column] = reference
+        ordered[name] = kept
+
+    for name in references:
+        if name not in ordered:
+            add(name, (name,))
+    return ordered
 
 
 def _key_of_two(

@@ -4,12 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 import xlsxwriter
 from conftest import CHECKOUT, query
 
 from mart_helpers.draft import make_place
-from mart_helpers.errors import UsageError
+from mart_helpers.errors import InputError, UsageError
 from mart_helpers.parameters import home
 
 HEADER = (
@@ -55,10 +56,10 @@ def flat(tmp_path: Path) -> Path:
 def test_a_draft_says_what_was_seen_of_each_column(tmp_path, flat):
     (tmp_path / "customers.csv").write_text("No,Since\n007,2/1/2024\n008,3/1/2024\n009,\n")
     assert make_place(tmp_path / "shop", [flat, tmp_path / "customers.csv"]) == [
-        "drafted orders, 3 rows",
         "drafted customers, 3 rows",
+        "drafted orders, 3 rows",
     ]
-    orders, customers = drafts(tmp_path / "shop", "table contract")
+    customers, orders = drafts(tmp_path / "shop", "table contract")
     assert "row varchar primary key,  -- whole numbers; different in each row; such as 1" in orders
     assert "order_date date not null,  -- days written as %d.%m.%Y; different in each row" in orders
     assert "customer_id varchar not null references contract.customers (no)," in orders
@@ -86,10 +87,47 @@ def test_each_sheet_of_a_workbook_is_drafted(tmp_path):
             sheet.write_row(0, 0, ["Nr", "Wert"])
             sheet.write_row(1, 0, [1, 2.5])
     assert make_place(tmp_path / "shop", [tmp_path / "book.xlsx"]) == [
-        "drafted Kunden, 1 rows",
-        "drafted Aufträge, 1 rows",
+        "drafted Kunden, 1 row",
+        "drafted Aufträge, 1 row",
     ]
     assert len(drafts(tmp_path / "shop", "table contract.auftrage")) == 1
+
+
+@pytest.mark.parametrize("others", ["", "0300;Süßkirsche;2,00\n"])
+def test_a_file_in_another_encoding_is_refused(tmp_path, others):
+    path = tmp_path / "artikel.csv"
+    path.write_bytes(f"Nr;Name;Preis\n0100;Siebträger;9,50\n0200;Tasse;1,50\n{others}".encode("cp1252"))
+    with pytest.raises(
+        InputError, match=r"artikel\.csv: is not UTF-8 .* Line 2 .* iconv -f WINDOWS-1252"
+    ):
+        make_place(tmp_path / "shop", [path])
+    assert not (tmp_path / "shop").exists()
+
+
+def test_rows_that_cannot_be_read_are_counted(tmp_path):
+    path = tmp_path / "artikel.csv"
+    path.write_bytes("Nr;Name\n1;Café\n2;Tee\n".encode() + b"3;Tass\xe9\n")
+    assert make_place(tmp_path / "shop", [path]) == [
+        "drafted artikel, 3 rows, of which 1 cannot be read"
+    ]
+
+
+def test_tables_are_drafted_below_those_they_refer_to(tmp_path):
+    texts = {
+        "verkaufe": "Beleg;Kunde;Artikel\nB1;K1;A1\nB2;K1;A2\nB3;K2;A1\n",
+        "kunden": "Nr;Gebiet;Bester\nK1;G1;A1\nK2;G1;A2\n",
+        "gebiete": "Kürzel;Name\nG1;Nord\nG2;Süd\n",
+        "artikel": "Nr;Käufer\nA1;K1\nA2;K2\n",  # refers to what refers to it
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.csv").write_text(text, "utf-8")
+    make_place(tmp_path / "shop", [tmp_path / f"{name}.csv" for name in texts])
+    drafted = drafts(tmp_path / "shop", "table contract")
+    with duckdb.connect() as connection:
+        connection.execute("create schema contract")
+        for draft in drafted:
+            connection.execute(draft.removeprefix("%%sql"))
+    assert sum(draft.count("references") for draft in drafted) == 4
 
 
 def test_a_file_that_fits_the_contract_needs_no_draft(tmp_path):
@@ -101,7 +139,7 @@ def test_a_file_that_fits_the_contract_needs_no_draft(tmp_path):
 def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path, flat):
     with pytest.raises(UsageError, match="is there already"):
         make_place(tmp_path, [flat])
-    with pytest.raises(UsageError, match="which is no file"):
+    with pytest.raises(UsageError, match=r"missing\.csv: there is no such file"):
         make_place(tmp_path / "shop", [tmp_path / "missing.csv"])
     assert [path.name for path in tmp_path.iterdir()] == ["orders.csv"]
 
@@ -112,6 +150,7 @@ def test_the_notebooks_of_a_place_run_and_those_of_the_checkout_stay(tmp_path, f
     place = tmp_path / "shop"
     path = place / "notebooks" / "01_build.ipynb"
     notebook = json.loads(path.read_text("utf-8"))
+    assert (place / "notebooks" / "pictures" / "star_schema.png").is_file()
     mappings = drafts(place, "view mapping.dim_") + drafts(place, "view mapping.fact_sales")
     text = ";\n".join(mapping.removeprefix("%%sql") for mapping in mappings)
     text = text.replace("null as sale_id", '"Row" as sale_id').replace(
