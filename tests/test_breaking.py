@@ -342,7 +342,7 @@ def test_the_commands_that_break_prints_work_as_they_stand_and_find_the_damage(h
     result = mart("break", "stale_extract", "--out", "a lab/one", cwd=elsewhere)
     assert result.returncode == 0, result.stderr
     wrote, next_steps = result.stdout.split("\n\n")
-    names = sorted(path.name for path in (home / "inputs").iterdir())
+    names = sorted(path.name for path in (home / "inputs").glob("*.csv"))
     assert wrote.splitlines() == [f"wrote 'a lab/one/{name}'" for name in names]
     build, quality = (shlex.split(line)[1:] for line in next_steps.splitlines()[1:])
     assert f"{home / 'data' / 'broken' / 'mart.duckdb'}" in build

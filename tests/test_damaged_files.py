@@ -689,7 +689,7 @@ if os.geteuid() == 0:
     os.setuid(65534)
 try:
     columns = (Column("sale_id", "VARCHAR", True, None),)
-    find_sources(Path(), Table("fact_sales", columns, "sale_id", (), ()))
+    find_sources(Path(), Table("fact_sales", columns, ("sale_id",), (), (), ()))
 except Exception as error:
     print(type(error).__name__, error)
 """
