@@ -24,6 +24,7 @@ ANSWERS = [
     "category_revenue",
     "segment_revenue",
     "country_revenue",
+    "moved_revenue",
     "weekday_revenue",
     "new_and_returning",
     "rfm_segments",

@@ -157,7 +157,7 @@ def built_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = make_home(tmp_path_factory.mktemp("built") / "home", monkeypatch)
         for stage in ("1", "3"):
-            built("--stage", stage)
+            built("--stage", stage, "--database", home / "data" / "mini_data_mart.duckdb")
         yield home
 
 
@@ -234,7 +234,8 @@ def wait_until(there: Callable[[], bool], run: subprocess.Popen | BaseProcess) -
 def test_a_build_killed_at_any_moment_leaves_the_mart_whole_or_absent(home: Path):
     database = home / "data" / "mini_data_mart.duckdb"
     candidate, at = candidate_path(database), random.Random(1)
-    run = start("build", "--stage", "1")
+    build = ("build", "--stage", "1", "--database", database)
+    run = start(*build)
     wait_until(candidate.exists, run)
     began = time.monotonic()
     wait_until(database.exists, run)
@@ -245,7 +246,7 @@ def test_a_build_killed_at_any_moment_leaves_the_mart_whole_or_absent(home: Path
     for moment in moments:
         candidate.unlink(missing_ok=True)
         before, mart = build_of(database), database.read_bytes()
-        run = start("build", "--stage", "1")
+        run = start(*build)
         wait_until(candidate.exists, run)
         time.sleep(moment)
         kill_9(run, home)
