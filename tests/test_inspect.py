@@ -147,7 +147,7 @@ def test_every_column_of_a_published_table_says_what_it_means(sample_mart):
     assert query(sample_mart, silent) == []
     text = describe_mart(sample_mart)
     for line in (
-        "  customer_key   integer  surrogate key of dim_customer; -1 is the unknown member",
+        "  customer_key          integer  surrogate key of dim_customer; -1 is the unknown member",
         "  customer_key     integer        refers to dim_customer",
         "  quantity         bigint         units sold, negative for a return",
         "dim_product: 9 rows. one row per product; key -1 is the unknown member",

@@ -101,13 +101,13 @@ def test_an_earlier_mart_is_named_by_its_build_its_file_or_not_at_all(database, 
 
 
 def test_builds_after_a_rollback_take_numbers_that_no_mart_has(home):
+    database = home / "data" / "mini_data_mart.duckdb"
+    words = ("build", "--stage", "1", "--database", database)
     for _ in range(3):
-        assert mart_command("build", "--stage", "1", cwd=home).returncode == 0
+        assert mart_command(*words, cwd=home).returncode == 0
     result = mart_command("rollback", cwd=home)
     assert result.stdout == "data/mini_data_mart.duckdb is build 2 again. Kept beside it: build 3, 1.\n"
-    words = ("build", "--stage", "1", "--keep-previous", "3")
-    assert mart_command(*words, cwd=home).returncode == 0
-    database = home / "data" / "mini_data_mart.duckdb"
+    assert mart_command(*words, "--keep-previous", "3", cwd=home).returncode == 0
     log = query(database, "select build_id from build_log order by build_id")
     assert log == [(1,), (2,), (4,)]
     assert kept_builds(database) == [3, 2, 1]

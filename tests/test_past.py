@@ -209,6 +209,6 @@ def test_columns_that_are_new_or_gone_are_a_warning_once(nightly):
 
 
 def test_seed_rows_promise_nothing(nightly):
-    done = nightly.build("--stage", "1")
+    done = nightly.build("--stage", "1", "--database", nightly.mart)
     assert done.returncode == 0, done.stderr
     assert "keeps" not in done.stdout
