@@ -20,7 +20,11 @@ _TABLES = {
         [
             ("build_id", "integer primary key", "number of the build"),
             ("built_at", "timestamp", "when the build began, in UTC"),
-            ("stage", "integer", "what was read: 1 seed rows, 2 sales from files, 3 all from files"),
+            (
+                "stage",
+                "integer",
+                "1 seed rows, 2 sales from files, 3 all from files, 4 dated files",
+            ),
             ("duckdb_version", "varchar", "version of DuckDB that built the mart"),
             ("rows_read", "bigint", "rows of all inputs"),
             ("rows_loaded", "bigint", "rows that are in the star"),

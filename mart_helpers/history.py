@@ -126,7 +126,7 @@ def _few_are_closed(connection: DuckDBPyConnection, dimension: str, severity: st
         where closed > {_MOST_CLOSED} * open {told}
         """,
         f"no extract of {dimension} lacks more than {_MOST_CLOSED:.0%} of the members of the one before "
-        "(if rightly: allow_restated)",
+        "(if that is right: --allow-restated)",
         severity,
     )
 

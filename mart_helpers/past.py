@@ -160,7 +160,8 @@ def _past_checks(fact: _Fact, severity: str) -> Iterator[Check]:
         f"{fact.name}_keeps_its_closed_months",
         rows("closed months are gone or have other amounts")
         + " where is_closed and not is_before_extract",
-        "no published row of a closed month is gone or has another amount (if rightly: allow_restated)",
+        "no published row of a closed month is gone or has another amount "
+        "(if that is right: --allow-restated)",
         severity,
     )
     yield Check(
@@ -176,7 +177,8 @@ def _past_checks(fact: _Fact, severity: str) -> Iterator[Check]:
         f"as found_in_words from {fact.stored} "
         "where is_gone and not is_closed group by newest_rows "
         "having rows_gone >= greatest(10, newest_rows / 2)",
-        "less than half of the published rows of the newest month are gone (if rightly: allow_restated)",
+        "less than half of the published rows of the newest month are gone "
+        "(if that is right: --allow-restated)",
         severity,
     )
     yield Check(
@@ -213,8 +215,8 @@ def _growth_check(connection: DuckDBPyConnection, fact: _Fact, severity: str) ->
         f"select {published} as rows_published, {present} as rows_present, "
         "format('closed months have {:,} rows, and had {:,}', rows_present, rows_published) "
         "as found_in_words where rows_present - rows_published >= greatest(10, rows_published / 2)",
-        "closed months have less than half as many rows again as were published (if rightly: "
-        "allow_restated)",
+        "closed months have less than half as many rows again as were published "
+        "(if that is right: --allow-restated)",
         severity,
     )
 

@@ -229,7 +229,7 @@ def in_words() -> Iterator[None]:
         raise QueryError(_CLASS.sub("", said).strip() + hint) from error
 
 
-def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+def connect(path: Path | str, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
     """A connection in which a misspelt table is no Python variable, and which draws no progress bar."""
     connection = duckdb.connect(str(path), read_only=read_only)
     connection.execute("set python_enable_replacements = false")

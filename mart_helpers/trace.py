@@ -107,8 +107,9 @@ def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
     """
     with open_published(database) as connection:
         try:
-            wanted = _wanted(connection, database, table_name, key, inputs_dir)
-            with _opened(connection, inputs_dir, wanted.table, wanted.inputs) as inputs:
+            folder = _read_from(connection, inputs_dir)
+            wanted = _wanted(connection, database, table_name, key, folder)
+            with _opened(connection, folder, wanted.table, wanted.inputs) as inputs:
                 return _traced(wanted, inputs)
         except duckdb.Error as error:
             raise StateError(
@@ -129,6 +130,7 @@ def origins(
     those of seed rows, are left out.
     """
     table = read_contract(connection, table_name)
+    inputs_dir = _read_from(connection, inputs_dir)
     _, inputs = _latest_build(connection, table)
     found: dict[tuple[str, ...], tuple[str, int]] = {}
     with _opened(connection, inputs_dir, table, inputs) as opened:
@@ -218,6 +220,13 @@ def _wanted(
 def _key_words(table: Table) -> str:
     """What a key of the table is given as: `a sale_id`; of several columns, `order_id,line_no`."""
     return f"a {table.key[0]}" if len(table.key) == 1 else ",".join(table.key)
+
+
+def _read_from(connection: duckdb.DuckDBPyConnection, inputs_dir: Path) -> Path:
+    """The folder that the latest build read: stage 4 has one of its own in `inputs_dir`."""
+    (stage,) = connection.execute("select max_by(stage, build_id) from build_log").fetchone()
+    dated = inputs_dir / "history"
+    return dated if stage == 4 and dated.is_dir() else inputs_dir
 
 
 def _latest_build(connection: duckdb.DuckDBPyConnection, table: Table) -> tuple[int, Inputs]:

@@ -217,7 +217,7 @@ create table fact_returns as
 select returns.return_id, dim_date.date_key, fact_sales.sale_id
 from staging.fact_returns as returns
 inner join fact_sales on returns.sale_id = fact_sales.sale_id
-inner join dim_date on returns.return_date = dim_date.date;
+inner join dim_date on returns.return_date = dim_date.date and dim_date.year < 2031;
 """
 
 

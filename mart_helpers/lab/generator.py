@@ -17,6 +17,7 @@ import duckdb
 from mart_helpers.errors import StateError, UsageError
 from mart_helpers.files import whole_files
 from mart_helpers.parameters import resolve, shown
+from mart_helpers.session import connect
 
 FIRST_DAY = date(2023, 1, 1)
 DAYS = (date(2025, 1, 1) - FIRST_DAY).days
@@ -282,9 +283,7 @@ def _write_sales(path: Path, sales: int, customers: int, products: int, seed: in
         "prices": _pool(PRICES),
         "discounts": _pool(DISCOUNTS),
     }
-    with duckdb.connect() as connection:
-        # Where DuckDB takes the process for interactive, its bar would land in our output.
-        connection.execute("set enable_progress_bar = false")
+    with connect(":memory:") as connection:
         connection.execute(MACROS.format(seed=seed))
         connection.execute(SALES, values)
 
