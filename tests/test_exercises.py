@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import code_cells, mart_command
+from kernels import started
 
 from mart_helpers.errors import UsageError
 from mart_helpers.lab.exercise import FILES, Exercises, read_exercise
@@ -143,6 +144,20 @@ def test_three_hints_come_before_the_model_answer(session):
     assert model in said[-1]
     with pytest.raises(UsageError, match="Did you mean ratios"):
         fresh.hint("ratio")
+
+
+def test_an_answer_is_checked_in_a_plain_kernel_which_draws_no_progress_bars(
+    shared_home, shared_mart, tmp_path
+):
+    _, *cells = code_cells("exercises")[:3]
+    places = f'data_dir = "{tmp_path}"; database = "{shared_mart}"'
+    with started(shared_home, "notebooks") as kernel:
+        assert not kernel.run_cells([places, *cells]).failed
+        kernel.run("%%sql\ncreate or replace temp view grain as\nselect 1 as answer")
+        assert "columns" in kernel.run('check("grain")').text
+        ((_, model),) = read_exercise("grain")["answer"]
+        kernel.run(f"%%sql\ncreate or replace temp view grain as\n{model}")
+        assert "Right: " in kernel.run('check("grain")').text
 
 
 def test_the_notebook_has_each_exercise_once():

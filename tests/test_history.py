@@ -255,7 +255,8 @@ def test_a_late_file_gives_the_mart_that_it_would_have_given_in_time(home):
         ["new", "C018, 2024-04-01"],
         ["new", "C020, 2024-04-01"],
     ]
-    text = trace(mart["late"], "fact_sales", "S000500", folder)
+    text = trace(mart["late"], "fact_sales", "S000500", home / "inputs")
+    assert "inputs/history/fact_sales.csv, line " in text
     assert "dim_customer, customer_key 25, from dim_customer/2024-01-01.csv on" in text
 
 
