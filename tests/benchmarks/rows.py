@@ -11,7 +11,6 @@ from extracts import CHECKOUT, Extracts, mart_command, place
 
 HERE = Path(__file__).resolve().parent
 PEERS_BIN = HERE / ".venv" / "bin"
-SAMPLE = CHECKOUT / "inputs"
 PEERS = ("dbt", "pandas", "polars", "polars-files")
 NOTEBOOKS = ("01_build", "04_quality", "02_explore", "03_export", "05_dashboard")
 
@@ -96,9 +95,14 @@ class Bench:
         return self.scratch / side
 
     def sample(self, peer: str) -> Row:
-        """The sample by us and by a peer: whether they agree, not how long they take."""
+        """A few clean sales by us and by a peer: whether they agree, not how long they take."""
+        few = Extracts(self.scratch, 1_000)
         return Row(
-            f"sample-{peer}", "", self.build("ours", SAMPLE), {peer: self.peer_task(peer, SAMPLE)}
+            f"sample-{peer}",
+            "",
+            self.build("ours", few.folder),
+            {peer: self.peer_task(peer, few.folder)},
+            needs=(few.make,),
         )
 
     def build(self, side: str, inputs: Path, *more: str) -> Task:
