@@ -17,10 +17,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from io import FileIO, TextIOWrapper
+from io import TextIOWrapper
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from tempfile import TemporaryFile
 from threading import RLock, Thread
 
 from jupyter_client.session import Session
@@ -227,9 +228,10 @@ class _Stream(TextIOWrapper):
     """What is printed, and what other code writes to the descriptor; sent on each `flush`."""
 
     def __init__(self, descriptor: int, name: str, session: _Messages) -> None:
-        memory = os.memfd_create(name)
-        super().__init__(FileIO(memory, "w"), "utf-8", "backslashreplace", write_through=True)
-        os.dup2(memory, descriptor)
+        # in this mode each write goes to the end, so forks that write at once lose nothing
+        file = TemporaryFile("a+b", buffering=0)  # noqa: SIM115 (open as long as the stream)
+        super().__init__(file, "utf-8", "backslashreplace", write_through=True)
+        os.dup2(file.fileno(), descriptor)
         self._name, self._session, self._sent = name, session, 0
 
     def flush(self) -> None:
