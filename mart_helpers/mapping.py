@@ -75,27 +75,16 @@ class Mapping(NamedTuple):
 
     def matching(
         self, source: Source, texts: Sequence[str], matches: str
-    ) -> tuple[list[tuple[int, tuple[str, ...]]], list[int]]:
-        """Number and `key`, these `texts`, of records of a source whose rows match.
-
-        And the numbers of those that cannot be read.
-        """
+    ) -> list[tuple[int, tuple[str, ...]]]:
+        """Number and `key`, these `texts`, of records of a source whose rows match."""
         place = quoted(PLACE.name)
         rows = self.connection.execute(
             f"select * from (select {place}, [{', '.join(texts)}] as key from ({self.rows})) "
             f"where {matches} order by {place}"
         )
         key_of = {each: tuple(key) for each, key in rows.fetchall()}
-        unread = self.connection.execute(self.raw.faulty_sql(f"not {IS_READ}")).fetchall()
-        found, numbers = (
-            [
-                (number, each)
-                for each, origin, number in self.raw.origins(self.connection, places)
-                if origin is source
-            ]
-            for places in ([*key_of], [each for each, _ in unread])
-        )
-        return [(number, key_of[each]) for number, each in found], [number for number, _ in numbers]
+        found = self.raw.origins(self.connection, [*key_of])
+        return [(number, key_of[each]) for each, origin, number in found if origin is source]
 
 
 class _Fault(NamedTuple):
