@@ -30,6 +30,8 @@ COMPILE := $(UV) pip compile --quiet --no-config --universal --python-version 3.
 LAB_OPTIONS := --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/01_build.ipynb \
 	--LabApp.app_settings_dir=mart_helpers/templates/lab \
 	--ContentsManager.hide_globs='["__pycache__", "conftest.py", "*.pyc", "*~"]'
+# Two processes take the files of tests in turn; a file's tests share what they have built.
+PYTEST := $(VENV_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # dbt, pandas and polars, which `make bench` measures against, have an environment of their own.
 BENCHMARKS := tests/benchmarks
 PEERS := $(BENCHMARKS)/.venv
@@ -46,7 +48,7 @@ run: $(RUN_READY)  ## Run the notebooks: build, quality, explore, export, dashbo
 	@$(VENV_PYTHON) -m mart all
 
 test: $(DEV_READY)  ## Run the tests; PYTEST_ARGS="-k name" is passed on.
-	@$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 test-app: $(DEV_READY) $(APP_READY)  ## Run the tests of the app; PYTEST_ARGS is passed on.
 	@$(VENV_PYTHON) -m pytest tests/app $(PYTEST_ARGS)

@@ -11,13 +11,14 @@ from pathlib import Path
 import duckdb
 import golden
 import pytest
+from filelock import FileLock
+from forks import CHECKOUT, mart_command
 
 from mart_helpers.checks import run_checks
 from mart_helpers.derived import derive_checks
 from mart_helpers.mart import create_candidate, publish
 from mart_helpers.session import Session
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 SALES_HEADER = "sale_id,sale_date,customer_id,product_id,quantity,unit_price,discount"
 
 
@@ -73,21 +74,38 @@ def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def made_once(name: str, make: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `make` fills once a run, in the first of pytest's processes that asks for it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    is_made = folder / "made"
+    with FileLock(f"{folder}.lock"):
+        if not is_made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            is_made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def sample_mart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The mart of the sample, built once a run; no test changes it."""
+    folder = made_once("sample", build_sample, tmp_path_factory)
+    return folder / "home" / "data" / "mini_data_mart.duckdb"
+
+
+def build_sample(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        home = make_home(tmp_path_factory.mktemp("sample") / "home", monkeypatch)
-        built = mart_command("build", cwd=home)
+        built = mart_command("build", cwd=make_home(folder / "home", monkeypatch))
     assert built.returncode == 0, built.stderr
-    return home / "data" / "mini_data_mart.duckdb"
 
 
 @pytest.fixture(scope="session")
 def rerun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The notebooks of the project, executed on the sample by a Jupyter kernel."""
-    paths = golden.execute(golden.ORDER, tmp_path_factory.mktemp("rerun"))
-    return {path.stem: path for path in paths}
+    folder = made_once("rerun", lambda folder: golden.execute(golden.ORDER, folder), tmp_path_factory)
+    return {name: folder / f"{name}.ipynb" for name in golden.ORDER}
 
 
 @pytest.fixture
@@ -105,18 +123,6 @@ def publish_checked(session: Session, keep_previous: int = 2) -> None:
     """Publish what is in the candidate, after the checks that follow from it."""
     derive_checks(session)
     publish(session, run_checks(session), keep_previous)
-
-
-def mart_command(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    """`python -m mart ARGUMENTS` as a user runs it, its output as text."""
-    return subprocess.run(
-        [sys.executable, "-m", "mart", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ,
-        timeout=300,
-    )
 
 
 @pytest.fixture

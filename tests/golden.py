@@ -11,12 +11,15 @@ import sys
 import tempfile
 from pathlib import Path
 from shutil import copytree
+from typing import TypeVar
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager, KernelManager
 from nbclient import NotebookClient
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ORDER = ("01_build", "02_explore", "03_export", "04_quality", "05_dashboard", "exercises")
+Manager = TypeVar("Manager", bound=KernelManager)
 PICTURE = "image/png"
 # The outputs that are the README's pictures, by what they say they are.
 PICTURES = {
@@ -38,11 +41,21 @@ def execute(names: tuple[str, ...], target: Path) -> list[Path]:
 
 def _executed(name: str, target: Path, environment: dict[str, str]) -> Path:
     notebook = nbformat.read(CHECKOUT / "notebooks" / f"{name}.ipynb", as_version=4)
-    NotebookClient(notebook, kernel_name="python3", record_timing=False).execute(env=environment)
+    manager = without_ports(AsyncKernelManager, Path(environment["MART_HOME"]))
+    NotebookClient(notebook, manager, record_timing=False).execute(env=environment, cleanup_kc=True)
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
     saved = target / f"{name}.ipynb"
     nbformat.write(notebook, saved)
     return saved
+
+
+def without_ports(manager: type[Manager], folder: Path) -> Manager:
+    """A manager of kernels whose sockets are files in `folder`.
+
+    Two kernels that start at once may be given the same port.
+    """
+    connection = str(folder / "kernel.json")
+    return manager(kernel_name="python3", transport="ipc", connection_file=connection)
 
 
 def differences(saved: dict, rerun: dict, with_pictures: bool = True) -> list[str]:

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from conftest import CHECKOUT, code_cells
+from golden import without_ports
 from jupyter_client.blocking import BlockingKernelClient
-from jupyter_client.manager import KernelManager, start_new_kernel
+from jupyter_client.manager import KernelManager
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,18 @@ class Ran:
 class Kernel:
     """A kernel, and the ways to run cells in it."""
 
-    def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
+    def __init__(self, manager: KernelManager) -> None:
         self.manager = manager
-        self._client = client
+        self.connect()
+
+    def connect(self) -> None:
+        """Talk to the kernel that runs now, when it is ready."""
+        self._client: BlockingKernelClient = self.manager.client()
+        self._client.start_channels()
+        self._client.wait_for_ready(timeout=120)
+
+    def disconnect(self) -> None:
+        self._client.stop_channels()
 
     def run(self, source: str, timeout: int = 120) -> Ran:
         """Run one cell: all text that it shows (streams, values and errors), in order."""
@@ -44,8 +55,9 @@ class Kernel:
 
     def restart(self) -> None:
         """Kill the kernel and start another in its place, as *Restart Kernel* does."""
+        self.disconnect()
         self.manager.restart_kernel(now=True)
-        self._client.wait_for_ready(timeout=120)
+        self.connect()
 
     def run_all(self, notebook: str, **values: object) -> Ran:
         """Run a notebook's code cells in order to the first error, `values` behind its parameters."""
@@ -73,12 +85,15 @@ def started(home: Path, folder: str = "") -> Iterator[Kernel]:
         "PYTHONPATH": str(CHECKOUT),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(home / folder), env=environment)
-    try:
-        yield Kernel(manager, client)
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+    with TemporaryDirectory() as sockets:
+        manager = without_ports(KernelManager, Path(sockets))
+        manager.start_kernel(cwd=str(home / folder), env=environment)
+        try:
+            kernel = Kernel(manager)
+            yield kernel
+            kernel.disconnect()
+        finally:
+            manager.shutdown_kernel(now=True)
 
 
 def _text(kind: str, content: dict) -> str:

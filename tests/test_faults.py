@@ -5,7 +5,6 @@ because each takes seconds; where it is about the publishing step alone, a small
 processes that are forked from one that has imported everything (`FORKS`).
 """
 
-import multiprocessing
 import os
 import random
 import re
@@ -20,13 +19,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import CHECKOUT, make_home, mart_command, publish_checked, query
+from conftest import make_home, mart_command, publish_checked, query
+from forks import FORKS, start_server
 
 from mart_helpers.errors import MartError, StateError
 from mart_helpers.kept import kept_builds, previous_path, rollback
@@ -35,18 +34,13 @@ from mart_helpers.session import identity, in_words, open_published
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["test_faults"])
 NOBODY = 65534
 BUSY = "is being built by another notebook or program"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forks() -> None:
-    """Start the process that FORKS forks from, so that it finds what it is to import."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")]))
-        forkserver.ensure_running()
+    start_server()
 
 
 STAR = """
