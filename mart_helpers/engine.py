@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
+from importlib import import_module, reload
 from io import TextIOWrapper
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -39,11 +39,12 @@ CAN_FORK = sys.platform == "linux"
 # What notebooks need beside the helpers that their cells import. None of it opens a file of ours.
 _IMPORTED_BY_ALL = (
     "ipykernel.zmqshell",
-    "matplotlib.pyplot",
     "pandas",
     "sql.magic",
     "mart_helpers.mart",
 )
+
+_PYPLOT = "matplotlib.pyplot"
 
 _HELPERS = re.compile(r"^(?:from|import) +(mart_helpers\.\w+)", re.MULTILINE)
 
@@ -144,9 +145,13 @@ def _import_for(cells: list[NotebookNode]) -> None:
     What cannot be imported is left to the cell that asks for it.
     """
     helpers = [name for cell in cells if is_run(cell) for name in _HELPERS.findall(cell.source)]
+    # JupySQL imports pyplot for `%sqlplot` alone, which takes as long as all the rest of it
+    is_hidden = sys.modules.setdefault(_PYPLOT, None) is None
     for name in (*_IMPORTED_BY_ALL, *helpers):
         with suppress(Exception):
             import_module(name)
+    if is_hidden:
+        del sys.modules[_PYPLOT]
 
 
 @contextmanager
@@ -187,9 +192,13 @@ def _serve(pipe: Connection) -> None:
     shell = ZMQInteractiveShell.instance(config=config, compiler_class=XCachingCompiler)
     shell.displayhook.session = shell.display_pub.session = session
     shell.enable_gui = lambda *_: None
-    shell.run_line_magic("matplotlib", "inline")
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    if "matplotlib" in sys.modules:  # too late for that
+        shell.run_line_magic("matplotlib", "inline")
     while True:
         source = pipe.recv()
+        if "%sqlplot" in source:  # with pyplot, now
+            reload(import_module("sql.plot"))
         session.send(None, "execute_input", {"code": source, "execution_count": shell.execution_count})
         result = shell.run_cell(source, store_history=True)
         for stream in streams:

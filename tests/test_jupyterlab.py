@@ -188,7 +188,7 @@ def test_run_all_in_jupyterlab_runs_every_cell_without_error(page, lab, name):
 
 
 def test_the_star_is_drawn_before_the_notebook_is_run_and_trusted(page, lab, shared_home):
-    notebook = nbformat.read(shared_home / "notebooks" / "01_build.ipynb", as_version=4)
+    notebook = nbformat.read(shared_home / "notebooks" / "02_explore.ipynb", as_version=4)
     notebook.cells.append(new_markdown_cell(str(shared_home)))  # so nobody has trusted it before
     nbformat.write(notebook, shared_home / "notebooks" / "opened.ipynb")
     open_alone(page, lab, "opened")
