@@ -5,9 +5,10 @@ a mart that was rebuilt is seen at once. As long as a connection is open, DuckDB
 others that this process opens: so runs take turns, and each closes what it has opened.
 """
 
+import json
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from functools import partial
 from hashlib import sha256
@@ -16,6 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
+import altair as alt
 import pandas as pd
 import streamlit as st
 from IPython.core.displayhook import DisplayHook
@@ -24,9 +26,8 @@ from IPython.utils.capture import capture_output
 from streamlit.web import bootstrap
 from traitlets.config import Config
 
+from mart_helpers import charts
 from mart_helpers.books import build_facts
-from mart_helpers.charts import Chart
-from mart_helpers.clickable import Clickable, make_clickable
 from mart_helpers.contract import declared_keys
 from mart_helpers.errors import MartError, StateError
 from mart_helpers.parameters import (
@@ -42,12 +43,12 @@ from mart_helpers.parameters import (
 from mart_helpers.session import open_published
 from mart_helpers.star import star_types
 from mart_helpers.tables import LABELS, as_texts
-from mart_helpers.texts import quoted
+from mart_helpers.texts import in_words, quoted
 from mart_helpers.trace import trace
 
 PAGES = ("02_explore", "04_quality")
 
-_SCRIPT = Path(__file__).parent / "templates" / "app.py"
+Keys = Mapping[str, tuple[str, ...]]  # the natural key of each declared table
 
 # Open to this computer alone, nothing sent to anybody, no file watched.
 _SETTINGS = {
@@ -58,15 +59,24 @@ _SETTINGS = {
     "logger_hideWelcomeMessage": True,
 }
 
-_EARLIEST, _LATEST = date(1900, 1, 1), date(2100, 12, 31)  # as declared dates may be
-
-_MOST_ROWS, _TALLEST = 10_000, 15  # of the rows behind a line; of the rows shown without scrolling
-
-_HEADING = re.compile(r"^# (?:\d+ · )?(.+)$", re.MULTILINE)
+_MOST_ROWS, _MOST_DRAWN, _TALLEST = 10_000, 400, 15  # behind a line; in a chart; without scrolling
 
 _LINK = re.compile(r"\[([^]]+)\]\([^)]*\)")  # to files beside the notebook
 
 _NAME = re.compile(r"(?:%%sql +)?([a-z]\w*)")  # of what a cell makes or shows
+
+
+class Part(NamedTuple):
+    """What a cell of a notebook gives: words, a value, or the error that it ends in.
+
+    `frame` is what a chart or table shows; `behind` are rows of the line of it that is selected.
+    """
+
+    value: Any
+    name: str = "answer"
+    key: str = ""  # of the widget that shows it; another value has another key
+    frame: pd.DataFrame | None = None
+    behind: pd.DataFrame | None = None
 
 
 def serve(database: Path, inputs_dir: Path, port: int) -> None:
@@ -82,31 +92,20 @@ def serve(database: Path, inputs_dir: Path, port: int) -> None:
     settings = _SETTINGS | {"server_port": port}
     bootstrap.load_config_options(settings)
     print(f"{shown(database)} is shown at http://localhost:{port}. Ctrl-C ends it.", flush=True)
-    bootstrap.run(str(_SCRIPT), False, [str(database), str(inputs_dir)], settings)
+    script = Path(__file__).parent / "templates" / "app.py"
+    bootstrap.run(str(script), False, [str(database), str(inputs_dir)], settings)
 
 
 def show(database: Path, inputs_dir: Path) -> None:
     """Draw the page that the browser asks for, as its controls say. Called at each interaction."""
-    pages = [
-        st.Page(partial(show_page, name, database, inputs_dir), title=_title(name), url_path=name[3:])
-        for name in PAGES
-    ]
+    pages = []
+    for name in PAGES:
+        title = "".join(notebook_cells(notebook_path(name))[0]["source"]).partition("\n")[0]
+        draw = partial(show_page, name, database, inputs_dir)
+        pages.append(st.Page(draw, title=title.rpartition("· ")[2], url_path=name[3:]))
     page = st.navigation(pages)
     st.set_page_config(f"{page.title} · {database.stem}")
     page.run()
-
-
-def _title(notebook: str) -> str:
-    return _HEADING.search("".join(notebook_cells(notebook_path(notebook))[0]["source"]))[1]
-
-
-class Part(NamedTuple):
-    """What a cell of a notebook gives: words, a value, or the error that it ends in."""
-
-    name: str
-    value: Any
-    key: str = ""  # of the widget that shows it; another value has another key
-    behind: pd.DataFrame | None = None  # the rows behind the line that is selected
 
 
 def show_page(notebook: str, database: Path, inputs_dir: Path) -> None:
@@ -117,16 +116,18 @@ def show_page(notebook: str, database: Path, inputs_dir: Path) -> None:
         with turn, open_published(database) as connection:
             build, keys, known = build_facts(connection), declared_keys(connection), _known(connection)
         with st.sidebar:
-            given |= {
-                each.name: _control(each, known.get(each.name, []))
-                for each in notebook_parameters(notebook_path(notebook))
-                if not each.name.endswith(PATHS)
-            }
+            for each in notebook_parameters(notebook_path(notebook)):
+                if not each.name.endswith(PATHS):
+                    given[each.name] = _control(each, known.get(each.name, []))
             st.caption(f"{shown(database)}, build {build['build_id']} of {build['built_at'][:16]} (UTC)")
         with turn, capture_output(display=False):
             parts = list(_parts(shell, notebook, given, keys))
         for part in parts:
-            _show(part, partial(_show_origin, turn, database, inputs_dir, keys))
+            _show(part)
+            if part.behind is not None:
+                with st.container(border=True):
+                    if (row := _selected_behind(part)) is not None:
+                        _show_origin(turn, database, inputs_dir, keys, row)
     except MartError as error:
         st.error(str(error))
 
@@ -145,20 +146,18 @@ def _known(connection: Any) -> dict[str, list[str]]:
 def _control(parameter: Parameter, known: list[str]) -> object:
     """The value of a parameter, as its control says."""
     name, kind, default, text, choices, minimum = parameter
-    settings = {"label": _words(name), "key": name, "help": text}
+    settings = {"label": in_words(name).capitalize(), "key": name, "help": text}
     if name.endswith("_date"):
-        day = date.fromisoformat(default) if default else None
-        day = st.date_input(value=day, min_value=_EARLIEST, max_value=_LATEST, **settings)
+        bounds = {"min_value": date(1900, 1, 1), "max_value": date(2100, 12, 31)}  # as declared ones
+        day = st.date_input(value=date.fromisoformat(default) if default else None, **bounds, **settings)
         return day.isoformat() if day else ""
     if options := list(choices) or (known and list(dict.fromkeys([default, *known]))):
         index = options.index(default)
         return st.selectbox(
             options=options, index=index, format_func=lambda word: str(word) or "all", **settings
         )
-    if kind is bool:
-        return st.toggle(value=default, **settings)
-    if kind is str:
-        return st.text_input(value=default, **settings)
+    if kind in (bool, str):
+        return (st.toggle if kind is bool else st.text_input)(value=default, **settings)
     return st.number_input(
         value=default, min_value=kind(minimum) if minimum is not None else None, **settings
     )
@@ -181,10 +180,7 @@ class _Silent(DisplayHook):
 
 
 def _parts(
-    shell: InteractiveShell,
-    notebook: str,
-    given: Mapping[str, object],
-    keys: Mapping[str, tuple[str, ...]],
+    shell: InteractiveShell, notebook: str, given: Mapping[str, object], keys: Keys
 ) -> Iterator[Part]:
     """Run a notebook with the `given` values for its parameters; without its cells tagged `aside`.
 
@@ -197,50 +193,46 @@ def _parts(
             if "aside" in tags(cell):
                 continue
             if cell["cell_type"] == "markdown":
-                yield Part("", _LINK.sub(r"\1", source))
+                yield Part(_LINK.sub(r"\1", source))
             if not is_run(cell):
                 continue
             result = shell.run_cell(source, store_history=True)
             if error := result.error_before_exec or result.error_in_exec:
-                yield Part("", error)
+                yield Part(error)
                 return
             if "parameters" in tags(cell):
                 shell.user_ns |= {name: given[name] for name in given if name in shell.user_ns}
-            make_clickable(shell.user_ns)
-            value, name = result.result, _NAME.match(source)
-            if "summary" in tags(cell) and isinstance(value, pd.DataFrame):
-                value = "  \n".join(value.iloc[:, 0].astype(str)).replace("$", "\\$")
-            yield _part(shell, keys, cell["id"], name[1] if name else "answer", value)
+            for name in {*_DRAWN} & {*shell.user_ns}:
+                shell.user_ns[name] = partial(_drawn, name)
+            part, name = result.result, _NAME.match(source)
+            if "summary" in tags(cell) and isinstance(part, pd.DataFrame):
+                part = "  \n".join(part.iloc[:, 0].astype(str)).replace("$", "\\$")
+            if isinstance(part, pd.DataFrame):
+                part = Part(part, name[1] if name else "answer", frame=part)
+            part = part if isinstance(part, Part) else Part(part)
+            yield part if part.frame is None else _with_rows(part, cell["id"], shell, keys)
     finally:
         if session := getattr(shell, "mart_session", None):
             session.close()
 
 
-def _part(
-    shell: InteractiveShell, keys: Mapping[str, tuple[str, ...]], cell: str, name: str, value: object
-) -> Part:
-    if not isinstance(value, pd.DataFrame | Clickable):
-        return Part(name, value)
-    frame = value
-    if isinstance(value, Clickable):
-        frame, name = value.frame, re.sub(r"\W+", "_", value.title.lower())
-    key = f"{cell} {sha256(frame.to_csv().encode()).hexdigest()}"
+def _with_rows(part: Part, cell: str, shell: InteractiveShell, keys: Keys) -> Part:
+    """The part with a key, and the rows behind the line that is selected in the browser."""
+    key = f"{cell} {sha256(part.frame.to_csv().encode()).hexdigest()}"
     selection = st.session_state.get(key, {}).get("selection", {})
     lines = [*selection.get("rows", []), *(each["line"] for each in selection.get("picked", []))]
-    behind = _rows_behind(shell.mart_session.connection, keys, frame, lines[0]) if lines else None
-    return Part(name, value, key, behind)
+    connection = shell.mart_session.connection
+    behind = _rows_behind(connection, keys, part.frame, lines[0]) if lines else None
+    return part._replace(key=key, behind=behind)
 
 
-def _rows_behind(
-    connection: Any, keys: Mapping[str, tuple[str, ...]], frame: pd.DataFrame, number: int
-) -> pd.DataFrame:
+def _rows_behind(connection: Any, keys: Keys, frame: pd.DataFrame, number: int) -> pd.DataFrame:
     """Rows of a view of the notebook that have the words of a line of an answer; at most 10,000.
 
     A view with the key of a declared table is asked first, and of several the last one. A line with a
     day stands for all days until the next line's; of a row in the view, the first date counts.
     """
-    line = frame.iloc[number]
-    days = frame.select_dtypes("datetime")
+    line, days = frame.iloc[number], frame.select_dtypes("datetime")
     views: dict[str, dict[str, str]] = {}
     for view, column, kind in connection.execute(_OWN_VIEWS, [list(chain(*keys.values()))]).fetchall():
         views.setdefault(view, {})[column] = kind
@@ -252,11 +244,9 @@ def _rows_behind(
         }
         day = next((quoted(name) for name, kind in kinds.items() if kind == "DATE"), None)
         if day and days.shape[1] == 1:
-            (starts,) = (days[name] for name in days)
-            wanted |= {
-                f"{day} >= ?": starts[number],
-                f"{day} < ?": starts[starts > starts[number]].min(),
-            }
+            starts = days.iloc[:, 0]
+            until = starts[starts > starts[number]].min()
+            wanted |= {f"{day} >= ?": starts[number], f"{day} < ?": until}
         wanted = {condition: value for condition, value in wanted.items() if pd.notna(value)}
         if wanted:
             rows = f"from {quoted(view)} where {' and '.join(wanted)} order by 1 limit {_MOST_ROWS}"
@@ -272,13 +262,13 @@ order by max(column_name in ?) over (partition by table_oid) desc, table_oid des
 """
 
 
-def _show(part: Part, show_origin: Callable[[pd.Series], None]) -> None:
+def _show(part: Part) -> None:
     value = part.value
     if isinstance(value, Exception):
         st.error(str(value) if isinstance(value, MartError) else f"{type(value).__name__}: {value}")
-    elif isinstance(value, Clickable):
-        st.altair_chart(value.chart, key=part.key, on_select="rerun")
-    elif isinstance(value, Chart):
+    elif isinstance(value, alt.TopLevelMixin):
+        st.altair_chart(value, key=part.key, on_select="rerun")
+    elif isinstance(value, charts.Chart):
         st.image(value.png)
     elif isinstance(value, pd.DataFrame):
         _show_table(value, part.name, part.key)
@@ -286,26 +276,30 @@ def _show(part: Part, show_origin: Callable[[pd.Series], None]) -> None:
         st.html(value._repr_html_())
     elif value is not None:
         st.write(value)
-    if part.behind is not None:
-        with st.container(border=True):
-            _show_behind(part, show_origin)
 
 
 def _show_table(frame: pd.DataFrame, name: str, key: str) -> list[int]:
-    """Show a table and a button to download it; which of its lines are selected."""
-    has_names = not isinstance(frame.index, pd.RangeIndex)
-    shown = as_texts(frame).rename(index=_words) if has_names else frame.set_axis(frame.columns, axis=1)
-    shown.attrs = {}
-    columns = {}
-    for each, kind in shown.dtypes.items():
-        column, settings = st.column_config.Column, {}
+    """Show a table and a button to download it; which of its lines are selected.
+
+    Amounts are shown with two decimals, percentages with one.
+    """
+    has_names, column = not isinstance(frame.index, pd.RangeIndex), st.column_config.Column
+    if has_names:
+        table = as_texts(frame).rename(index=lambda name: in_words(name).capitalize())
+        column = partial(st.column_config.TextColumn, alignment="right")
+    else:
+        table = frame.set_axis(frame.columns, axis=1)
+    table.attrs, columns, formats = {}, {}, {}
+    for each, kind in table.dtypes.items():
+        columns[each] = column(in_words(each).capitalize())
         if pd.api.types.is_datetime64_any_dtype(kind):
-            column, settings = st.column_config.DateColumn, {"format": "YYYY-MM-DD"}
-        elif has_names:
-            column, settings = st.column_config.TextColumn, {"alignment": "right"}
-        columns[each] = column(_words(each), **settings)
+            words = in_words(each).capitalize()
+            columns[each] = st.column_config.DateColumn(words, format="YYYY-MM-DD")
+        elif pd.api.types.is_numeric_dtype(kind) and not each.endswith(LABELS):
+            decimals = 0 if kind.kind in "iu" else 1 if each.endswith("_pct") else 2
+            formats[each] = f"{{:,.{decimals}f}}"
     state = st.dataframe(
-        shown if has_names else _formatted(shown),
+        table if has_names else table.style.format(formats, na_rep=""),
         key=key,
         column_config=columns,
         hide_index=not has_names,
@@ -320,32 +314,20 @@ def _show_table(frame: pd.DataFrame, name: str, key: str) -> list[int]:
     return state["selection"]["rows"]
 
 
-def _formatted(frame: pd.DataFrame) -> Any:
-    """Separators in thousands; of amounts two decimals are shown, of percentages one."""
-    numbers = frame.select_dtypes("number")
-    texts = {
-        name: "{:,}" if kind.kind in "iu" else "{:,.1f}" if name.endswith("_pct") else "{:,.2f}"
-        for name, kind in numbers.dtypes.items()
-        if not name.endswith(LABELS)
-    }
-    return frame.style.format(texts, na_rep="")
-
-
-def _show_behind(part: Part, show_origin: Callable[[pd.Series], None]) -> None:
+def _selected_behind(part: Part) -> pd.Series | None:
+    """Show the rows behind a line; the one of them that is selected."""
     if part.behind.empty:
         st.caption("This line stands for no single rows of the mart.")
-        return
+        return None
     count = len(part.behind)
     most = "the first " if count == _MOST_ROWS else ""
     rows = f"{count:,} row{'s' * (count != 1)}"
     st.caption(f"Behind it: {most}{rows}. Select one to see where it comes from.")
-    if lines := _show_table(part.behind, f"{part.name}_rows", f"{part.key} rows"):
-        show_origin(part.behind.iloc[lines[0]])
+    lines = _show_table(part.behind, f"{part.name}_rows", f"{part.key} rows")
+    return part.behind.iloc[lines[0]] if lines else None
 
 
-def _show_origin(
-    turn: Lock, database: Path, inputs_dir: Path, keys: Mapping[str, tuple[str, ...]], row: pd.Series
-) -> None:
+def _show_origin(turn: Lock, database: Path, inputs_dir: Path, keys: Keys, row: pd.Series) -> None:
     """Show what `mart trace` says of the declared tables whose keys are in a row."""
     found = {table: row[list(key)] for table, key in keys.items() if {*key} <= {*row.dropna().index}}
     if found:
@@ -357,5 +339,66 @@ def _show_origin(
         st.code(text, language=None, wrap_lines=True)
 
 
-def _words(name: str) -> str:
-    return name.replace("_pct", ", %").replace("_", " ").capitalize()
+_PICKED = alt.selection_point("picked", fields=["line"])
+
+_DRAWN = ("draw_bars", "draw_line", "draw_stacks", "draw_heat_map")  # what can be clicked here
+
+
+def _drawn(kind: str, frame: pd.DataFrame, label: str, *given: Any, **named: Any) -> Part:
+    """A chart as the notebook draws it, of which a click tells the line of the frame, from 0."""
+    frame, title, unit = frame.head(_MOST_DRAWN), named["title"], named.get("unit", "").strip()
+    numbers = [each for each in frame if each != label] if kind == "draw_heat_map" else []
+    values = [*chain.from_iterable([x] if isinstance(x, str) else x for x in given), *numbers]
+    values = [each for each in (*values, named.get("before")) if each and frame[each].notna().any()]
+    names = frame[label].astype(object).fillna("not given").astype(str)
+    if pd.api.types.is_datetime64_any_dtype(frame[label]):
+        names = frame[label].dt.strftime("%Y-%m" if (frame[label].dt.day == 1).all() else "%Y-%m-%d")
+    if frame.empty or not values:
+        return Part(charts.NOTHING_TO_DRAW)
+    lines = {"line": range(len(frame)), "name": names.tolist()}
+    rows = pd.concat(
+        pd.DataFrame(lines | {"series": in_words(each), "value": frame[each].astype(float).tolist()})
+        for each in values
+    )
+    tips = ["name:N", "series:N", alt.Tooltip("value:Q", format=",.2~f")]
+    base = alt.Chart(rows.dropna(), title=title).encode(tooltip=tips)
+    series = alt.Scale(domain=[*map(in_words, values)], range=_COLOURS.get(kind, [charts.BLUE]))
+    chart = _marked(kind, base, lines["name"], unit, series)
+    return Part(chart, re.sub(r"\W+", "_", title.lower()), frame=frame)
+
+
+def _marked(kind: str, base: alt.Chart, names: list[str], unit: str, series: alt.Scale) -> alt.Chart:
+    """The chart with its marks, of which those that can be clicked are paler while another one is."""
+    labels = {"labelExpr": f"{json.dumps(names)}[datum.value]", "labelLimit": 130, "labelAngle": 0}
+    axis = alt.Axis(title=None, labelOverlap=True, **labels)
+    paler = alt.condition(_PICKED, alt.value(1), alt.value(0.35))
+    if kind in ("draw_bars", "draw_heat_map"):
+        base = base.encode(y=alt.Y("line:O", axis=axis)).properties(height=alt.Step(26))
+        number = alt.Text("value:Q", format=",.0f")
+        if kind == "draw_bars":
+            base = base.encode(x=alt.X("value:Q", title=unit))
+            bars = base.mark_bar(color=charts.BLUE).encode(opacity=paler).add_params(_PICKED)
+            return bars + base.mark_text(align="left", dx=4, color="#808495").encode(text=number)
+        base = base.encode(x=alt.X("series:N", sort=None, title=unit, axis=alt.Axis(labelAngle=0)))
+        # no deeper than letters can be read on
+        deepest = 2 * base.data["value"].max()
+        shade = alt.Scale(scheme="blues", domainMin=0, domainMax=deepest)
+        fields = base.mark_rect().encode(color=alt.Color("value:Q", scale=shade, legend=None))
+        texts = base.mark_text(color="black").encode(text=number)
+        return fields.encode(opacity=paler).add_params(_PICKED) + texts
+    legend = alt.Legend(orient="top", title=None)
+    base = base.encode(
+        x=alt.X("line:O", axis=axis),
+        y=alt.Y("value:Q", title=unit),
+        color=alt.Color("series:N", scale=series, legend=legend),
+    )
+    is_line = kind == "draw_line"
+    marks = base.mark_point(filled=True, size=50, opacity=1) if is_line else base.mark_bar()
+    marks = marks.encode(opacity=paler).add_params(_PICKED)
+    return base.mark_line() + marks if is_line else alt.layer(marks)
+
+
+_COLOURS = {
+    "draw_line": [charts.BLUE, "#9DB8C9"],
+    "draw_stacks": [charts.BLUE, charts.ORANGE, charts.PALE],
+}

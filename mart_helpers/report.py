@@ -16,7 +16,7 @@ from junitparser import SystemErr, SystemOut, TestCase, TestSuite
 from junitparser.junitparser import FinalResult
 
 from mart_helpers.books import build_facts as last_build
-from mart_helpers.checks import SEVERITIES, Failure
+from mart_helpers.checks import Failure
 from mart_helpers.errors import QueryError, StateError, UsageError
 from mart_helpers.files import sole_writer, whole_files
 from mart_helpers.pages import build_figures, cell_text, printable, render_page
@@ -99,8 +99,10 @@ def write_quality_report(
     """
     if max_violations < 0:
         raise UsageError(f"max_violations: found {max_violations}, expected 0 or more.")
-    listed = {f"{VIOLATIONS}/{_file_name(each.check_name)}": each for each in failures if each.bad_rows}
-    listed = listed if max_violations else {}
+    bad = [each for each in failures if each.bad_rows] if max_violations else []
+    listed = {f"{VIOLATIONS}/{_file_name(each.check_name)}": each for each in bad}
+    file_of = {each.check_name: name for name, each in listed.items()}
+    counts = check_results["status"].value_counts().to_dict()
     report = {
         "format_version": REPORT_VERSION,
         "mart": session.database.name,
@@ -109,9 +111,17 @@ def write_quality_report(
         **last_build(session.connection),
         "status": overall(check_results["status"]),
         "headline": headline(check_results.to_dict("records")),
-        "counts": _counts(check_results),
+        "counts": {"checks": len(check_results), **dict.fromkeys(RESULTS, 0), **counts},
         "checks": _records(check_results),
-        "failures": [_failure(each, listed) for each in failures],
+        "failures": [
+            {
+                **each._asdict(),
+                "bad_rows": each.bad_rows and int(each.bad_rows),
+                "sample": _records(each.sample),
+                "violations": file_of.get(each.check_name),
+            }
+            for each in failures
+        ],
         "max_violations": max_violations,
         "row_counts": _records(row_counts),
         "inputs": _records(inputs),
@@ -147,25 +157,6 @@ def violations_in(folder: Path) -> set[str]:
         return {name for name in ours if (folder / VIOLATIONS / name).is_file()}
     except (OSError, ValueError, LookupError, TypeError):
         return set()
-
-
-def _counts(checks: pd.DataFrame) -> dict[str, int]:
-    by_status = checks["status"].value_counts()
-    return {"checks": len(checks)} | {status: int(by_status.get(status, 0)) for status in RESULTS}
-
-
-def _failure(failure: Failure, listed: dict[str, Failure]) -> dict[str, object]:
-    return {
-        "check_name": failure.check_name,
-        "severity": failure.severity,
-        "status": failure.status,
-        "finding": failure.finding,
-        "sentence": failure.sentence,
-        "bad_rows": None if failure.bad_rows is None else int(failure.bad_rows),
-        "sample": _records(failure.sample),
-        "query": failure.query,
-        "violations": next((name for name, each in listed.items() if each is failure), None),
-    }
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
@@ -207,51 +198,35 @@ def _write_violations(
 
 
 def _history(path: Path, report: Mapping[str, object]) -> str:
-    """The text of the history with the checks of this build in it."""
-    earlier = _earlier(path)
+    """The text of the history with the checks of this build in it.
+
+    Raises StateError if the file is something else, or has lost its end.
+    """
+    earlier = pd.DataFrame(columns=_HISTORY_COLUMNS, dtype=object)
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            text = path.read_bytes().decode("utf-8-sig")
+            earlier = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
+            if list(earlier) != _HISTORY_COLUMNS:
+                raise ValueError(f"it begins with {','.join(earlier)[:80]}")
+            if not text.endswith("\n"):
+                raise ValueError("its last line has no end")
+            is_right = earlier["build_id"].str.isdecimal() & earlier["status"].isin(RESULTS)
+            for row in earlier[~is_right].itertuples(index=False):
+                raise ValueError(f"it has the row {','.join(row)[:80]}")
+    except (OSError, ValueError) as error:
+        raise StateError(
+            f"{shown(path)} is no history of checks as we write it: {error}. Nothing was written. Mend "
+            "the file, or move it away and run 04_quality again: it begins a new one."
+        ) from error
     build = {"build_id": str(report["build_id"]), "built_at": report["built_at"]}
     # the builds of two marts may have the same number
     is_other = (earlier[list(build)] != pd.Series(build)).any(axis="columns")
     checks = pd.DataFrame(report["checks"] if report["built_at"] else [], dtype=object)
-    rows = pd.concat([earlier[is_other], checks.assign(**build).reindex(columns=_HISTORY_COLUMNS)])
-    rows = rows.sort_values(["build_id", "built_at", "check_name"], key=_in_order)
+    checks = checks.assign(**build).reindex(columns=_HISTORY_COLUMNS)
+    rows = pd.concat([earlier[is_other], checks]).astype({"build_id": "int64"})
+    rows = rows.sort_values(["build_id", "built_at", "check_name"])
     return rows.to_csv(index=False, lineterminator="\n")
-
-
-def _in_order(column: pd.Series) -> pd.Series:
-    return column.astype("int64") if column.name == "build_id" else column
-
-
-def _earlier(path: Path) -> pd.DataFrame:
-    """The history so far. Raises StateError where the file is something else, or has lost its end."""
-    nothing = pd.DataFrame(columns=_HISTORY_COLUMNS, dtype=object)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        rows = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False, on_bad_lines="error")
-    except (FileNotFoundError, NotADirectoryError):
-        return nothing
-    except (OSError, ValueError) as error:
-        raise _no_history(path, str(error)) from error
-    if list(rows) != _HISTORY_COLUMNS:
-        raise _no_history(path, f"it begins with {','.join(rows)[:80]}")
-    if not text.endswith("\n"):
-        raise _no_history(path, "its last line has no end")
-    is_uncounted = rows["status"].isin(["broken", "skipped"]) & (rows["bad_rows"] == "")
-    is_counted = rows["bad_rows"].str.isdecimal() | is_uncounted
-    is_right = rows["build_id"].str.isdecimal() & rows["severity"].isin(SEVERITIES) & is_counted
-    wrong = rows[~(is_right & rows["status"].isin(RESULTS))]
-    if len(wrong):
-        raise _no_history(path, f"it has the row {','.join(wrong.iloc[0])[:80]}")
-    # the first release wrote `fail` of a warning, too
-    is_warning = (rows["severity"] == "warn") & (rows["status"] == "fail")
-    return rows.assign(status=rows["status"].mask(is_warning, "warn"))
-
-
-def _no_history(path: Path, why: str) -> StateError:
-    return StateError(
-        f"{shown(path)} is no history of checks as we write it: {why}. Nothing was written. Mend the "
-        "file, or move it away and run 04_quality again: it begins a new one."
-    )
 
 
 _LONGEST_CELL = 40
@@ -292,27 +267,18 @@ def junit_xml(report: Mapping[str, object]) -> str:
 
 
 def _result(failure: Mapping[str, object]) -> FinalResult:
-    kind = {"fail": junitparser.Failure, "broken": junitparser.Error}
-    message = printable(_message(failure))
-    if failure["status"] in kind:
-        result = kind[failure["status"]](message, failure["severity"])
+    status, message = failure["status"], f"{failure['status']}: {failure['finding']}"
+    if status in ("fail", "warn"):
+        message += f". Expected: {failure['sentence']}"
+    if status in ("fail", "broken"):
+        kind = junitparser.Failure if status == "fail" else junitparser.Error
+        result = kind(printable(message), failure["severity"])
     else:  # the schema of the Ant task knows no type of a skipped test
-        result = junitparser.Skipped(message)
-    result.text = printable(f"{message}\n{_sample(failure)}{failure['query']}")
+        result = junitparser.Skipped(printable(message))
+    rows = pd.DataFrame(failure.get("sample", [])).map(cell_text, longest=_LONGEST_CELL)
+    sample = f"{rows.to_string(index=False)}\n" if len(rows) else ""
+    result.text = printable(f"{message}\n{sample}{failure['query']}")
     return result
-
-
-def _message(failure: Mapping[str, object]) -> str:
-    expected = f". Expected: {failure['sentence']}" if failure["status"] in ("fail", "warn") else ""
-    return f"{failure['status']}: {failure['finding']}{expected}"
-
-
-def _sample(failure: Mapping[str, object]) -> str:
-    rows = [
-        {name: cell_text(value, _LONGEST_CELL) for name, value in row.items()}
-        for row in failure.get("sample", [])
-    ]
-    return f"{pd.DataFrame(rows).to_string(index=False)}\n" if rows else ""
 
 
 def report_page(report: Mapping[str, object]) -> str:

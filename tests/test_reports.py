@@ -380,14 +380,6 @@ def test_a_history_that_another_program_saved_with_its_line_ends_is_taken(
     assert b"\r" not in contents(tmp_path)["history.csv"]
 
 
-def test_a_warning_that_the_first_release_wrote_as_failed_is_a_warning(make_mart, tmp_path):
-    (tmp_path / "quality").mkdir()
-    old = "1,2024-01-01T00:00:00,a,error,fail,3\n1,2024-01-01T00:00:00,b,warn,fail,3\n"
-    (tmp_path / "quality" / "history.csv").write_text(HEADER + old)
-    write(make_mart(), tmp_path)
-    assert [row["status"] for row in csv_rows(tmp_path, "history.csv")[:2]] == ["fail", "warn"]
-
-
 # --- whole or not at all ---
 
 
