@@ -35,7 +35,7 @@ class Comparison(NamedTuple):
     - `values` of the first 20 changed rows of each table: table_name, key, column_name, before, after.
     - `restated` by a changed dimension: metric, year, dimension, column_name, value (of a text that
       reports group by, else missing), change. The rows of the facts are those that both marts have.
-    - `notes` on what was restated, came late or is no longer in the extracts, a sentence each.
+    - `notes` on what came late or was restated, a sentence each.
     """
 
     tables: pd.DataFrame
@@ -208,7 +208,7 @@ def _compare_table(connection: duckdb.DuckDBPyConnection, table: _Table, notes: 
         connection.execute(_rows_sql(table))
         connection.execute(_values_sql(table))
     if table.day:
-        notes += _notes(connection, table)
+        notes += _late_rows(connection, table)
     found = {kind: told for kind, *told in connection.execute(_counts_sql(table)).fetchall()}
     counts, changes = zip(
         *(found.get(kind, (0, table.metric and 0)) for kind in ("new", "gone", "changed")), strict=True
@@ -290,8 +290,8 @@ def _newest(table: _Table) -> str:
     return f"(select max({table.day} // 100) from ({table.plain[0]}))"
 
 
-def _notes(connection: duckdb.DuckDBPyConnection, table: _Table) -> Iterator[str]:
-    """New rows of closed months, and whole months that are gone because the rows begin later."""
+def _late_rows(connection: duckdb.DuckDBPyConnection, table: _Table) -> Iterator[str]:
+    """A sentence on the new rows of closed months."""
     rows, change = connection.execute(f"""
         select count(*), {_change(table)}
         from differences
@@ -300,19 +300,6 @@ def _notes(connection: duckdb.DuckDBPyConnection, table: _Table) -> Iterator[str
     if rows:
         money = f", {table.metric.name} {change:+,.2f}" if table.metric else ""
         yield f"{table.name}: {rows:,} new in closed months{money}"
-    before, after = table.plain
-    start, months = connection.execute(f"""
-        with present as (select min({table.day}) as day from ({after}) where {table.day} > 0)
-        select
-            strftime(strptime(any_value(present.day)::varchar, '%Y%m%d'), '%Y-%m-%d'),
-            count(distinct {table.day} // 100)
-        from ({before})
-        cross join present
-        where {table.day} > 0 and {table.day} // 100 < present.day // 100
-    """).fetchone()
-    if months:
-        gone = "month before it is" if months == 1 else "months before it are"
-        yield f"{table.name}: the extract now starts on {start}; {months:,} {gone} gone"
 
 
 def _values_sql(table: _Table) -> str:

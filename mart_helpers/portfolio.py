@@ -16,17 +16,8 @@ from mart_helpers.parameters import notebook_cells, resolve
 from mart_helpers.run import run_notebook
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-_QUIET = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
-    *("--hide-scrollbars", "--window-size=1280,1600"),
-)
-
-_PAGES = {
-    "build": "01_build.html",
-    "dashboard": "pages/dashboard.html",
-    "quality": "quality/quality_report.html",
-}
+_QUIET = "--headless --no-sandbox --disable-gpu --disable-background-networking --hide-scrollbars"
+_PAGES = ("01_build.html", "pages/dashboard.html", "quality/quality_report.html")
 
 
 def make_portfolio(inputs_dir: Path, out: Path) -> list[Path]:
@@ -39,17 +30,17 @@ def make_portfolio(inputs_dir: Path, out: Path) -> list[Path]:
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         break_inputs("price_times_100", resolve(inputs_dir), folder / "edited")
-        pictures = _run(resolve(inputs_dir), folder / "before")
-        pictures = _run(folder / "edited", folder / "after") | pictures
-    names = sorted(pictures, key=lambda name: (name.endswith("_an_edit"), "_after_" in name))
-    paths = [resolve(out) / f"{place:02}_{name}.png" for place, name in enumerate(names, 1)]
+        charts, before = _run(resolve(inputs_dir), folder / "before")
+        _, after = _run(folder / "edited", folder / "after")
+    pictures = charts | before | after
+    paths = [resolve(out) / f"{place:02}_{name}.png" for place, name in enumerate(pictures, 1)]
     with whole_files(paths) as parts:
-        for part, name in zip(parts, names, strict=True):
-            part.write_bytes(pictures[name])
+        for part, picture in zip(parts, pictures.values(), strict=True):
+            part.write_bytes(picture)
     return paths
 
 
-def _run(inputs_dir: Path, folder: Path) -> dict[str, bytes]:
+def _run(inputs_dir: Path, folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """The charts of the notebooks as executed on `inputs_dir`, and pictures of their pages, by name."""
     mart, inputs = {"database": str(folder / "mart.duckdb")}, {"inputs_dir": str(inputs_dir)}
     values = {
@@ -58,27 +49,27 @@ def _run(inputs_dir: Path, folder: Path) -> dict[str, bytes]:
         "04_quality": mart | inputs | {"data_dir": str(folder), "fail_on": "never"},
         "05_dashboard": mart | {"data_dir": str(folder)},
     }
-    pictures: dict[str, bytes] = {}
+    charts: dict[str, bytes] = {}
     folder.mkdir()
     for path in (run_notebook(notebook, given, folder) for notebook, given in values.items()):
-        for cell in notebook_cells(path):
-            for data in (output.get("data", {}) for output in cell.get("outputs", [])):
-                if "image/png" in data:
-                    title = re.sub(r"\W+", "_", "".join(data["text/plain"]).lower())
-                    pictures[title.removeprefix("_chart_").strip("_")] = b64decode(data["image/png"])
+        for output in (each for cell in notebook_cells(path) for each in cell.get("outputs", [])):
+            if png := output.get("data", {}).get("image/png"):
+                title = re.sub(r"\W+", "_", "".join(output["data"]["text/plain"]).lower())
+                charts[title.removeprefix("_chart_").strip("_")] = b64decode(png)
     write_pages([folder / "01_build.ipynb"], folder, folder / "mart.duckdb", show_code=True)
-    if browser := next(filter(None, map(which, _BROWSERS)), None):
-        for name, place in _PAGES.items():
-            pictures[f"{name}_{folder.name}_an_edit"] = _screenshot(browser, folder / place)
-    return pictures
+    browser = next(filter(None, map(which, _BROWSERS)), None)
+    names = [f"{name}_{folder.name}_an_edit" for name in ("build", "dashboard", "quality")]
+    shots = [_screenshot(browser, folder / page) for page in _PAGES] if browser else []
+    return charts, dict(zip(names, shots, strict=False))
 
 
 def _screenshot(browser: str, page: Path) -> bytes:
     with TemporaryDirectory() as folder:
-        taken = [f"--user-data-dir={folder}", f"--screenshot={folder}/shot.png", page.as_uri()]
+        places = [f"--user-data-dir={folder}", f"--screenshot={folder}/shot.png", page.as_uri()]
         try:
             room = os.environ | {"TMPDIR": gettempdir()}  # which a browser takes as it stands
-            run([browser, *_QUIET, *taken], check=True, capture_output=True, timeout=60, env=room)
+            command = [browser, *_QUIET.split(), "--window-size=1280,1600", *places]
+            run(command, check=True, capture_output=True, timeout=60, env=room)
             return Path(folder, "shot.png").read_bytes()
         except (OSError, SubprocessError) as error:
             raise StateError(f"{browser} took no picture of {page.name}: {error}") from error

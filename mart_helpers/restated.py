@@ -124,15 +124,25 @@ def restated_by(
 
 
 def restated_notes(restated: pd.DataFrame) -> Iterator[str]:
-    """A sentence for each metric, year and column."""
-    for (metric, year, dimension, column), rows in restated.groupby(_COLUMNS[:4], sort=False):
-        by = f"{dimension}.{column}"
-        if rows["value"].isna().all():
-            yield f"{metric} of {year}: {rows['change'].sum():+,.2f}, restated by {by}"
-        else:
-            moved = [f"{row.value or '(empty)'} {row.change:+,.2f}" for row in rows.itertuples()]
-            more = [f"{len(moved) - 5} more"] if len(moved) > 5 else []
-            yield f"{metric} of {year} by {by}: {', '.join(moved[:5] + more)}"
+    """A sentence for each changed column: what it did to the metrics, year by year.
+
+    A text moves each metric from one value to another: that is told of the first one.
+    """
+    for (dimension, column), rows in restated.groupby(["dimension", "column_name"], sort=False):
+        metrics = list(rows["metric"].unique())
+        is_text = rows["value"].notna().any()
+        told = []
+        for metric in metrics[:1] if is_text else metrics:
+            years = []
+            for year, changes in rows[rows["metric"] == metric].groupby("year"):
+                values = changes["value"].fillna("(empty)") + " " if is_text else [""] * len(changes)
+                pairs = zip(values, changes["change"], strict=True)
+                moved = [f"{value}{change:+,.2f}" for value, change in pairs]
+                more = [f"{len(moved) - 5} more"] if len(moved) > 5 else []
+                years.append(f"{year} ({', '.join(moved[:5] + more)})")
+            told.append(f"{metric} of {' and '.join(years)}")
+        others = [f"{', '.join(metrics[1:])} likewise"] if is_text and metrics[1:] else []
+        yield f"{dimension}.{column} restates {'; '.join(told + others)}"
 
 
 def _changed_columns(
