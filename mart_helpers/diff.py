@@ -13,6 +13,7 @@ import duckdb
 import pandas as pd
 
 from mart_helpers.kept import published_build
+from mart_helpers.lake import reach_lake
 from mart_helpers.metrics import Metric, additive_metrics, first_made_of
 from mart_helpers.parameters import shown
 from mart_helpers.restated import Mart, restated_by, restated_notes
@@ -67,11 +68,13 @@ def compare_files(before: Path, after: Path) -> Comparison:
     for database in (before, after):
         published_build(database)
     with connect(Path(":memory:")) as connection:
+        lakes = []
         for name, database in (("before", before), ("after", after)):
             connection.execute(f"attach {literal(database)} as {name} (read_only)")
+            lakes += reach_lake(connection, database, name)
         connection.execute("use after")  # where a metric finds the macros that it is made of
         connection.execute(f"set temp_directory = {literal(f'{after}.tmp')}")
-        confine(connection)
+        confine(connection, lakes)
         with in_words():
             return compare(connection, "before", "after")
 

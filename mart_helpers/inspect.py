@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 
+from mart_helpers.lake import TABLES
 from mart_helpers.parameters import shown
 from mart_helpers.session import BUILD_LOG, open_published, unreadable
 from mart_helpers.texts import aligned, one_line, quoted, size_text
@@ -59,15 +60,15 @@ def _text(value: object) -> str:
     return f"{value:,}" if type(value) is int else str(value)
 
 
-_TABLES = """
+_TABLES = f"""
 select
     table_name,
     coalesce(any_value(tables.comment), ''),
     list(
-        {name: column_name, type: lower(data_type), comment: coalesce(columns.comment, '')}
+        {{name: column_name, type: lower(data_type), comment: coalesce(columns.comment, '')}}
         order by column_index
     )
-from duckdb_tables() as tables
+from {TABLES} as tables
 inner join duckdb_columns() as columns using (table_oid, database_oid, table_name)
 where tables.database_name = current_database() and tables.schema_name = 'main'
 group by table_name

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from mart_helpers.errors import StateError, Unavailable, UsageError
 from mart_helpers.files import sync, whole_file
+from mart_helpers.lake import TABLES, reach_lake
 from mart_helpers.parameters import shown
 from mart_helpers.session import (
     confine,
@@ -202,10 +203,10 @@ def refuse_damaged(path: Path) -> None:
     """Raise StateError for a file that is no mart, or whose tables cannot all be read to their end."""
     try:
         with connect(path, read_only=True) as connection:
-            confine(connection, [])
+            confine(connection, reach_lake(connection, path))
             if not last_build(connection, current_database(connection)):
                 raise no_mart(path)
-            tables = connection.execute("select schema_name, table_name from duckdb_tables()")
+            tables = connection.execute(f"select schema_name, table_name from {TABLES}")
             for schema, table in tables.fetchall():
                 connection.execute(
                     f"select count(hash(rows)) from {quoted(schema)}.{quoted(table)} as rows"

@@ -4,6 +4,7 @@ A build writes `<database>.candidate`. The published file is only ever replaced 
 keep the file they opened, and a build that fails leaves it as it was.
 """
 
+import glob
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,7 @@ from mart_helpers.kept import (
     previous_path,
     sync_folder,
 )
+from mart_helpers.lake import lake_of, make_lake, move_facts, reach_lake, sweep_lake, without_gaps
 from mart_helpers.parameters import check_cell, mart_of, resolve, shown
 from mart_helpers.raw import RawFiles, keep_columns
 from mart_helpers.session import (
@@ -65,15 +67,18 @@ def candidate_path(database: Path) -> Path:
 
 
 def create_candidate(
-    database: Path, variables: Mapping[str, Any] | None = None, memory_limit: str = "70%"
+    database: Path,
+    variables: Mapping[str, Any] | None = None,
+    memory_limit: str = "70%",
+    lake: Path | None = None,
 ) -> Session:
     """A session on a new candidate for `database`, its books open; `variables` are the notebook's.
 
     Attached to it: `staging` and `seed` (in memory), and `published`, the present mart to read from, or
     an empty database if there is none. The SQL variable `build_id` is the number of this build. What
-    needs more than `memory_limit` uses files in `<candidate>.tmp`, which end with the session.
-    Raises StateError if another build is at work, the folder cannot be written, or `database` is
-    something else than a mart.
+    needs more than `memory_limit` uses files in `<candidate>.tmp`, which end with the session. The facts
+    are published in the folder `lake`, if there is one. Raises StateError if another build is at work,
+    the folder cannot be written, or `database` is something else than a mart.
     """
     taken = (*_ATTACHED, *_SCHEMAS)
     if database.name.partition(".")[0].lower() in taken:
@@ -85,6 +90,8 @@ def create_candidate(
     lock = held(database)
     try:
         _discard(candidate)
+        _sweep(database)
+        lake = make_lake(database, lake) if lake else None
         connection = _prepared(candidate, database, memory_limit)
     except (OSError, duckdb.Error) as error:
         lock.release()
@@ -102,6 +109,7 @@ def create_candidate(
         opened=identity(candidate),
         candidate=candidate,
         lock=lock,
+        lake=lake,
     )
 
 
@@ -121,15 +129,19 @@ def publish(
     _refuse_unchecked(session, check_results, fail_on)
     replaced = last_build(session.connection, "published")
     try:
-        close_books(session.connection)
         keep_columns(session.connection)
         inherit_comments(session.connection)
+        if session.lake:
+            move_facts(session.connection, session.lake)
+        close_books(session.connection)
         session.connection.execute("checkpoint")
         with ThreadPoolExecutor(1) as beside:
             beside.submit(sync, candidate)  # to give much memory back takes as long as the disk
             for attached in _ATTACHED:
                 session.connection.execute(f"detach {attached}")
             session.connection.close()
+        if session.lake:
+            without_gaps(candidate)
         sync(candidate)  # what came after, and what did not succeed before
         keep(database, previous_path(database, replaced))
         os.replace(candidate, database)
@@ -196,6 +208,14 @@ def _discard(candidate: Path) -> None:
     shutil.rmtree(rows_folder(candidate), ignore_errors=True)
 
 
+def _sweep(database: Path) -> None:
+    """Remove facts of builds that are gone; all stay if one of the marts beside them cannot be read."""
+    kept = [previous_path(database, build) for build in kept_builds(database)]
+    marts = [each for each in (database, *kept) if each.exists()]
+    with suppress(OSError, duckdb.Error):
+        sweep_lake(database, [*marts, *database.parent.glob(f"{glob.escape(database.name)}.damaged-*")])
+
+
 def _prepared(candidate: Path, database: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
     connection = connect(candidate)
     try:
@@ -230,6 +250,7 @@ def _attach_published(connection: duckdb.DuckDBPyConnection, database: Path) -> 
         raise unreadable(database, error) from error
     if not is_one:
         raise no_mart(database)
+    reach_lake(connection, database, "published")
 
 
 def _unpublished(database: Path, error: Exception) -> StateError:
@@ -252,23 +273,25 @@ def open_candidate(
     memory_limit: str = "70%",
     reads_from: Iterable[str | Path] = (),
     stage: int | None = None,
+    lake: str = "",
 ) -> Session:
     """A session on a new candidate beside the mart `database`, for `01_build`.
 
     Says so if it is that of a mart of its own, as `mart_of` has it.
 
     Its statements reach no files but those below the folders `reads_from`, those of the first also as
-    `source.<file>`. No other build can begin
-    until it is published, or until a cell fails. Raises UsageError if the parameters cell holds a wrong
-    value, StateError if the candidate cannot be made.
+    `source.<file>`. Its facts are published in the folder `lake`, if one is named. No other build can
+    begin until it is published, or until a cell fails. Raises UsageError if the parameters cell holds a
+    wrong value, StateError if the candidate cannot be made.
     """
     shell = _prepared_shell()
     own = mart_of(stage, database)
     if own != database:
         print(f"Stage {stage} builds a mart of its own, {own}: {database} stays as it is.")
-    session = create_candidate(_real(own), shell.user_ns, memory_limit)
+    folder = resolve(lake).resolve() if lake else None
+    session = create_candidate(_real(own), shell.user_ns, memory_limit, folder)
     inputs = [*map(resolve, reads_from)]
-    confine(session.connection, [*inputs, rows_folder(session.candidate)])
+    confine(session.connection, [*inputs, rows_folder(session.candidate), lake_of(session.database)])
     session.raw_files = RawFiles(session, inputs[0]) if inputs else None
     return _attached(session, shell)
 

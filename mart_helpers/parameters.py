@@ -44,7 +44,7 @@ _INJECTED = "# Parameters\n"  # so begins the cell that papermill adds
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
-PATHS = ("_dir", "database")  # a parameter of such a name is a path
+PATHS = ("_dir", "database", "lake")  # a parameter of such a name is a path
 
 USUAL_MART, FIRST_MART = "data/mini_data_mart.duckdb", "data/stage_1.duckdb"
 
@@ -129,7 +129,7 @@ def fault(parameter: Parameter, value: object) -> str:
         expected = 'a date as yyyy-mm-dd, or "" for an open end'
     elif name.endswith("_limit") and not _is_limit(value):
         expected = "a size from 50MB on, such as 4GB, or a share, such as 70%"
-    elif name.endswith(PATHS):
+    elif name.endswith(PATHS) and value != parameter.default:
         expected = _expected_path(value)
     if not expected:
         return ""

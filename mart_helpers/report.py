@@ -19,6 +19,7 @@ from mart_helpers.books import build_facts as last_build
 from mart_helpers.checks import Failure
 from mart_helpers.errors import QueryError, StateError, UsageError
 from mart_helpers.files import sole_writer, whole_files
+from mart_helpers.lake import TABLES
 from mart_helpers.pages import build_figures, cell_text, printable, render_page
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
@@ -44,7 +45,7 @@ def count_rows(session: Session) -> pd.DataFrame:
     """How many rows each table of the mart has, counted now: table_name, rows; ordered by name."""
     connection = session.connection
     tables = connection.execute(
-        "select table_name from duckdb_tables() "
+        f"select table_name from {TABLES} "
         "where database_name = current_database() and schema_name = 'main' order by table_name"
     ).fetchall()
     counts = [

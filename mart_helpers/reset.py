@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mart_helpers.errors import StateError
 from mart_helpers.export import FORMATS, MANIFEST, named_in
+from mart_helpers.lake import builds_in, lake_of
 from mart_helpers.parameters import FIRST_MART, USUAL_MART, shown
 from mart_helpers.report import HISTORY, REPORTS, VIOLATIONS, violations_in
 from mart_helpers.run import run_folders
@@ -55,7 +56,8 @@ def generated(database: Path, data_dir: Path) -> list[Path]:
         _ours(quality, {*REPORTS, VIOLATIONS} if has_only_ours else {*REPORTS}),
         _ours(runs, {each.name for each in run_folders(runs)}),
     ]
-    return [*sorted(mart), *chain.from_iterable(written)]
+    lakes = chain.from_iterable(map(_lake_files, map(lake_of, marts)))
+    return [*sorted(mart), *lakes, *chain.from_iterable(written)]
 
 
 def remove(path: Path) -> None:
@@ -72,6 +74,14 @@ def remove(path: Path) -> None:
         raise StateError(
             f"{shown(path)}: {error.strerror}. Make it writable, or remove it yourself."
         ) from error
+
+
+def _lake_files(lake: Path) -> list[Path]:
+    """The folders of builds in a lake and the link to it, or the lake itself where it holds no more."""
+    builds = builds_in(lake)
+    if lake.is_symlink():
+        return [*builds, lake]
+    return [lake] if builds and len(builds) == len([*lake.iterdir()]) else builds
 
 
 def _is_of(database: Path, name: str) -> bool:

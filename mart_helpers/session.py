@@ -18,6 +18,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from mart_helpers.errors import QueryError, StateError, Unavailable
+from mart_helpers.lake import reach_lake
 from mart_helpers.parameters import shown
 from mart_helpers.texts import literal, quoted
 
@@ -36,6 +37,8 @@ _HINTS = {
     "Could not write|No space left": "Make room on the disk, then run the notebook from its top.",
     "Out of Memory": "That is more than fits in memory and on the disk. Give a build more with "
     "memory_limit; or close other programs, and make room on the disk.",
+    "No files found that match the pattern .*/build_": "The facts of this mart are missing. Put its "
+    "lake beside it, as a folder or a link `<database>.lake`.",
     "file system operations are disabled": "A notebook reaches no files but those below the folders "
     "that it names when it opens the mart.",
     "external extensions is disabled": "A notebook that reads the mart loads no extensions.",
@@ -65,6 +68,11 @@ _REFUSALS = (
         "cannot be opened now. Make it readable, or close other programs, then try again.",
     ),
     (
+        "No files found that match the pattern .*/build_",
+        Unavailable,
+        "cannot be read without its facts. Put its lake beside it, as `<database>.lake`.",
+    ),
+    (
         "version number",
         StateError,
         f"was written by another version of DuckDB than this one, {duckdb.__version__}. Read it with "
@@ -85,8 +93,9 @@ class Session:
 
     `$name` in a statement is bound to the notebook's variable of that name, as a value, never as text.
     `opened` is the identity of the file behind it. A session that builds writes to `candidate`, holds a
-    `lock`, and reads the `raw_files` that a statement names; one that reads the published mart has none.
-    Its `statements` are those that the cells have run so far.
+    `lock`, publishes its facts in a `lake` if there is one, and reads the `raw_files` that a statement
+    names; one that reads the published mart has none. Its `statements` are those that the cells have run
+    so far.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -95,6 +104,7 @@ class Session:
     opened: tuple[int, int] | None = None
     candidate: Path | None = None
     lock: "BaseFileLock | None" = None
+    lake: Path | None = None
     raw_files: Any = None
     statements: list[str] = field(default_factory=list)
 
@@ -248,7 +258,7 @@ def open_published(database: Path, writable: Sequence[Path] = ()) -> duckdb.Duck
         raise StateError(f"There is no mart at {shown(database)} yet. Run 01_build, or `mart build`.")
     try:
         connection = connect(database, read_only=True)
-        confine(connection, writable)
+        confine(connection, [*writable, *reach_lake(connection, database)])
         is_one = has_table(connection, current_database(connection), BUILD_LOG)
     except duckdb.Error as error:
         raise unreadable(database, error) from error

@@ -1,0 +1,210 @@
+"""The lake of a mart: a folder in which each build keeps its facts as Parquet files.
+
+It lies beside the mart as `<database>.lake`, which may be a link to another place. A fact is then a view
+over `<lake>/build_<number>_<random>/<fact>/*.parquet`. A variable named like the build says
+where the lake is, so a mart can be moved with its lake. Other DuckDB clients set no such variable; for
+them the view looks where the mart was built.
+"""
+
+import glob
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import duckdb
+
+from mart_helpers.errors import StateError, UsageError
+from mart_helpers.files import sync
+from mart_helpers.parameters import shown
+from mart_helpers.texts import literal, quoted
+
+_BUILD = r"build_[0-9]+_[0-9a-f]{8}"
+
+# What stands behind the name of a mart in those of its candidate and of those kept beside it.
+_BESIDE = re.compile(r"\.candidate$|\.(previous|damaged)-[0-9]+$")
+
+# The tables of a mart with the views that stand for facts: as the lists of both, where these agree.
+TABLES = """(
+    select database_name, database_oid, schema_name, table_name, table_oid, comment from duckdb_tables()
+    union all
+    select database_name, database_oid, schema_name, view_name, view_oid, comment
+    from duckdb_views() where starts_with(view_name, 'fact_') and contains(sql, 'getvariable(''build_')
+)"""
+
+
+def lake_of(database: Path) -> Path:
+    """Where the lake of a mart is, of one kept beside it, or of its candidate; perhaps there is none."""
+    mart = database.resolve()
+    return mart.with_name(f"{_BESIDE.sub('', mart.name)}.lake")
+
+
+def builds_in(lake: Path) -> list[Path]:
+    """The folders of builds in a lake."""
+    found = lake.iterdir() if lake.is_dir() else ()
+    return sorted(each for each in found if re.fullmatch(_BUILD, each.name))
+
+
+def make_lake(database: Path, folder: Path) -> Path:
+    """The lake of a mart in `folder`, made and linked if need be.
+
+    Raises UsageError if the facts of another mart are there, or those of this one elsewhere, StateError
+    if it cannot be made.
+    """
+    lake = lake_of(database)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if lake.exists() and lake.samefile(folder):
+            return lake
+        if builds_in(lake):
+            raise UsageError(
+                f"lake: facts of {shown(database)} are in {shown(lake.resolve())}. Name that folder, or "
+                f"first move what is in it, and put a link {lake.name} to the new place beside the mart."
+            )
+        if builds_in(folder):
+            raise UsageError(
+                f"lake: in {shown(folder)} are the facts of another mart. Name another folder; or, if "
+                f"they are of this one, put a link {lake.name} to it beside the mart."
+            )
+        lake.unlink() if lake.is_symlink() else lake.exists() and lake.rmdir()
+        lake.symlink_to(folder, target_is_directory=True)
+    except OSError as error:
+        raise StateError(
+            f"lake: {shown(folder)} cannot be made or linked ({error}). Make it writable, or name "
+            f"{shown(lake)}, which needs no link."
+        ) from error
+    return lake
+
+
+def reach_lake(connection: duckdb.DuckDBPyConnection, database: Path, attached: str = "") -> list[Path]:
+    """Let the views of the mart at `database` find their files; the folders that they have to reach.
+
+    `attached` is the name under which the connection has the mart, by default its own. That is always
+    the lake beside `database`: which others the file names does not matter.
+    """
+    lake = lake_of(database)
+    builds = _builds_of(connection, attached)
+    for build in builds:
+        connection.execute(f"set variable {build} = {literal(glob.escape(str(lake)))}")
+    return [lake] if builds else []
+
+
+def _builds_of(connection: duckdb.DuckDBPyConnection, attached: str = "") -> list[str]:
+    """The builds whose folders the views of a mart are over: one, or none."""
+    found = connection.execute(
+        f"select distinct regexp_extract(sql, 'getvariable\\(''({_BUILD})''', 1) from duckdb_views() "
+        "where database_name = coalesce(nullif(?, ''), current_database()) and schema_name = 'main' "
+        "and starts_with(view_name, 'fact_')",
+        [attached],
+    )
+    return [build for (build,) in found.fetchall() if build]
+
+
+def sweep_lake(database: Path, marts: Iterable[Path]) -> None:
+    """Remove folders of builds to which none of the `marts` refers, such as a killed build leaves.
+
+    Raises duckdb.Error, with nothing removed, if one of the marts cannot be read.
+    """
+    used: set[str] = set()
+    builds = builds_in(lake_of(database))
+    for mart in marts if builds else ():
+        with duckdb.connect(str(mart), read_only=True) as connection:
+            used.update(_builds_of(connection))
+    for folder in builds:
+        if folder.name not in used:
+            shutil.rmtree(folder)
+
+
+def move_facts(connection: duckdb.DuckDBPyConnection, lake: Path) -> None:
+    """Write the rows of each fact to files of the lake, and put a view of its name in the table's place.
+
+    The table has enforced its constraints until now, and nobody changes the files after that. Raises
+    StateError if the rows read back are not those written, or if a view of the mart needs the table.
+    """
+    number = connection.execute("select getvariable('build_id')").fetchone()[0]
+    name = f"build_{number}_{os.urandom(4).hex()}"
+    facts = connection.execute(
+        "select table_name from duckdb_tables() where database_name = current_database() "
+        "and schema_name = 'main' and starts_with(table_name, 'fact_') order by table_oid desc"
+    )
+    for (fact,) in facts.fetchall():
+        _move_fact(connection, lake, name, fact)
+    for folder in (lake / name, lake):
+        sync(folder)
+    views = connection.execute(
+        "select schema_name, view_name from duckdb_views() where database_name = current_database() "
+        "and schema_name in ('main', 'checks') and not internal"
+    )
+    for schema, view in views.fetchall():
+        try:
+            connection.execute(f"from {quoted(schema)}.{quoted(view)} limit 0")
+        except duckdb.Error as error:
+            raise StateError(
+                f"{view} needs something of a fact that Parquet files do not have, such as a rowid. "
+                f"Change its cell, or build without lake. DuckDB says: {error}"
+            ) from error
+
+
+def _move_fact(connection: duckdb.DuckDBPyConnection, lake: Path, build: str, fact: str) -> None:
+    columns = connection.execute(
+        "select column_name, data_type, comment from duckdb_columns() where table_name = ? "
+        "and database_name = current_database() and schema_name = 'main' order by column_index",
+        [fact],
+    ).fetchall()
+    comment = connection.execute(
+        "select comment from duckdb_tables() where table_name = ? "
+        "and database_name = current_database() and schema_name = 'main'",
+        [fact],
+    ).fetchone()[0]
+    table, view = f"main.{quoted(fact)}", f"main.{quoted(f'{fact} in the lake')}"
+    # Parquet has no whole numbers of 128 bits, and would round them
+    written = ", ".join(
+        quoted(name) + ("::decimal(38, 0)" if kind == "HUGEINT" else "") + f" as {quoted(name)}"
+        for name, kind, _ in columns
+    )
+    file = lake / build / fact / "0.parquet"
+    file.parent.mkdir(parents=True)
+    try:
+        connection.execute(
+            f"copy (select {written} from {table}) to {literal(file)} (format parquet, compression zstd)"
+        )
+    except duckdb.ConversionException as error:
+        raise _not_held(fact, str(error)) from error
+    sync(file)
+    sync(file.parent)
+    read = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind, _ in columns)
+    place = f"coalesce(getvariable('{build}'), {literal(glob.escape(str(lake)))})"
+    files = literal(f"/{build}/{glob.escape(fact)}/*.parquet")
+    connection.execute(
+        f"create view {view} as select {read} from "
+        f"read_parquet({place} || {files}, hive_partitioning = false)"
+    )
+    sums = "select count(*), sum(hash(rows)) from {} as rows"
+    before, after = (connection.execute(sums.format(each)).fetchall() for each in (table, view))
+    if before != after:
+        raise _not_held(fact, "the rows read back are not those that were written")
+    connection.execute(f"drop table {table}")
+    connection.execute(f"alter view {view} rename to {quoted(fact)}")
+    comments = {f"column {table}.{quoted(name)}": text for name, _, text in columns}
+    for what, text in {f"view {table}": comment, **comments}.items():
+        connection.execute(f"comment on {what} is {literal(text) if text else 'null'}")
+
+
+def _not_held(fact: str, reason: str) -> StateError:
+    return StateError(
+        f"{fact} cannot be kept as Parquet files ({reason}). Cast the column whose type Parquet lacks, "
+        "in the cell that makes the fact, or build without lake."
+    )
+
+
+def without_gaps(candidate: Path) -> None:
+    """Write a closed candidate anew, because DuckDB does not give back the space of a dropped table."""
+    new = candidate.with_name(f"{candidate.name}.tmp") / "new.duckdb"
+    new.parent.mkdir(exist_ok=True)
+    with duckdb.connect() as connection:
+        connection.execute(f"attach {literal(candidate)} as old (read_only)")
+        connection.execute(f"attach {literal(new)} as new")
+        connection.execute("copy from database old to new")
+    os.replace(new, candidate)
+    new.parent.rmdir()
