@@ -67,7 +67,8 @@ def hostile(parameter: Parameter) -> list[tuple[object, str]]:
     if parameter.choices:
         refused += [(value, "one of ") for value in (*TEXTS, "")]
     if parameter.name.endswith(PATHS):
-        refused += [(value, "a shorter path" if len(value) > 4000 else "a path") for value in NO_PATHS]
+        no_paths = [value for value in NO_PATHS if value != parameter.default]  # no lake is fine
+        refused += [(value, "a shorter path" if len(value) > 4000 else "a path") for value in no_paths]
     return refused
 
 
