@@ -12,7 +12,7 @@ from decimal import Decimal
 import duckdb
 
 from mart_helpers.session import BUILD_LOG, has_table
-from mart_helpers.texts import literal, quoted
+from mart_helpers.texts import first_of, literal, quoted
 
 _TABLES = {
     BUILD_LOG: (
@@ -184,9 +184,7 @@ def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
     found, more = commonest_reasons(connection) if rows[-1] else ([], 0)
     aside = money_aside(build_facts(connection)) if rows[-1] else None
     reasons = [f"revenue in quarantine: {aside}"] if aside else []
-    reasons += [
-        f"{count:,} × such as {file}, line {line}: {reason}" for count, file, line, reason in found
-    ]
+    reasons += [first_of(count, f"{file}, line {line}", reason) for count, file, line, reason in found]
     reasons += [f"and {more} more, in the table quarantine"] if more else []
     columns = []
     with suppress(duckdb.Error):  # a mart of an older 01_build

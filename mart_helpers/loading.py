@@ -50,7 +50,7 @@ from mart_helpers.staging import (
     set_days,
     staging_of,
 )
-from mart_helpers.texts import one_line, quoted
+from mart_helpers.texts import first_of, one_line, quoted
 
 _FEW_BAD_ROWS = 20
 
@@ -235,10 +235,9 @@ class Loader:
         kinds, more = commonest_problems(self._connection, loaded)
         lines = [f"{what}: {problem}{sampled}."]
         # those of the one file that is read need not name it
-        lines += [
-            f"  {rows:,} × such as {f'{file}, ' if file != what else ''}line {line}: {reason}"
-            for rows, file, line, reason in kinds
-        ]
+        for rows, file, line, reason in kinds:
+            place = f"line {line}" if file == what else f"{file}, line {line}"
+            lines.append(f"  {first_of(rows, place, reason)}")
         lines += [f"  and {more} more"] if more else []
         lacking = missing_from(self._connection, table)
         add = f"add the rows that are missing from {lacking}, " if lacking else ""

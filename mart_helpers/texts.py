@@ -40,6 +40,11 @@ def in_words(name: str) -> str:
     return name.replace(PERCENTAGE, ", %").replace("_", " ")
 
 
+def first_of(rows: int, place: str, reason: str) -> str:
+    """How many rows have a fault, and where the first is: `2 rows, the first at a.csv, line 3: …`."""
+    return f"{f'{rows:,} rows, the first' if rows > 1 else '1 row,'} at {place}: {reason}"
+
+
 def one_line(text: str, limit: int = 200) -> str:
     """`text` on one line, fit for a terminal; of a long text the middle is left out.
 

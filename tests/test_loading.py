@@ -302,14 +302,14 @@ def test_more_bad_rows_than_allowed_refuse_the_file_and_say_which_are_commonest(
     with pytest.raises(InputError) as refusal:
         load_sales(candidate, inputs, sales(*rows), share=0.5)
     assert "2 of its 3 rows are bad" in str(refusal.value)
-    assert '2 × such as line 3: sale_date "soon" is not a date' in str(refusal.value)
+    assert '2 rows, the first at line 3: sale_date "soon" is not a date' in str(refusal.value)
 
 
 def test_repeats_of_different_lines_are_one_reason_of_a_refusal(candidate, inputs):
     rows = [f"S{number},{GOOD_SALE}" for number in (1, 2, 1, 2, 2)]
     with pytest.raises(InputError) as refusal:
         load_sales(candidate, inputs, sales(*rows), share=0.5)
-    assert '3 × such as line 4: sale_id "S1" repeats that of line 2' in str(refusal.value)
+    assert '3 rows, the first at line 4: sale_id "S1" repeats that of line 2' in str(refusal.value)
 
 
 @pytest.mark.parametrize("share", [-0.1, 10])
