@@ -1,9 +1,8 @@
 """Tables of the mart as files for other programs, each folder with a manifest of what is in it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,26 +101,24 @@ def export_tables(
         "start_date": start_date or None,
         "end_date": end_date or None,
     }
+    written: list[dict] = []
     with _one_thread(connection):
-        book = None
-        if FORMATS["xlsx"] in kinds:
-            sheets = _plan_sheets(connection, relations, folder, currency)
-            lines = [f"Sales from {start_date or 'the first'} to {end_date or 'the last'}"]
-            lines += [f"Amounts in {currency}"] * bool(currency)
-            book = partial(_write_workbook, session, sheets, summary, folder, lines)
-        written = [
-            {**entry, "file": f"{kind.folder}/{entry['file']}"}
-            for kind in kinds
-            for entry in _export_folder(
-                folder / kind.folder,
-                [
-                    f"{name}.{kind.ending}"
-                    for name in (relations if kind.options else [session.database.stem])
-                ],
-                partial(_copy_all, connection, relations, kind) if kind.options else book,
-                about,
-            )
-        ]
+        sheets = []
+        if FORMATS["xlsx"] in kinds:  # refused before anything is written
+            names = sheet_names(list(relations))
+            for (table, relation), name in zip(relations.items(), names, strict=True):
+                with _in_words(relation, folder):
+                    sheets.append(plan_sheet(connection, table, relation, name, currency))
+        for kind in kinds:
+            stems = relations if kind.options else [session.database.stem]
+            with _whole_export(folder / kind.folder, kind, stems, about) as (parts, entries):
+                if kind.options:
+                    entries += _copies(connection, relations, kind, parts)
+                else:
+                    lines = [f"Sales from {start_date or 'the first'} to {end_date or 'the last'}"]
+                    lines += [f"Amounts in {currency}"] * bool(currency)
+                    entries += _workbook(session, sheets, parts[0], summary, folder, lines)
+            written += [{**entry, "file": f"{kind.folder}/{entry['file']}"} for entry in entries]
     entries = pd.DataFrame(written, columns=["file", "rows", "bytes", "sha256"])
     files = entries.groupby("file", sort=False, as_index=False)  # the sheets of a workbook are one file
     exported = files.agg({"rows": "sum", "bytes": "first", "sha256": "first"})
@@ -168,106 +165,79 @@ def named_in(manifest: Path) -> set[str]:
         return set()
 
 
-def _export_folder(
-    folder: Path,
-    names: Sequence[str],
-    write: Callable[[Sequence[Path], Sequence[Path]], list[dict]],
-    about: Mapping[str, object],
-) -> list[dict]:
-    """Have the files of one format written; their entries in its manifest, in their order."""
+@contextmanager
+def _whole_export(
+    folder: Path, kind: Format, stems: Iterable[str], about: Mapping[str, object]
+) -> Iterator[tuple[Sequence[Path], list[dict]]]:
+    """Temporary files to write one format to, and a list for the entries of its manifest."""
+    names = [f"{stem}.{kind.ending}" for stem in stems]
     if odd := [name for name in names if Path(name).name != name]:
         raise StateError(
             f'"{one_line(Path(odd[0]).stem)}" cannot be the name of a file. Rename it in 01_build, or '
             "name the tables to export: tables."
         )
-    files, manifest = [folder / name for name in names], folder / MANIFEST
-    with whole_files([*files, manifest], lambda: [folder / name for name in named_in(manifest)]) as (
-        *parts,
-        manifest_part,
-    ):
-        entries = write(files, parts)
+    manifest, entries = folder / MANIFEST, []
+    files = [*(folder / name for name in names), manifest]
+    with whole_files(files, lambda: [folder / name for name in named_in(manifest)]) as parts:
+        yield parts[:-1], entries
         text = {**about, "files": sorted(entries, key=lambda entry: entry["table"])}
-        manifest_part.write_text(
+        parts[-1].write_text(
             json.dumps(text, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
         )
-    return entries
 
 
-def _copy_all(
+def _copies(
     connection: duckdb.DuckDBPyConnection,
     relations: Mapping[str, str],
     kind: Format,
-    files: Sequence[Path],
     parts: Sequence[Path],
-) -> list[dict]:
-    entries = []
-    for (table, relation), file, part in zip(relations.items(), files, parts, strict=True):
+) -> Iterator[dict]:
+    for (table, relation), part in zip(relations.items(), parts, strict=True):
         with _in_words(relation, part.parent):
-            select = _for_parquet(connection, relation) if kind.ending == "parquet" else "*"
+            columns = "*"
+            if kind.ending == "parquet":  # it has no whole numbers of 128 bits, only binary floats
+                described = connection.execute(f"from {quoted(relation)} limit 0").description
+                huge = [quoted(name) for name, type_, *_ in described if "hugeint" in type_.id]
+                casts = ", ".join(f"{name}::decimal(38, 0) as {name}" for name in huge)
+                columns = f"* replace ({casts})" if huge else "*"
             # `part` is a temporary file already
             copy = (
-                f"copy (select {select} from {quoted(relation)}) to {literal(part)} "
+                f"copy (select {columns} from {quoted(relation)}) to {literal(part)} "
                 f"({kind.options}, use_tmp_file false)"
             )
             rows = connection.execute(copy).fetchone()[0]
-        entries.append({"file": file.name, "table": table, "rows": rows, **_print(part)})
-    return entries
+        yield {"file": f"{table}.{kind.ending}", "table": table, "rows": rows, **_print(part)}
 
 
 def _print(part: Path) -> dict:
     return {"bytes": part.stat().st_size, "sha256": sha256_of(part)}
 
 
-def _for_parquet(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
-    """The columns of the relation, with sums of whole numbers (HUGEINT) as decimals.
-
-    Parquet has no whole numbers of 128 bits: DuckDB would make binary floats of them.
-    """
-    columns = connection.execute(f"from {quoted(relation)} limit 0").description
-    huge = [quoted(name) for name, kind, *_ in columns if kind.id in ("hugeint", "uhugeint")]
-    casts = ", ".join(f"{name}::decimal(38, 0) as {name}" for name in huge)
-    return f"* replace ({casts})" if huge else "*"
-
-
-def _plan_sheets(
-    connection: duckdb.DuckDBPyConnection, relations: Mapping[str, str], folder: Path, currency: str
-) -> list[Sheet]:
-    sheets = []
-    for (table, relation), name in zip(relations.items(), sheet_names(list(relations)), strict=True):
-        with _in_words(relation, folder):
-            sheets.append(plan_sheet(connection, table, relation, name, currency))
-    return sheets
-
-
-def _write_workbook(
+def _workbook(
     session: Session,
     sheets: Sequence[Sheet],
+    part: Path,
     summary: Sequence[str],
     data_dir: Path,
     lines: Sequence[str],
-    files: Sequence[Path],
-    parts: Sequence[Path],
-) -> list[dict]:
-    connection, (file,), (part,) = session.connection, files, parts
+) -> Iterator[dict]:
+    connection, name = session.connection, session.database.stem
     with open_workbook(part) as workbook:
         if summary:
             build = build_facts(connection)
-            status, said = vouched(data_dir / "quality" / "quality_report.json", build)
-            figures, drawn = (next((s for s in sheets if s.table == name), None) for name in summary)
+            status, verdict = vouched(data_dir / "quality" / "quality_report.json", build)
             built = (build["built_at"] or "").replace("T", " ")[:16]
-            title, when = in_words(file.stem).capitalize(), f" of {built} (UTC)" * bool(built)
-            lines = [title, said, *lines, f"Build {build['build_id']}{when}"]
-            shown = (
-                connection.execute(f"from {quoted(figures.relation)}").df()
-                if figures
-                else pd.DataFrame()
-            )
-            write_summary(workbook, lines, status, shown.dropna(axis="columns", how="all"), drawn)
+            when = f" of {built} (UTC)" * bool(built)
+            lines = [in_words(name).capitalize(), verdict, *lines, f"Build {build['build_id']}{when}"]
+            figures, drawn = (next((s for s in sheets if s.table == each), None) for each in summary)
+            query = f"from {quoted(figures.relation)}" if figures else "select 0 as nothing where false"
+            told = connection.execute(query).df().dropna(axis="columns", how="all")
+            write_summary(workbook, lines, status, told, drawn)
         for sheet in sheets:
             with _in_words(sheet.relation, part.parent):
                 write_sheet(connection, workbook, sheet)
-    about = {"file": file.name, **_print(part)}
-    return [{**about, "table": each.table, "rows": each.rows, "sheet": each.name} for each in sheets]
+    file = {"file": f"{name}.xlsx", **_print(part)}
+    yield from (file | {"table": s.table, "rows": s.rows, "sheet": s.name} for s in sheets)
 
 
 @contextmanager

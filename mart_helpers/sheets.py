@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
-from itertools import count
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, NamedTuple
@@ -98,14 +97,15 @@ def plan_sheet(
     """
     described = connection.execute(f"from {quoted(relation)} limit 0").description
     measures = ", ".join(
-        f"max(length({text})), max({_utf16_length(text)})"
+        # an emoji takes two units of UTF-16
+        f"max(length({text})), max(if(strlen({text}) > {CELL_TEXT}, length({text}) "
+        f"+ length(regexp_replace({text}, '[^\\x{{10000}}-\\x{{10FFFF}}]', '', 'g')), 0))"
         for text in (f"{quoted(column)}::varchar" for column, *_ in described)
     )
     sql = f"select count(*), {measures} from {quoted(relation)}"
     rows, *found = connection.execute(sql).fetchone()
-    _refuse_too_large(
-        table, rows, {name: n for (name, *_), n in zip(described, found[1::2], strict=True)}
-    )
+    headers = [column for column, *_ in described]
+    _refuse_too_large(table, rows, dict(zip(headers, found[1::2], strict=True)))
     columns = []
     for (column, type_, *_), longest in zip(described, found[::2], strict=True):
         kind, number_format = _kind(column, type_, currency)
@@ -115,12 +115,15 @@ def plan_sheet(
 
 def sheet_names(tables: Sequence[str]) -> list[str]:
     """A name a table that Excel takes: 31 characters, some forbidden, and no two alike in any case."""
-    names: list[str] = []
-    taken = {"history", SUMMARY.lower()}  # Excel keeps the first one for itself
+    names: dict[str, str] = {"history": "", SUMMARY.lower(): ""}  # Excel keeps the first one for itself
     for table in tables:
-        names.append(next(name for name in _candidates(table) if name.lower() not in taken))
-        taken.add(names[-1].lower())
-    return names
+        for suffix in ("", *(f"_{number}" for number in range(2, len(tables) + 3))):
+            start = table.encode("utf-16-le")[: 2 * (SHEET_NAME - len(suffix))]
+            name = _FORBIDDEN_IN_NAMES.sub("_", start.decode("utf-16-le", "ignore") + suffix)
+            if name.lower() not in names:
+                names[name.lower()] = name
+                break
+    return list(names.values())[2:]
 
 
 @contextmanager
@@ -253,13 +256,13 @@ def _typed(kind: str, text: str) -> bool | int | float | date | str:
             return datetime.fromisoformat(text)
         case "double" if text.lstrip("-") not in ("nan", "inf"):
             return _Exact(text)
-        case "whole" | "decimal" if len(text) <= _DIGITS or Decimal(text) == _rounded(text):
+        case "whole" | "decimal" if len(text) <= _DIGITS or _is_short(Decimal(text)):
             return int(text) if kind == "whole" else _Exact(text)
     return text
 
 
-def _rounded(text: str) -> Decimal:
-    return Decimal(f"{Decimal(text):.{_DIGITS}G}")
+def _is_short(number: Decimal) -> bool:
+    return number == Decimal(f"{number:.{_DIGITS}G}")
 
 
 def _has_day(text: str, longest: int) -> bool:
@@ -301,12 +304,6 @@ def _refuse_too_large(table: str, rows: int, lengths: dict[str, int | None]) -> 
         )
 
 
-def _utf16_length(text: str) -> str:
-    """SQL for the length of `text` in units of UTF-16 (an emoji takes two), 0 where it is short."""
-    beyond = f"length(regexp_replace({text}, '[^\\x{{10000}}-\\x{{10FFFF}}]', '', 'g'))"
-    return f"case when strlen({text}) > {CELL_TEXT} then length({text}) + {beyond} else 0 end"
-
-
 def _width(name: str, number_format: str, longest: int) -> int:
     if number_format.startswith("#,"):
         longest += longest // 4  # the separators of thousands
@@ -314,11 +311,3 @@ def _width(name: str, number_format: str, longest: int) -> int:
         longest = min(longest, 12)  # shows as many decimals as there is room
     header = len(name) + 4  # bold, and the button of the filter
     return min(max(header, longest + 2), _WIDEST)
-
-
-def _candidates(table: str) -> Iterator[str]:
-    for number in count(1):
-        suffix = f"_{number}" if number > 1 else ""
-        units = 2 * (SHEET_NAME - len(suffix))
-        start = table.encode("utf-16-le")[:units].decode("utf-16-le", "ignore")
-        yield _FORBIDDEN_IN_NAMES.sub("_", start + suffix)
