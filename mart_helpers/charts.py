@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial, wraps
 from io import BytesIO
-from itertools import chain, groupby
+from itertools import chain
 from math import ceil
 from pathlib import Path
 from unicodedata import east_asian_width
@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font, get_font_names
+from matplotlib.font_manager import get_font_names
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.path import Path as Curve
 from matplotlib.ticker import MaxNLocator
@@ -28,7 +28,7 @@ from numpy import isfinite, nanmax, nanmin, ndenumerate
 
 from mart_helpers.session import Session
 from mart_helpers.star import star_references, star_types, surrogate_key
-from mart_helpers.texts import one_line, quoted
+from mart_helpers.texts import in_words, one_line, quoted
 
 # Okabe and Ito's blue and orange: told apart from each other and from the greys in every kind of
 # colour vision, and by their lightness in print.
@@ -98,22 +98,8 @@ def _families(*first: str) -> list[str]:
     return [*first, *(name for name in _STYLE["font.sans-serif"] if name in installed)]
 
 
-def legible(text: str) -> str:
-    """The text with the numbers, `⟨U+73C8⟩`, of letters that no font has: as boxes all are alike."""
-    return "".join(
-        "".join(part) if is_in else f"⟨{' '.join(f'U+{ord(letter):04X}' for letter in part)}⟩"
-        for is_in, part in groupby(text, _is_in_a_font)
-    )
-
-
-@cache
-def _is_in_a_font(letter: str) -> bool:
-    fonts = (get_font(findfont(name)) for name in _families())
-    return any(font.get_char_index(ord(letter)) for font in fonts)
-
-
 def _new_figure(title: str, height: float, panels: int = 0) -> tuple[Figure, Axes | list[Axes]]:
-    lines = textwrap.fill(legible(title), _TITLE_LETTERS)
+    lines = textwrap.fill(title, _TITLE_LETTERS)
     height += 0.2 * lines.count("\n")
     figure = Figure(figsize=(_INCHES_WIDE, height), layout="constrained")
     figure.set_label(title)
@@ -146,7 +132,7 @@ def draw_line(
         lines = {before: {"color": PALE, "linewidth": 2.5}} | lines
     values = [_floats(rows[name]) for name in lines]
     for (name, look), heights in zip(lines.items(), values, strict=True):
-        axes.plot(rows[x], heights, label=_words(name), clip_on=False, **look)
+        axes.plot(rows[x], heights, label=in_words(name), clip_on=False, **look)
     _lay_columns(axes, rows[x], rows[x], pd.concat(values), unit)
     return figure
 
@@ -165,7 +151,7 @@ def draw_stacks(frame: pd.DataFrame, x: str, parts: Sequence[str], title: str, u
     places, foot = pd.Series(range(len(rows))), pd.Series(0.0, rows.index)
     for part, colour in zip(parts, (BLUE, ORANGE, PALE), strict=False):
         height = _floats(rows[part].fillna(0))
-        axes.bar(places, height, bottom=foot, color=colour, width=0.75, label=_words(part))
+        axes.bar(places, height, bottom=foot, color=colour, width=0.75, label=in_words(part))
         foot = foot + height
     axes.set_xlim(-0.6, max(len(rows), _MOST_TICKS) - 0.4)  # a few bars would be fat
     _lay_columns(axes, places, rows[x], foot, unit)
@@ -195,7 +181,7 @@ def draw_heat_map(frame: pd.DataFrame, label: str, title: str, unit: str = "") -
     for (line, column), value in ndenumerate(values):
         if isfinite(value):
             axes.text(column, line, _number(value, decimals), ha="center", va="center", size=9)
-    axes.set_xticks(range(values.shape[1]), [_words(name) for name in numbers.columns])
+    axes.set_xticks(range(values.shape[1]), [in_words(name) for name in numbers.columns])
     axes.set_yticks(range(len(rows)), [_short(text) for text in rows[label]])
     axes.xaxis.tick_top()
     axes.set_xlabel(unit.strip(), loc="left")
@@ -231,10 +217,10 @@ def draw_bars(
     figure, axes = _new_figure(title, 1.0 + inches * max(map(len, labels)), len(panels))
     names = [value, before] if before and rows[before].notna().any() else [value]
     for (name, panel), texts, each in zip(panels.items(), labels, axes, strict=True):
-        each.set_title(_words(name), loc="left", size=10, weight="bold")
+        each.set_title(in_words(name), loc="left", size=10, weight="bold")
         _add_bars(each, [_floats(panel[name].fillna(0)).tolist() for name in names], texts, len(panels))
         each.set_ylim(max(map(len, labels)) - 0.4, -0.6)
-    words = [unit.strip(), *(f"line: {_words(name)}" for name in names[1:])]
+    words = [unit.strip(), *(f"line: {in_words(name)}" for name in names[1:])]
     axes[0].set_xlabel("; ".join(words), loc="left")
     return figure
 
@@ -312,7 +298,7 @@ def _floats(values: pd.Series) -> pd.Series:
 
 def _named(values: pd.Series) -> tuple[str, list[str]]:
     """What the values of an axis are, in a word, and their labels."""
-    word = _words(values.name)
+    word = in_words(values.name)
     if not pd.api.types.is_datetime64_any_dtype(values):
         return word, [f"{value:,}" for value in values]
     if (values.dt.day == 1).all() and (len(values) > 1 or word == "month"):
@@ -321,13 +307,9 @@ def _named(values: pd.Series) -> tuple[str, list[str]]:
     return "week from" if is_weekly else "day", values.dt.strftime("%Y-%m-%d").tolist()
 
 
-def _words(name: str) -> str:
-    return legible(name.replace("_", " "))
-
-
 def _short(text: object, panels: int = 1) -> str:
     letters = max(_LABEL_LETTERS // panels, 12)
-    lines = textwrap.wrap(legible(str(text)), letters, max_lines=_LABEL_LINES, placeholder=" …")
+    lines = textwrap.wrap(str(text), letters, max_lines=_LABEL_LINES, placeholder=" …")
     return "\n".join(lines)
 
 
@@ -439,7 +421,7 @@ def _add_arrow(axes: Axes, fact: _Box, key: str, dimension: _Box) -> None:
 
 
 def _shown(text: str) -> str:
-    return legible(one_line(text, _LONGEST_NAME))
+    return one_line(text, _LONGEST_NAME)
 
 
 def _wide(text: str) -> int:
