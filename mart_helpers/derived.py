@@ -94,15 +94,44 @@ def _structural_checks(connection: DuckDBPyConnection) -> Iterator[Check]:
 
 
 def _checks_of_views(connection: DuckDBPyConnection) -> Iterator[Check]:
-    """A view that joins tables with a column of the same name calls the second one `<name>_1`."""
-    for (view,) in connection.execute(f"select distinct view_name from ({_TWICE})").fetchall():
+    """A view that joins tables with a column of the same name calls the second one `<name>_1`.
+
+    A question gets the first. If that is a column of a fact, or hides a metric, answers would be wrong.
+    """
+    owners = _owners_of_names(connection)
+    twice: dict[str, list[tuple[str, str, str]]] = {}
+    for view, name, second in connection.execute(_TWICE).fetchall():
+        found = f"{view} has two columns called {name}: the second is {second}"
+        if name in owners:
+            found += f", and questions get that of {owners[name]}. Call it otherwise where that is made"
+        twice.setdefault(view, []).append((name, second, found))
+    for view, found in twice.items():
+        rows = ", ".join(f"({', '.join(map(literal, row))})" for row in found)
         yield Check(
             f"{view}_has_each_name_once",
-            f"select column_name, second_column, found_in_words from ({_TWICE}) "
-            f"where view_name = {literal(view)}",
+            f"from (values {rows}) as twice (column_name, second_column, found_in_words)",
             f"no two columns that {view} joins have the same name, as only the first keeps it",
-            "warn",
+            "error" if any(name in owners for name, *_ in found) else "warn",
         )
+
+
+def _owners_of_names(connection: DuckDBPyConnection) -> dict[str, str]:
+    """The columns of the star that may hide no other in a view, each with the table that has it.
+
+    They are those of facts, and those that are called as a metric. Ids mean the same in two tables.
+    """
+    ids = {
+        name
+        for table in declared_tables(connection)
+        for name in read_contract(connection, table).id_names
+    }
+    macros = {name for name, _ in connection.execute(_MACROS).fetchall()}
+    return {
+        column: table
+        for table, columns in star_types(connection).items()  # facts come after the dimensions
+        for column in columns
+        if column in macros or (table.startswith("fact_") and column not in ids)
+    }
 
 
 def _unique_check(table: str, columns: Sequence[str]) -> Check:
@@ -322,9 +351,7 @@ _TWICE = """
 select
     first.table_name as view_name,
     first.column_name,
-    second.column_name as second_column,
-    format('{} has two columns called {}: the second is {}', view_name, first.column_name, second_column)
-        as found_in_words
+    second.column_name as second_column
 from duckdb_columns() as first
 inner join duckdb_columns() as second
     on first.table_oid = second.table_oid
@@ -333,6 +360,7 @@ inner join duckdb_columns() as second
 inner join duckdb_views() as views
     on first.table_oid = views.view_oid and first.database_oid = views.database_oid
 where views.database_name = current_database() and views.schema_name = 'main' and not views.internal
+order by view_name, first.column_index
 """
 
 _MACROS = """

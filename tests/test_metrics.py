@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import duckdb
 import openpyxl
+import pandas as pd
 import plain
 import pytest
 from bs4 import BeautifulSoup
@@ -19,7 +20,8 @@ from conftest import CHECKOUT, query
 
 from mart_helpers.diff import Comparison, compare_files
 from mart_helpers.pages import write_report
-from mart_helpers.run import run_notebook
+from mart_helpers.run import answer_questions, run_notebook
+from mart_helpers.session import Session, open_published
 
 DIMENSIONS = (
     *("customer_id", "customer_name", "segment", "city", "country"),
@@ -57,6 +59,8 @@ METRICS: dict[str, Figure] = {
     "margin": total("margin"),
     "margin_pct": lambda rows: share(total("margin")(rows), total("revenue")(rows)),
     "units": total("quantity"),
+    "units_sold": lambda rows: total("quantity")(bought(rows)),
+    "units_returned": lambda rows: total("quantity")(bought(rows)) - total("quantity")(rows),
     "orders": orders,
     "customers": lambda rows: len({row["customer_id"] for row in bought(rows)} - {None}),
     "return_rate": return_rate,
@@ -114,19 +118,23 @@ class Told(NamedTuple):
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Told, Told]:
     """Of the sample; and where revenue is twice as much, among its metrics and nowhere else."""
-    return tuple(tell(tmp_path_factory.mktemp("told"), factor) for factor in ("", "2 * "))
+    doubled = {"revenue_of(net_amount) as net_amount;": "revenue_of(net_amount) as 2 * net_amount;"}
+    return tuple(tell(tmp_path_factory.mktemp("told"), edits) for edits in ({}, doubled))
 
 
-def tell(home: Path, factor: str) -> Told:
+ALL = ("01_build", "04_quality", "02_explore", "03_export", "05_dashboard")
+
+
+def tell(home: Path, edits: dict[str, str], notebooks: tuple[str, ...] = ALL) -> Told:
+    """What is told where 01_build has these edits, each in one place."""
     for part in ("notebooks", "inputs"):
         copytree(CHECKOUT / part, home / part)
     notebook = home / "notebooks" / "01_build.ipynb"
-    cells = json.loads(notebook.read_text())
-    (cell,) = [each for each in cells["cells"] if "create macro revenue_of" in "".join(each["source"])]
-    source = "".join(cell["source"])
-    assert source.count("(net_amount) as net_amount;") == 1
-    cell["source"] = source.replace("as net_amount;", f"as {factor}net_amount;")
-    notebook.write_text(json.dumps(cells))
+    source = notebook.read_text()
+    for before, after in edits.items():
+        assert source.count(before) == 1
+        source = source.replace(before, after)
+    notebook.write_text(source)
     (home / "runs").mkdir()
     told = Told(
         home / "data" / "mini_data_mart.duckdb",
@@ -138,9 +146,10 @@ def tell(home: Path, factor: str) -> Told:
         monkeypatch.setenv("MART_HOME", str(home))
         executed = [
             run_notebook(name, {"formats": "xlsx"} if name == "03_export" else {}, home / "runs")
-            for name in ("01_build", "04_quality", "02_explore", "03_export", "05_dashboard")
+            for name in notebooks
         ]
-        write_report(executed, told.pages, told.mart, told.quality)
+        if notebooks == ALL:
+            write_report(executed, told.pages, told.mart, told.quality)
     return told
 
 
@@ -190,6 +199,64 @@ def test_revenue_that_is_doubled_there_is_doubled_in_what_marts_differ_by(told, 
         if part == "restated":
             before, after = (each[each["metric"] == "revenue"] for each in (before, after))
         assert list(after["change"]) == [2 * change for change in before["change"]] != []
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """Where four metrics are other multiples of what they are in the sample."""
+    wholes = {"revenue": "sum(", "orders": "count(", "customers": "count(", "units_sold": "coalesce("}
+    edits = {
+        f"macro {name}(sales) as {whole}": f"macro {name}(sales) as {FACTORS[name]} * {whole}"
+        for name, whole in wholes.items()
+    }
+    return tell(tmp_path_factory.mktemp("changed"), edits, ("01_build", "05_dashboard"))
+
+
+FACTORS = {"revenue": 2, "orders": 3, "customers": 5, "units_sold": 7}
+
+
+def test_metrics_that_are_changed_there_are_changed_in_every_answer(told, changed: Told) -> None:
+    once, after = (answers_of(each.mart) for each in (told[0], changed))
+    for name, columns in {
+        "revenue_over_time": {"revenue": 2, "revenue_year_before": 2},
+        "top_products": {"revenue": 2, "revenue_pct": 1},
+        "product_classes": {"revenue": 2},
+        "category_revenue": {"revenue": 2, "revenue_pct": 1},
+        "segment_revenue": {"revenue": 2, "customers": 5, "revenue_per_customer": 0.4},
+        "country_revenue": {"revenue": 2, "customers": 5, "revenue_pct": 1},
+        "moved_revenue": {"as_was": 2, "current": 2},
+        "new_and_returning": {"new_customers": 5, "returning_customers": 5, "revenue_of_new": 2},
+        "rfm_segments": {"revenue": 2, "average_orders": 3},
+        "discount_bands": {"revenue": 2},
+    }.items():
+        for column, factor in columns.items():
+            expected = [factor * float(value) for value in once[name][column]]
+            found = list(after[name][column])
+            assert found == pytest.approx(expected, abs=0.02, nan_ok=True), (name, column)
+    once, after = (each["headline_figures"].set_index("figure")["this_period"] for each in (once, after))
+    for figure in ("revenue", "orders", "customers"):
+        assert after[figure] == FACTORS[figure] * once[figure]
+
+
+def answers_of(mart: Path) -> dict[str, pd.DataFrame]:
+    session = Session(open_published(mart), mart, {})
+    try:
+        names = answer_questions(session, "02_explore")
+        return {name: session.connection.execute(f"from {name}").df() for name in names}
+    finally:
+        session.close()
+
+
+def test_metrics_that_are_changed_there_are_changed_in_every_cube(told, changed: Told) -> None:
+    pages = (each.pages / "dashboard.html" for each in (told[0], changed))
+    cubes = [json.loads(page_data(page))["cubes"] for page in pages]
+    compared = set()
+    for before, after in zip(*cubes, strict=True):
+        for figure, amounts in before["figures"].items():
+            factor = FACTORS.get(figure, 1)
+            assert after["figures"][figure] == [factor * each for each in amounts], figure
+            compared.add(figure)
+    assert compared >= FACTORS.keys()
 
 
 def difference_of(mart: Path, folder: Path) -> Comparison:

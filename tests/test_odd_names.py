@@ -106,17 +106,41 @@ def test_odd_names_are_loaded_checked_and_told(folder):
     assert past[0][0].count("1.00 → 2.00") == len(AMOUNTS)
 
 
-def test_a_name_that_two_joined_tables_have_is_told(candidate):
+def names_of_joined(candidate, *columns: str) -> tuple[str, str]:
+    """The status and the finding of the check on a view that joins tables with these columns."""
+    fact, day, shop = columns
     candidate.connection.execute(
-        "create table dim_date as select 1 as date_key, 5 as month;"
-        "create table fact_visit as select 1 as date_key, 'May' as month;"
-        "create view visits as select fact_visit.*, dim_date.* exclude (dim_date.date_key) "
-        "from fact_visit inner join dim_date on fact_visit.date_key = dim_date.date_key"
+        f"create table dim_date as select 1 as date_key, 5 as {day};"
+        f"create table dim_shop as select 1 as shop_key, 'old' as {shop};"
+        f"create table fact_visit as select 1 as date_key, 1 as shop_key, 'May' as {fact};"
+        "create macro takings(visits) as 7;"
+        "create view visits as select fact_visit.*, dim_date.* exclude (dim_date.date_key), "
+        "dim_shop.* exclude (dim_shop.shop_key), 7 as takings from fact_visit "
+        "inner join dim_date on fact_visit.date_key = dim_date.date_key "
+        "inner join dim_shop on fact_visit.shop_key = dim_shop.shop_key"
     )
     derive_checks(candidate)
     results = run_checks(candidate).set_index("check_name")
-    found = "visits has two columns called month: the second is month_1"
-    assert results.loc["visits_has_each_name_once", ["status", "finding"]].tolist() == ["warn", found]
+    return tuple(results.loc["visits_has_each_name_once", ["status", "finding"]])
+
+
+def test_a_name_that_two_joined_dimensions_have_is_told(candidate):
+    found = "visits has two columns called season: the second is season_1"
+    assert names_of_joined(candidate, "weather", "season", "season") == ("warn", found)
+
+
+def test_a_column_of_a_fact_that_hides_one_of_a_dimension_stops_the_build(candidate):
+    found = (
+        "visits has two columns called month: the second is month_1, and questions get that of "
+        "fact_visit. Call it otherwise where that is made"
+    )
+    assert names_of_joined(candidate, "month", "month", "season") == ("fail", found)
+
+
+@pytest.mark.parametrize("columns", [("takings", "month", "season"), ("size", "month", "takings")])
+def test_a_column_that_hides_a_metric_stops_the_build(candidate, columns):
+    status, found = names_of_joined(candidate, *columns)
+    assert (status, "questions get that of " in found) == ("fail", True)
 
 
 def test_odd_names_are_exported(folder):
