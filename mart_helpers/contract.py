@@ -70,10 +70,10 @@ class Table(NamedTuple):
 
     name: str
     columns: tuple[Column, ...]
-    key: tuple[str, ...]
-    uniques: tuple[tuple[str, ...], ...]
-    references: tuple[Reference, ...]
-    rules: tuple[Rule, ...]
+    key: tuple[str, ...] = ()
+    uniques: tuple[tuple[str, ...], ...] = ()
+    references: tuple[Reference, ...] = ()
+    rules: tuple[Rule, ...] = ()
     comment: Comment = Comment()
 
     @property

@@ -11,30 +11,27 @@ from typing import NamedTuple
 from mart_helpers.contract import Table, declared_tables, read_contract
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
-from mart_helpers.formats import Sheet
 from mart_helpers.inferred import forget_inferred
 from mart_helpers.mapping import Mapping, read_mapping
 from mart_helpers.parameters import resolve
 from mart_helpers.quarantine import (
-    Loaded,
-    bad_rows,
+    SAMPLE,
     begin,
-    commonest_problems,
-    count_repeats,
-    count_suspects,
+    commonest_reasons,
+    count_plainly_bad,
     find_problems,
+    keep_sample,
     missing_from,
-    name_cells,
     name_conflicts,
-    quarantine_bad_rows,
     sample_problems,
+    set_bad_rows_aside,
+    write_entries,
 )
-from mart_helpers.raw import PLACE, MadeRows, RawFiles
-from mart_helpers.reading import Reading
+from mart_helpers.raw import PLACE, RawFiles
+from mart_helpers.reading import Reading, Run
 from mart_helpers.session import Session, current_database, has_table, in_words
 from mart_helpers.sources import (
     SEED_ROWS,
-    CsvFile,
     SeedRows,
     Source,
     file_days,
@@ -76,13 +73,17 @@ class Outcome(NamedTuple):
 
 
 class _Staged(NamedTuple):
-    """The rows of a table in staging, good and bad; how many of each source were read and left out."""
+    """The rows of a table in staging, good and bad; how many of each source were read and left out.
+
+    `runs` and `records` are as in `write_entries`.
+    """
 
     sources: Sequence[Source]
     states: Sequence[object]
     read: Counter[str]
-    loaded: Sequence[Loaded | MadeRows]
     left_out: Counter[str]
+    runs: Sequence[Run]
+    records: str | None = None
     mapping: Mapping | None = None
 
     @property
@@ -135,11 +136,7 @@ class Loader:
         else:
             staged = self._stage(table, from_seed)
         bad = self._judge(table, staged)
-        quarantine_bad_rows(self._connection, table, staged.loaded)
-        for source in staged.sources:
-            if bad[source.name] and isinstance(source, CsvFile) and isinstance(source.reader, Sheet):
-                letters = dict(zip(source.fields, source.reader.letters, strict=True))
-                name_cells(self._connection, table, source.name, letters)
+        set_bad_rows_aside(self._connection, table)
         outcomes = [_outcome(table, each, staged, bad[each.name]) for each in staged.sources]
         refuse_changed(staged.sources, staged.states)
         self._record(outcomes)
@@ -158,9 +155,10 @@ class Loader:
         reading = Reading(self._session, table)
         reading.read_all(sources)
         days = file_days(sources, table) if table.history_names else {}
-        for batch in reading.loaded if days else ():
-            set_days(self._connection, table, [(*rows, days[each.name]) for each, *rows in batch.runs()])
-        return _Staged(sources, states, reading.records(sources), reading.loaded, Counter())
+        if days:
+            runs = [(run.row, run.count, days[run.source.name]) for run in reading.runs]
+            set_days(self._connection, table, runs)
+        return _Staged(sources, states, reading.records(sources), Counter(), reading.runs)
 
     def _stage_mapped(self, table: Table, mapping: Mapping) -> _Staged:
         raw, staged = mapping.raw, staging_of(table.name)
@@ -175,8 +173,8 @@ class Loader:
         left_out = raw.left_out(self._connection, staged)
         if raw.records.total() != rows + left_out.total():
             raise StateError(f"{mapping.name} gives lines that its file does not have. Select its line.")
-        made = MadeRows(self._connection, raw, staged, rows)
-        return _Staged(raw.sources, raw.states, raw.records, [made], left_out, mapping)
+        records = raw.records_sql(staged)
+        return _Staged(raw.sources, raw.states, raw.records, left_out, raw.runs, records, mapping)
 
     def _forget(self, table: Table) -> None:
         self._connection.execute("delete from quarantine where table_name = ?", [table.name])
@@ -194,45 +192,49 @@ class Loader:
         )
 
     def _judge(self, table: Table, staged: _Staged) -> Counter[str]:
-        """Find the problems of a table; the number of bad rows by source.
+        """Write what is bad to quarantine; the number of bad rows by source.
 
-        Refuses the table if it, or most of a file of it, is too bad. If that is seen from counts alone,
-        a sample of the bad rows has to do for the reasons.
+        Refuses the table if it, or most of a file of it, is too bad; a sample of the bad rows has to do
+        for the reasons.
         """
         for name, rows in staged.read.items():
             if not rows:
                 raise InputError(f"{name}: has a header and no rows. Make a new extract.")
-        read, loaded = staged.taken, staged.loaded
-        if not read.total():
+        taken, connection = staged.taken, self._connection
+        if not (total := taken.total()):
             raise StateError(f"mapping.{table.name} leaves out all rows. Mend its `where`.")
-        what = table.name if len(read) > 1 else next(iter(read))
-        bad = count_suspects(self._connection, table) + count_repeats(self._connection, table)
-        if self._is_too_bad(bad, read.total()):
-            sampled = sample_problems(self._connection, table, bad)
-            raise self._refusal(table, what, bad, read.total(), loaded, sampled)
-        bad = find_problems(self._connection, table)
+        bad = count_plainly_bad(connection, table)
+        if is_refused := self._is_too_bad(bad, total):
+            sample_problems(connection, table)
+        else:
+            bad = find_problems(connection, table)
+            if is_refused := self._is_too_bad(bad, total):
+                keep_sample(connection)
         if staged.mapping:
-            name_conflicts(self._connection, table)
-        if self._is_too_bad(bad, read.total()):
-            raise self._refusal(table, what, bad, read.total(), loaded)
-        by_source = bad_rows(self._connection, loaded)
+            name_conflicts(connection, table)
+        by_source = write_entries(connection, table, staged.runs, staged.records)
+        if is_refused:
+            what = table.name if len(taken) > 1 else next(iter(taken))
+            raise self._refusal(table, what, bad, total)
         for name, bad in by_source.items():
-            if 2 * bad > read[name] and bad >= _FEW_BAD_ROWS and self._is_too_bad(bad, read[name]):
-                raise self._refusal(table, name, bad, read[name], loaded)
+            if 2 * bad > taken[name] and bad >= _FEW_BAD_ROWS and self._is_too_bad(bad, taken[name]):
+                raise self._refusal(table, name, bad, taken[name], of_file=name)
         return by_source
 
     def _is_too_bad(self, bad: int, read: int) -> bool:
         is_much = bad >= _FEW_BAD_ROWS or 2 * bad > read
         return bad == read or (is_much and bad > self._max_rejected_share * read)
 
-    def _refusal(
-        self, table: Table, what: str, bad: int, read: int, loaded: Sequence[Loaded], sampled: str = ""
-    ) -> InputError:
+    def _refusal(self, table: Table, what: str, bad: int, read: int, of_file: str = "") -> InputError:
         problem = f"none of its {read:,} rows is good"
         if bad < read:
             share = f"max_rejected_share = {self._max_rejected_share:g}"
             problem = f"{bad:,} of its {read:,} rows are bad, more than {share} lets pass"
-        kinds, more = commonest_problems(self._connection, loaded)
+        where = "table_name = ? and file = ?" if of_file else "table_name = ?"
+        kinds, more = commonest_reasons(
+            self._connection, where, [table.name, *([of_file] if of_file else [])]
+        )
+        sampled = f"; of the first {SAMPLE:,}" if bad > SAMPLE and not of_file else ""
         lines = [f"{what}: {problem}{sampled}."]
         # those of the one file that is read need not name it
         for rows, file, line, reason in kinds:

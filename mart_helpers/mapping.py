@@ -83,8 +83,8 @@ class Mapping(NamedTuple):
             f"where {matches} order by {place}"
         )
         key_of = {each: tuple(key) for each, key in rows.fetchall()}
-        found = self.raw.origins(self.connection, [*key_of])
-        return [(number, key_of[each]) for each, origin, number in found if origin is source]
+        numbers = self.raw.numbers(self.connection, source, [*key_of])
+        return [(number, key_of[each]) for each, number in numbers.items()]
 
 
 class _Fault(NamedTuple):

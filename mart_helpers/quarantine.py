@@ -1,66 +1,37 @@
-"""Taking the bad rows out of a staging table and into `quarantine`, each with its place in the file."""
+"""Finding the bad rows of a staging table, and taking them into `quarantine` by their place in the file.
 
-from bisect import bisect_left
+The problems are gathered in temporary tables, by the ids of the rows, before anything is moved.
+"""
+
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby, islice, tee
-from typing import NamedTuple
 
 import duckdb
 
-from mart_helpers.contract import FILE_DAY, Reference, Table, ascends_sql, referred_columns
+from mart_helpers.contract import FILE_DAY, Reference, Table, ascends_sql
 from mart_helpers.errors import StateError
 from mart_helpers.inferred import infer_members, inferring_references
+from mart_helpers.reading import Run, origins
 from mart_helpers.session import has_table
-from mart_helpers.sources import Part, Source, located, read_ordinals
+from mart_helpers.sources import Source
 from mart_helpers.staging import SUSPECT, problems_sql, staging_of
 from mart_helpers.star import star_columns
 from mart_helpers.texts import literal, one_line, quoted, row_sql, row_text_sql
 
-_SAMPLE = 10_000
+#: So many bad rows are looked at where a table is refused.
+SAMPLE = 10_000
 
 _MOST_UNIQUE = 0.9  # of keys as estimated, which may be wrong by some percent
 
 _BATCH, _MOST_HELD = 2_000, 50_000  # records of at most 10,000 characters
 
+_MOST_ORIGINS = 200_000
 
-class Loaded(NamedTuple):
-    """A batch in staging, from the row id `first_row` on: first what was read, then what was not.
+_BAD = "select row_id from problems"
 
-    Of its parts only the places are kept. `unread` are ordinals in the batch, ascending.
-    """
-
-    first_row: int
-    parts: Sequence[Part]
-    unread: Sequence[int]
-
-    @property
-    def rows(self) -> int:
-        """How many records the batch has."""
-        return sum(part.count for part in self.parts)
-
-    def runs(self) -> Iterator[tuple[Source, int, int]]:
-        """The rows in staging as runs of one source each: the source, the first row id, how many."""
-        row, behind = self.first_row, 0
-        for part in self.parts:
-            unread = bisect_left(self.unread, behind + part.count) - bisect_left(self.unread, behind)
-            yield part.source, row, part.count - unread
-            row, behind = row + part.count - unread, behind + part.count
-        for source, _ in located(self.parts, self.unread):
-            yield source, row, 1
-            row += 1
-
-    def origins(self, row_ids: Sequence[int]) -> Iterator[tuple[int, Source, int]]:
-        """These `row_ids`, each with source and number of its record, in the order of the records."""
-        read = self.rows - len(self.unread)
-        offsets = [row_id - self.first_row for row_id in row_ids]
-        of_read = [offset for offset in offsets if offset < read]
-        ordinals = [*read_ordinals(of_read, self.unread)]
-        ordinals += [self.unread[offset - read] for offset in offsets[len(of_read) :]]
-        pairs = sorted(zip(ordinals, row_ids, strict=True))
-        places = located(self.parts, (ordinal for ordinal, _ in pairs))
-        for (_, row_id), (source, number) in zip(pairs, places, strict=True):
-            yield row_id, source, number
+# of no width, so an id that holds one looks like another
+_INVISIBLE = r"'[\x{AD}\x{200B}-\x{200F}\x{2060}\x{FEFF}]'"
 
 
 def begin(connection: duckdb.DuckDBPyConnection) -> None:
@@ -68,44 +39,44 @@ def begin(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(_GATHERED)
 
 
-def count_suspects(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
-    """How many rows of the staging table are bad in themselves, whatever others hold."""
-    sql = f"select count({SUSPECT}) from {staging_of(table.name)}"
-    return connection.execute(sql).fetchone()[0]
+def count_plainly_bad(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
+    """How many rows of the staging table are seen to be bad without looking at each.
 
-
-def count_repeats(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
-    """How many rows, else not suspect, repeat a key; 0 if an estimate says that few do."""
-    good = f"from {staging_of(table.name)} where {SUSPECT} is null"
-    key = row_sql([*_apart(table), *table.key])
-    estimate = f"select count(*) * {_MOST_UNIQUE} < approx_count_distinct({key}) {good}"
-    if _is_true(connection, estimate):
-        return 0
-    return connection.execute(f"select count(*) - count(distinct {key}) {good}").fetchone()[0]
-
-
-def sample_problems(connection: duckdb.DuckDBPyConnection, table: Table, bad: int) -> str:
-    """Fill `problems` with what is wrong with the first of the `bad` rows; words for it if all are more.
-
-    Only what is seen without other tables counts.
+    They are bad in themselves, or they repeat a key; those are left out if an estimate says that few do.
     """
-    connection.execute(f"insert into problems by name {problems_sql(table, _SAMPLE)}")
+    count, good = "select count(*)", f"from {staging_of(table.name)} where {SUSPECT} is null"
+    key = row_sql([*_apart(table), *table.key])
+    (bad,) = connection.execute(f"select count({SUSPECT}) from {staging_of(table.name)}").fetchone()
+    if not _is_true(connection, f"{count} * {_MOST_UNIQUE} < approx_count_distinct({key}) {good}"):
+        bad += connection.execute(f"{count} - count(distinct {key}) {good}").fetchone()[0]
+    return bad
+
+
+def sample_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Gather what is wrong with the first bad rows, as far as it is seen without other tables."""
+    connection.execute(f"insert into problems by name {problems_sql(table, SAMPLE)}")
     connection.execute(_ONLY_THE_ROW)
-    if bad > count_suspects(connection, table):
-        connection.execute(_repeats_sql(table, table.key, _SAMPLE))
-    return f"; of the first {_SAMPLE:,}" if bad > _SAMPLE else ""
+    connection.execute(_repeats_sql(table, table.key, SAMPLE))
+    keep_sample(connection)
+
+
+def keep_sample(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let go what was gathered of other than the first bad rows."""
+    connection.execute(
+        "delete from problems where row_id not in "
+        f"({_BAD} group by row_id order by row_id limit {SAMPLE})"
+    )
 
 
 def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
-    """Fill the temporary table `problems` with what is wrong in staging; the number of bad rows.
+    """Gather all that is wrong in the staging table; the number of bad rows.
 
     Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier
     good row, which is its `first_row_id`. Good rows that refer to members to be inferred are `orphans`.
     """
     rows, inferring = staging_of(table.name), [*inferring_references(connection, table)]
     inferred = {reference.table for reference in inferring}
-    if count_suspects(connection, table):
-        connection.execute(f"insert into problems by name {problems_sql(table)}")
+    connection.execute(f"insert into problems by name {problems_sql(table)}")
     for reference in table.references:
         if not has_table(connection, "staging", reference.table):
             raise StateError(f"Load {reference.table} before {table.name}, which refers to it.")
@@ -146,11 +117,7 @@ def name_conflicts(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
             reason, ' repeats? (that|those)$', ' has another ' || names || ' than \\1'
         )
         from (
-            select
-                row_id as late_id,
-                array_to_string(
-                    list_filter([{differing}], lambda name: name is not null), ', '
-                ) as names
+            select row_id as late_id, concat_ws(', ', {differing}) as names
             from problems
             inner join {rows} as late on problems.row_id = late.rowid
             inner join {rows} as first on problems.first_row_id = first.rowid
@@ -159,67 +126,81 @@ def name_conflicts(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """)
 
 
-def bad_rows(connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded]) -> Counter[str]:
-    """How many records of each source, by its name, are bad."""
-    return Counter(source.name for _, source, _ in _origins(connection, batches, _BAD))
+def write_entries(
+    connection: duckdb.DuckDBPyConnection, table: Table, runs: Sequence[Run], records: str | None
+) -> Counter[str]:
+    """Write what was gathered to `quarantine`; how many rows of each file are bad.
 
-
-def quarantine_bad_rows(
-    connection: duckdb.DuckDBPyConnection, table: Table, batches: Sequence[Loaded]
-) -> None:
-    """Move the rows with problems to `quarantine`, and infer the members that good ones refer to.
-
-    What bad ones hold stays in `staging.<table>_quarantined`, save what cannot be read or breaks a rule.
+    `records` is a query for which row of the `runs` each row of staging was made of; None if they are
+    the same. `places` is filled with those of the rows with problems, of the rows whose keys they
+    repeat, and of the first rows that refer to members to be inferred.
     """
-    rows, are_bad = staging_of(table.name), f"rowid in ({_BAD})"
+    connection.execute(_RAW_ROWS)
+    held = 0
+    for source, found in groupby(_origins(connection, runs, records), lambda origin: origin[1]):
+        of_ids, of_places = tee(found)
+        places = source.places(number for _, _, number in of_places)
+        noted = zip((row_id for row_id, _, _ in of_ids), places, strict=True)
+        while batch := list(islice(noted, _BATCH)):
+            row_ids = [row_id for row_id, _ in batch]
+            lines, raws = ([place[index] for _, place in batch] for index in (1, 2))
+            connection.execute(_NOTE_PLACES, [row_ids, source.name, lines, *source.cells])
+            connection.execute(_NOTE_RAW_ROWS, [row_ids, raws])
+            held += len(batch)
+            if held >= _MOST_HELD:
+                connection.execute(_INSERT, [table.name])
+                connection.execute(_RAW_ROWS)
+                held = 0
+    connection.execute(_INSERT, [table.name])
+    bad = "select file, count(distinct line) from quarantine where table_name = ? group by file"
+    return Counter(dict(connection.execute(bad, [table.name]).fetchall()))
+
+
+def set_bad_rows_aside(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Take the rows with problems out of staging, and infer the members that good ones refer to.
+
+    What they hold, save what cannot be read or breaks a rule, stays in `staging.<table>_quarantined`,
+    with their places in the columns ` file` and ` line`.
+    """
+    rows = staging_of(table.name)
     readable = ", ".join(
         f"if(list_contains(bad.names, {literal(name)}), null, staged.{quoted(name)}) as {quoted(name)}"
         for name in table.column_names
         if name not in table.id_names
     )
-    connection.execute(
-        f"create or replace table {staging_of(f'{table.name}_quarantined')} as select "
-        f"staged.* exclude ({SUSPECT}) {readable and f'replace ({readable})'} from {rows} as staged "
-        "left join (select row_id, list(column_name) as names from problems where first_row_id is null "
-        f"group by row_id) as bad on staged.rowid = bad.row_id where staged.{are_bad}"
-    )
-    _insert_entries(connection, table, batches)
-    connection.execute(_causes_sql(connection, table))
-    connection.execute(f"delete from {rows} where {are_bad}")
+    connection.execute(f"""
+        create or replace table {staging_of(f"{table.name}_quarantined")} as
+        select
+            staged.* exclude ({SUSPECT}) {readable and f"replace ({readable})"},
+            places.file as " file",
+            places.line as " line"
+        from {rows} as staged
+        inner join places on staged.rowid = places.row_id
+        left join (
+            select row_id, list(column_name) as names from problems
+            where first_row_id is null
+            group by row_id
+        ) as bad on staged.rowid = bad.row_id
+        where staged.rowid in ({_BAD})
+        order by staged.rowid;
+
+        delete from {rows} where rowid in ({_BAD})
+    """)
     for reference in inferring_references(connection, table):
         infer_members(connection, table, reference)
 
 
-def name_cells(
-    connection: duckdb.DuckDBPyConnection, table: Table, file: str, letters: Mapping[str, str]
-) -> None:
-    """Have the reasons for values of a sheet name their cells; its columns have these `letters`."""
-    connection.execute(
-        """
-        update quarantine
-        set reason = concat(reason, ' (cell ', $letters[list_position($names, column_name)], line, ')')
-        where table_name = $table and file = $file and list_contains($names, column_name)
-        """,
-        {
-            "table": table.name,
-            "file": file,
-            "names": [*letters],
-            "letters": [*letters.values()],
-        },
-    )
-
-
-def commonest_problems(
-    connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded]
+def commonest_reasons(
+    connection: duckdb.DuckDBPyConnection, where: str = "true", values: Sequence[str] = ()
 ) -> tuple[list[tuple[int, str, int, str]], int]:
-    """As `commonest_reasons`, of what is wrong with a table of which nothing is in quarantine yet."""
-    found = connection.execute(_COMMONEST_PROBLEMS).fetchall()
-    kinds = []
-    for rows, row_id, first_row_id, reason, _ in found:
-        if first_row_id is not None:
-            reason += f" of line {_place(batches, first_row_id)[1]}"
-        kinds.append((rows, *_place(batches, row_id), one_line(reason)))
-    return kinds, (found[0][-1] if found else 0) - len(found)
+    """Up to five kinds of reasons in `quarantine`, and how many more there are.
+
+    Those of most rows come first. Of each: how many rows, the file, and the first of their lines with
+    its reason, on one line.
+    """
+    found = connection.execute(_COMMONEST_REASONS.format(where=where), values).fetchall()
+    kinds = found[0][-1] if found else 0
+    return [(*place, one_line(reason)) for *place, reason, _ in found], kinds - len(found)
 
 
 def missing_from(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
@@ -231,29 +212,6 @@ def missing_from(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
     return " and ".join(sorted(names - {table.name}))
 
 
-def _place(batches: Sequence[Loaded], row_id: int) -> tuple[str, int]:
-    """File and line of a row."""
-    (batch,) = (each for each in batches if 0 <= row_id - each.first_row < each.rows)
-    ((_, source, number),) = batch.origins([row_id])
-    (place,) = source.places([number])
-    return source.name, place.line
-
-
-def commonest_reasons(
-    connection: duckdb.DuckDBPyConnection,
-) -> tuple[list[tuple[int, str, int, str]], int]:
-    """Up to five kinds of reasons in `quarantine`, and how many more there are.
-
-    Those of most rows come first. Of each: how many rows, the file, and the first of their lines with
-    its reason, on one line.
-    """
-    found = connection.execute(_COMMONEST_REASONS).fetchall()
-    kinds = found[0][-1] if found else 0
-    return [(*place, one_line(reason)) for *place, reason, _ in found], kinds - len(found)
-
-
-_BAD = "select row_id from problems"
-
 _GATHERED = """
 create or replace temp table problems (
     row_id bigint,
@@ -264,10 +222,12 @@ create or replace temp table problems (
     first_row_id bigint
 );
 create or replace temp table orphans as from problems;
-create or replace temp table places (row_id bigint, file varchar, line bigint);
+create or replace temp table places (
+    row_id bigint, file varchar, line bigint, cells map(varchar, varchar)
+);
 """
 
-_NOTE_PLACES = "insert into places select unnest($1), $2, unnest($3)"
+_NOTE_PLACES = "insert into places select unnest($1), $2, unnest($3), map($4::varchar[], $5::varchar[])"
 
 _NOTE_RAW_ROWS = "insert into raw_rows select unnest($1), unnest($2)"
 
@@ -287,22 +247,18 @@ select
     arg_min(reason, (file, line)) as first_reason,
     count(*) over () as kinds
 from quarantine
+where {{where}}
 group by table_name, column_name, {_KIND}
 order by rows desc, first_file, first_line
 limit 5
 """
 
-_COMMONEST_PROBLEMS = f"""
-select
-    count(*) as rows,
-    min(row_id) as example,
-    arg_min(first_row_id, row_id) as first_row_id,
-    arg_min(reason, row_id) as first_reason,
-    count(*) over () as kinds
-from problems
-group by column_name, {_KIND}
-order by rows desc, example
-limit 5
+_RAW_ROWS = "insert into raw_rows select unnest($1), unnest($2)"
+
+# Of a row with the wrong number of fields, nobody knows which value belongs where.
+_ONLY_THE_ROW = """
+delete from problems
+where position >= 0 and row_id in (select row_id from problems where position = -1)
 """
 
 _RAW_ROWS = "create or replace temp table raw_rows (row_id bigint, raw_row varchar)"
@@ -311,14 +267,15 @@ _RAW_ROWS = "create or replace temp table raw_rows (row_id bigint, raw_row varch
 _INSERT = """
 insert into quarantine by name
 select
-    $table_name as table_name,
+    $1 as table_name,
     bad.file,
     bad.line,
     problems.column_name,
     problems.value,
     problems.reason
         || coalesce(' of line ' || first.line, '')
-        || case when first.file <> bad.file then ' in ' || first.file else '' end as reason,
+        || case when first.file <> bad.file then ' in ' || first.file else '' end
+        || coalesce(' (cell ' || bad.cells[problems.column_name] || bad.line || ')', '') as reason,
     raw_rows.raw_row
 from raw_rows
 inner join problems on raw_rows.row_id = problems.row_id
@@ -328,88 +285,35 @@ order by bad.file, bad.line, problems.position
 """
 
 
-# of no width, so an id that holds one looks like another
-_INVISIBLE = r"'[\x{AD}\x{200B}-\x{200F}\x{2060}\x{FEFF}]'"
+_WANTED = """
+create or replace temp table wanted as
+select distinct row_id, {record} as record
+from (
+    select unnest([row_id, first_row_id]) as row_id from problems
+    union all
+    select min(row_id) from orphans group by column_name, value
+)
+{join}
+where row_id is not null
+"""
 
 
-def _causes_of(table_name: str) -> str:
-    return staging_of(f"{table_name} causes")
-
-
-def _causes_sql(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
-    """SQL that keeps the places of bad rows, for the rows that will refer to them.
-
-    Rows that no good one stands for count, and only if another table refers to this one. The names of
-    what is added begin with a blank, so that they are no names of columns.
-    """
-    rows = staging_of(table.name)
-    referred = referred_columns(connection, table.name)
-    lacking = [
-        f"{row_sql(columns, 'staged')} not in (select {row_sql(columns)} from {rows} "
-        f"where rowid not in ({_BAD}) and {row_sql(columns)} is not null)"
-        for columns in referred
-    ]
-    names = {name: None for columns in referred for name in columns} or table.key
-    return f"""
-        create or replace table {_causes_of(table.name)} as
-        select
-            {", ".join(f"staged.{quoted(name)}" for name in names)},
-            staged.rowid as " row id",
-            places.file as " file",
-            places.line as " line"
-        from {rows} as staged
-        inner join places on staged.rowid = places.row_id
-        where staged.rowid in ({_BAD}) and ({" or ".join(lacking) or "false"})
-    """
+def _origins(
+    connection: duckdb.DuckDBPyConnection, runs: Sequence[Run], records: str | None
+) -> Iterator[tuple[int, Source, int]]:
+    """The rows whose places are wanted, each with source and number of its record, in that order."""
+    record, join = ("record", f"inner join ({records}) using (row_id)") if records else ("row_id", "")
+    connection.execute(_WANTED.format(record=record, join=join))
+    some = f"from wanted where record > ? order by record limit {_MOST_ORIGINS}"
+    last = -1
+    while rows := connection.execute(f"select row_id, record {some}", [last]).fetchall():
+        last = rows[-1][1]
+        for (row_id, _), place in zip(rows, origins(runs, (row for _, row in rows)), strict=True):
+            yield row_id, *place
 
 
 def _is_true(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
     return connection.execute(sql).fetchall() == [(True,)]
-
-
-def _origins(
-    connection: duckdb.DuckDBPyConnection, batches: Sequence[Loaded], wanted: str
-) -> Iterator[tuple[int, Source, int]]:
-    """The row ids of a query, each with source and number of its record, in the order of the records."""
-    connection.execute(f"create or replace temp table wanted as select distinct row_id from ({wanted})")
-    for batch in batches:
-        rows = connection.execute(
-            "select row_id from wanted where row_id between $first and $last order by row_id",
-            {"first": batch.first_row, "last": batch.first_row + batch.rows - 1},
-        )
-        yield from batch.origins([row_id for (row_id,) in rows.fetchall()])
-
-
-def _insert_entries(
-    connection: duckdb.DuckDBPyConnection, table: Table, batches: Sequence[Loaded]
-) -> None:
-    """Write what is wrong to `quarantine`, with the raw rows of not too many at a time.
-
-    `places` is filled with those of the rows with problems, of the rows whose keys they repeat, and of
-    the first rows that refer to members to be inferred.
-    """
-    wanted = (
-        "select unnest([row_id, first_row_id]) as row_id from problems union all "
-        "select min(row_id) from orphans group by column_name, value"
-    )
-    connection.execute(_RAW_ROWS)
-    held = 0
-    found = groupby(_origins(connection, batches, wanted), lambda origin: origin[1])
-    for source, origins in found:
-        of_ids, of_places = tee(origins)
-        places = source.places(number for _, _, number in of_places)
-        noted = zip((row_id for row_id, _, _ in of_ids), places, strict=True)
-        while batch := list(islice(noted, _BATCH)):
-            row_ids = [row_id for row_id, _ in batch]
-            lines, raws = ([place[index] for _, place in batch] for index in (1, 2))
-            connection.execute(_NOTE_PLACES, [row_ids, source.name, lines])
-            connection.execute(_NOTE_RAW_ROWS, [row_ids, raws])
-            held += len(batch)
-            if held >= _MOST_HELD:
-                connection.execute(_INSERT, {"table_name": table.name})
-                connection.execute(_RAW_ROWS)
-                held = 0
-    connection.execute(_INSERT, {"table_name": table.name})
 
 
 def _named_sql(columns: Sequence[str], relation: str) -> str:
@@ -429,10 +333,9 @@ def _orphans_sql(
     causes = f"""
         select
             {", ".join(f"bad.{quoted(column)}" for column in reference.table_columns)},
-            ': {its} row, ' || arg_min(told.file || ' line ' || told.line, bad." row id")
-                || ', is in quarantine: '
-                || arg_min(told.reason, (bad." row id", told.rowid)) as " cause"
-        from {_causes_of(name)} as bad
+            ': {its} row, ' || arg_min(told.file || ' line ' || told.line, bad.rowid)
+                || ', is in quarantine: ' || arg_min(told.reason, (bad.rowid, told.rowid)) as " cause"
+        from (select *, rowid from {staging_of(f"{name}_quarantined")}) as bad
         inner join quarantine as told on bad." file" = told.file and bad." line" = told.line
         where told.table_name = {literal(name)}
         group by all

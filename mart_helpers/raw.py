@@ -8,7 +8,7 @@ the file. Within this room file and line are one number, the place of a row.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +16,16 @@ from typing import NamedTuple
 import duckdb
 
 from mart_helpers.contract import Column, Table
-from mart_helpers.quarantine import Loaded
-from mart_helpers.reading import Reading
+from mart_helpers.reading import Reading, Run, origins
 from mart_helpers.session import Session
 from mart_helpers.sources import (
+    FEWER_FIELDS,
+    MORE_FIELDS,
     ROW_FAULT,
     Part,
     Source,
     find_files,
-    open_as_it_is,
-    records_of,
+    open_source,
     state_of,
 )
 from mart_helpers.staging import SUSPECT, create_staging, staging_of
@@ -41,7 +41,7 @@ _LINE_BITS = 40
 _NAMED = re.compile(rf'(?:\bfrom|\bjoin|,)\s+"?{SCHEMA}"?\s*\.\s*("(?:[^"]|"")+"|\w+)', re.IGNORECASE)
 
 #: Whether a record is read all the same: a row with too few fields is one that a mapping may leave out.
-IS_READ = f"(json_extract_string({SUSPECT}, '$[0]') is not null)"
+IS_READ = f"({SUSPECT} in ({literal(FEWER_FIELDS)}, {literal(MORE_FIELDS)}))"
 
 _COMMENT = re.compile(r"--[^\n]*")
 
@@ -55,7 +55,7 @@ class Raw(NamedTuple):
     is_folder: bool
     table: Table
     records: Counter[str]
-    loaded: Sequence[Loaded]
+    runs: Sequence[Run]
 
     @property
     def staged(self) -> str:
@@ -70,7 +70,7 @@ class Raw(NamedTuple):
     def faulty_sql(self, where: str = "true") -> str:
         """A query for place and `ROW_FAULT` of records that are no sound rows, `IS_READ` or not."""
         return (
-            f"select {quoted(PLACE.name)}, json_extract_string({SUSPECT}, '$[#-1]') as {ROW_FAULT} "
+            f"select {quoted(PLACE.name)}, {SUSPECT} as {ROW_FAULT} "
             f"from {self.staged} where {SUSPECT} is not null and {where}"
         )
 
@@ -86,21 +86,24 @@ class Raw(NamedTuple):
         source = self.sources[place >> _LINE_BITS]
         return f"{source.name} line {place & (1 << _LINE_BITS) - 1}"
 
-    def origins(
-        self, connection: duckdb.DuckDBPyConnection, places: Sequence[int]
-    ) -> Iterator[tuple[int, Source, int]]:
-        """These places, each with source and number of its record, in the order of the records."""
+    def records_sql(self, staged: str) -> str:
+        """A query for the rows of the table `staged`, which know their places, and their records."""
+        return (
+            f"select made.rowid as row_id, raw.rowid as record from {staged} as made "
+            f"inner join {self.staged} as raw using ({quoted(PLACE.name)})"
+        )
+
+    def numbers(
+        self, connection: duckdb.DuckDBPyConnection, source: Source, places: Sequence[int]
+    ) -> dict[int, int]:
+        """The numbers of records of a source, by those of these places that are in it."""
         found = connection.execute(
             f"select rowid, {quoted(PLACE.name)} from {self.staged} "
             f"where {quoted(PLACE.name)} in (select unnest($places::bigint[])) order by rowid",
             {"places": list(places)},
-        )
-        place_of = dict(found.fetchall())
-        for batch in self.loaded:
-            behind = batch.first_row + batch.rows
-            row_ids = [row_id for row_id in place_of if batch.first_row <= row_id < behind]
-            for row_id, source, number in batch.origins(row_ids):
-                yield place_of[row_id], source, number
+        ).fetchall()
+        records = zip(found, origins(self.runs, (row for row, _ in found)), strict=True)
+        return {place: number for (_, place), (origin, number) in records if origin is source}
 
     def left_out(self, connection: duckdb.DuckDBPyConnection, staged: str) -> Counter[str]:
         """How many records of each source have no row in `staged`, whose rows know their places."""
@@ -134,27 +137,6 @@ where database_name = current_database() and schema_name = 'mapping'
 """
 
 
-class MadeRows(NamedTuple):
-    """The rows of a staging table that a mapping has made, as `Loaded` has those of a file."""
-
-    connection: duckdb.DuckDBPyConnection
-    raw: Raw
-    staged: str
-    rows: int
-    first_row: int = 0
-
-    def origins(self, row_ids: Sequence[int]) -> Iterator[tuple[int, Source, int]]:
-        """These `row_ids`, each with source and number of its record, in the order of the records."""
-        found = self.connection.execute(
-            f"select {quoted(PLACE.name)}, rowid from {self.staged} "
-            "where rowid in (select unnest($row_ids::bigint[]))",
-            {"row_ids": list(row_ids)},
-        )
-        row_of = dict(found.fetchall())
-        for place, source, number in self.raw.origins(self.connection, [*row_of]):
-            yield row_of[place], source, number
-
-
 class RawFiles:
     """Reads the files of `inputs_dir` as tables of text, for a session."""
 
@@ -179,7 +161,7 @@ class RawFiles:
 
     def _open(self, name: str) -> Raw:
         paths = find_files(self._inputs_dir, name)
-        sources = [*map(open_as_it_is, paths)]
+        sources = [*map(open_source, paths)]
         states = [state_of(source) for source in sources]
         columns = {field.lower(): field for source in reversed(sources) for field in source.fields}
         sources = [
@@ -187,22 +169,39 @@ class RawFiles:
             for source in sources
         ]
         ordered = dict.fromkeys(field for source in sources for field in source.fields)
-        table = Table(
-            f" text of {name}",
-            (PLACE, *(Column(field, "VARCHAR", False, None) for field in ordered)),
-            (),
-            (),
-            (),
-            (),
-        )
+        names = [PLACE, *(Column(field, "VARCHAR", False, None) for field in ordered)]
+        table = Table(f" text of {name}", tuple(names))
         is_folder = paths[0].path.parent != self._inputs_dir
         create_staging(self._session.connection, table)
-        reading = _TextReading(self._session, table, sources)
+        reading = Reading(self._session, table, lambda *rows: self._fill(table, sources, *rows))
         for source in sources:  # each by itself: a batch is of one file
             reading.read_all([source])
-        raw = Raw(name, sources, states, is_folder, table, reading.records(sources), reading.loaded)
+        raw = Raw(name, sources, states, is_folder, table, reading.records(sources), reading.runs)
         self._show(raw)
         return raw
+
+    def _fill(self, table: Table, sources: list[Source], rows: str, batch: Sequence[Part]) -> int:
+        """Add rows as they are, each with its place and what is wrong with it as a whole."""
+        fields = batch[0].source.fields
+        texts = ", ".join(f"nullif({quoted(field)}, '')" for field in fields)
+        file = next(n for n, each in enumerate(sources) if each is batch[0].source)
+        lines = [
+            part.block.lines() if part.block else range(part.first, part.first + part.count)
+            for part in batch
+        ]
+        place, listed = f"{(file << _LINE_BITS) + lines[0][0] - 1} + row_number() over ()", {}
+        if not all(isinstance(each, range) for each in lines) or any(
+            one[-1] + 1 != other[0] for one, other in pairwise(lines)
+        ):
+            place = f"{file << _LINE_BITS} + list_extract($lines::bigint[], row_number() over ())"
+            listed = {"lines": [*chain.from_iterable(lines)]}
+        added = self._session.connection.execute(
+            f"insert into {staging_of(table.name)} "
+            f"({', '.join(map(quoted, (PLACE.name, *fields)))}, {SUSPECT}) "
+            f"select {place}, {texts}, {ROW_FAULT} from ({rows})",
+            listed,
+        )
+        return added.fetchone()[0]
 
     def _show(self, raw: Raw) -> None:
         """Make the view `source.<name>` of what can be read."""
@@ -219,51 +218,3 @@ class RawFiles:
             f"create or replace view {SCHEMA}.main.{quoted(raw.name)} as "
             f"select {where}, {columns} from {raw.staged} where {SUSPECT} is null or {IS_READ}"
         )
-
-
-class _TextReading(Reading):
-    """Reading records as they are, each with its place."""
-
-    def __init__(self, session: Session, table: Table, sources: Sequence[Source]) -> None:
-        super().__init__(session, table)
-        self._sources = sources
-
-    def _fill_rows(self, rows: str, batch: Sequence[Part]) -> None:
-        fields = batch[0].source.fields
-        names = ", ".join(map(quoted, (PLACE.name, *fields)))
-        texts = ", ".join(f"nullif({quoted(field)}, '')" for field in fields)
-        told = ", ".join(["'read'", *("null" for _ in fields), ROW_FAULT])
-        first = self._places(batch)[0]
-        self._connection.execute(
-            f"insert into {self._staged} ({names}, {SUSPECT}) "
-            f"select {first - 1} + row_number() over (), {texts}, case when {ROW_FAULT} is not null "
-            f"then to_json([{told}])::varchar end from ({rows})"
-        )
-
-    def _complete(self, batch: Sequence[Part], loaded: Loaded) -> None:
-        super()._complete(batch, loaded)
-        places = self._places(batch)
-        unread = [places[ordinal] for ordinal in loaded.unread]
-        if not unread and isinstance(places, range):
-            return
-        is_unread = {*loaded.unread}
-        read = [place for ordinal, place in enumerate(places) if ordinal not in is_unread]
-        self._connection.execute(
-            f"update {self._staged} set {quoted(PLACE.name)} = "
-            f"list_extract($places::bigint[], rowid - {loaded.first_row} + 1) "
-            f"where rowid >= {loaded.first_row}",
-            {"places": read + unread},
-        )
-
-    def _places(self, batch: Sequence[Part]) -> Sequence[int]:
-        """The places of the records of a batch."""
-        file = next(n for n, each in enumerate(self._sources) if each is batch[0].source)
-        lines = [
-            part.block.lines() if part.block else range(part.first, part.first + part.count)
-            for part in batch
-        ]
-        first = (file << _LINE_BITS) + lines[0][0]
-        steps = pairwise(lines)
-        if all(isinstance(each, range) for each in lines) and all(a[-1] + 1 == b[0] for a, b in steps):
-            return range(first, first + records_of(batch))
-        return [(file << _LINE_BITS) + line for line in chain.from_iterable(lines)]

@@ -1,155 +1,175 @@
-"""Reading the records of sources into a staging table, those that cannot be read among them."""
+"""Reading the records of sources, batch by batch, and knowing where each row comes from.
 
-from bisect import bisect_left
+DuckDB reads a batch as it stands. If that gives other rows than were counted, each record that cannot be
+read is replaced by a row that tells why, and the batch is read again.
+"""
+
+import shutil
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
 from mart_helpers.contract import Table
 from mart_helpers.errors import InputError
-from mart_helpers.quarantine import Loaded
+from mart_helpers.records import NOT_UTF8
 from mart_helpers.session import Session, rows_folder
-from mart_helpers.sources import (
-    FEW_RECORDS,
-    NOT_UTF8,
-    CsvFile,
-    Part,
-    Source,
-    batches,
-    halves,
-    located,
-    read_batch,
-    records_of,
-    refuse_eight_bit,
-)
-from mart_helpers.staging import add_unread, fill_staging, mark_rows, staging_of
+from mart_helpers.sources import CsvFile, Part, Source, refuse_eight_bit
+from mart_helpers.staging import fill_staging, staging_of
 from mart_helpers.texts import one_line
 
-_MOST_HALVED = 1_000
+# Whole row groups of DuckDB, so that several threads have something to do.
+_MOST_RECORDS, _MOST_BYTES = 8 * 122_880, 64 << 20
 
-# Read at once behind a batch without rejects: on several threads, into whole row groups of DuckDB.
-_MANY_RECORDS = 8 * 122_880
+#: Adds the rows of a query, as the sources have it, and says how many they are.
+Fill = Callable[[str, Sequence[Part]], int]
 
-_REOPENED = "quotes close and open again within a field"
 
-_DAMAGED = "its quotes or line ends are damaged"
+class Run(NamedTuple):
+    """Rows next to each other, from the id `row` on: `count` records of a source from `number` on."""
+
+    row: int
+    source: Source
+    number: int
+    count: int
+
+
+def origins(runs: Sequence[Run], rows: Iterable[int]) -> Iterator[tuple[Source, int]]:
+    """Source and number of the record behind each of these rows."""
+    firsts = [run.row for run in runs]
+    for row in rows:
+        run = runs[bisect_right(firsts, row) - 1]
+        yield run.source, run.number + row - run.row
 
 
 class Reading:
-    """The batches of one table on their way into staging."""
+    """The records of sources on their way into a staging table, in `runs`."""
 
-    def __init__(self, session: Session, table: Table) -> None:
-        self._connection, self._table = session.connection, table
+    def __init__(self, session: Session, table: Table, fill: Fill | None = None) -> None:
+        self._connection, self._staged = session.connection, staging_of(table.name)
         self._folder = rows_folder(session.candidate)
-        self._staged = staging_of(table.name)
-        self._next_row = self._halved = 0
-        self._most = FEW_RECORDS
-        self._not_utf8: Counter[CsvFile] = Counter()
-        self.loaded: list[Loaded] = []
+        self._fill = fill or (
+            lambda rows, batch: fill_staging(session.connection, table, rows, batch[0].source.fields)
+        )
+        self._next_row = 0
+        self.runs: list[Run] = []
 
     def read_all(self, sources: Iterable[Source]) -> None:
         """Add the records of these sources to staging.
 
         Raises InputError for a file whose records cannot be told apart, or which is in another encoding.
         """
-        for batch in batches(sources, lambda: self._most):
-            self._read(batch)
-        for source, rows in self._not_utf8.items():
+        not_utf8: Counter[Source] = Counter()
+        for batch in batches(sources):
+            not_utf8 += read_batch(batch, self._folder, lambda rows, batch=batch: self._add(rows, batch))
+            self._note(batch)
+        for source, rows in not_utf8.items():
             if rows > 1 and not source.reader:
                 refuse_eight_bit(source.path, source.name)
 
     def records(self, sources: Iterable[Source]) -> Counter[str]:
         """How many records were read of each of these sources, by its name."""
         read = Counter({source.name: 0 for source in sources})
-        for batch in self.loaded:
-            for part in batch.parts:
-                read[part.source.name] += part.count
+        for run in self.runs:
+            read[run.source.name] += run.count
         return read
 
-    def _read(self, batch: Sequence[Part]) -> None:
-        """Add the records of a batch to staging; those that cannot be read have a row without values.
+    def _add(self, rows: str, batch: Sequence[Part]) -> int:
+        # what an earlier try has left
+        self._connection.execute(f"delete from {self._staged} where rowid >= {self._next_row}")
+        return self._fill(rows, batch)
 
-        A batch in which DuckDB sees other records than were counted is halved, until the record that it
-        reads in another way is alone. Raises InputError where very many are.
-        """
-        rejected, failure = self._fill(batch)
-        _, rows = self._new_rows()
-        count = records_of(batch)
-        if failure or rows + len(rejected) != count:
-            self._connection.execute(f"delete from {self._staged} where rowid >= {self._next_row}")
-            self._halved += count <= FEW_RECORDS
-            if batch[0].block is None or self._halved > _MOST_HALVED:
-                raise _unreadable(batch, rows + len(rejected), failure)
-            if apart := halves(batch):
-                for half in apart:
-                    self._read(half)
-                return
-            rejected = {0: _DAMAGED}
-        self._most = FEW_RECORDS if rejected else _MANY_RECORDS
-        add_unread(self._connection, self._table, rejected.values())
-        first_row, _ = self._new_rows()
-        self._next_row = first_row + count
-        self.loaded.append(Loaded(first_row, _merged(batch), [*rejected]))
-        self._complete(batch, self.loaded[-1])
-        odd = [ordinal for ordinal, reason in rejected.items() if reason == NOT_UTF8]
-        self._not_utf8.update(source for source, _ in located(batch, odd))
-
-    def _fill(self, batch: Sequence[Part]) -> tuple[dict[int, str], duckdb.Error | None]:
-        try:
-            _, rejected = read_batch(
-                self._connection,
-                batch,
-                self._folder,
-                lambda rows: self._fill_rows(rows, batch),
-            )
-        except duckdb.InvalidInputException as error:  # of records that it cannot tell apart
-            return {}, error
-        return rejected, None
-
-    def _fill_rows(self, rows: str, batch: Sequence[Part]) -> None:
-        fill_staging(self._connection, self._table, rows, batch[0].source.fields)
-
-    def _new_rows(self) -> tuple[int, int]:
-        """The first row id behind those of the batches before, and how many there are."""
-        return self._connection.execute(
-            f"select min(rowid), count(*) from {self._staged} where rowid >= {self._next_row}"
-        ).fetchone()
-
-    def _complete(self, batch: Sequence[Part], loaded: Loaded) -> None:
-        """Mark as bad what is read without the quotes that open again within a field."""
-        row_ids, begin = [], 0
-        for part in batch:
-            for index in part.block.reopened(part.source.delimiter) if part.block else ():
-                before = bisect_left(loaded.unread, begin + index)
-                if loaded.unread[before : before + 1] != [begin + index]:
-                    row_ids.append(loaded.first_row + begin + index - before)
-            begin += part.count
-        if row_ids:
-            mark_rows(self._connection, self._table, row_ids, _REOPENED)
-
-
-def _merged(batch: Sequence[Part]) -> list[Part]:
-    """Where the records of a batch stand, without themselves."""
-    parts: list[Part] = []
-    for part in batch:
-        if parts and parts[-1].source is part.source:
-            parts[-1] = parts[-1]._replace(count=parts[-1].count + part.count)
-        else:
-            parts.append(part._replace(block=None))
-    return parts
-
-
-def _unreadable(batch: Sequence[Part], rows: int, failure: duckdb.Error | None) -> InputError:
-    name, count = batch[0].source.name, records_of(batch)
-    if "state machine" in str(failure):
-        return InputError(
-            f"{name}: its line ends are mixed (LF, CRLF or CR alone), so rows cannot be told "
-            "apart for certain. Convert them to one kind, for example with dos2unix."
+    def _note(self, batch: Sequence[Part]) -> None:
+        """Add the runs of a batch that was just read."""
+        self._next_row = (
+            1 + self._connection.execute(f"select max(rowid) from {self._staged}").fetchone()[0]
         )
-    if failure:
-        return InputError(f"{name}: cannot be read ({one_line(str(failure))}). Make a new extract.")
-    return InputError(
-        f"{name}: holds {count:,} rows from its row {batch[0].first:,} on, but {rows:,} were read. Its "
-        "quotes or line ends are damaged, or it changed while it was read: make a new extract."
-    )
+        row = self._next_row - sum(part.count for part in batch)
+        for source, number, count, _ in batch:
+            last = self.runs[-1] if self.runs else None
+            if last and last.source is source and last.row + last.count == row:
+                self.runs[-1] = last._replace(count=last.count + count)
+            else:
+                self.runs.append(Run(row, source, number, count))
+            row += count
+
+
+def batches(sources: Iterable[Source]) -> Iterator[list[Part]]:
+    """The parts of the sources in their order, as many together as are read at once."""
+    batch: list[Part] = []
+    records = size = 0
+    for part in chain.from_iterable(source.parts() for source in sources):
+        records, size = records + part.count, size + part.size
+        fits = records <= _MOST_RECORDS and size <= _MOST_BYTES
+        if batch and not (fits and _are_alike(part.source, batch[-1].source)):
+            yield batch
+            batch, records, size = [], part.count, part.size
+        batch.append(part)
+    if batch:
+        yield batch
+
+
+def _are_alike(one: Source, other: Source) -> bool:
+    """Whether their records may be read together: they are written alike."""
+    return isinstance(one, CsvFile) and isinstance(other, CsvFile) and one[2:] == other[2:]
+
+
+def read_batch(batch: Sequence[Part], folder: Path, run: Callable[[str], int]) -> Counter[Source]:
+    """Have `run` read the rows of a batch and say how many they are: one for each record.
+
+    It gets a query for them, and another one if the first gives too few or too many. Records of a CSV
+    file stand in the `folder` meanwhile. Gives how many were not UTF-8, by source. Raises InputError for
+    a batch that cannot be read.
+    """
+    source, count = batch[0].source, sum(part.count for part in batch)
+    rows, not_utf8 = 0, Counter[Source]()
+    try:
+        if not isinstance(source, CsvFile):
+            rows = run(source.rows_sql)
+        elif not any(part.block.is_odd for part in batch):
+            with suppress(duckdb.InvalidInputException):
+                rows = _read_texts(batch, [part.block.text for part in batch], folder, run)
+        if rows != count and isinstance(source, CsvFile):
+            rows = _read_texts(batch, _mended(batch, not_utf8), folder, run)
+    except duckdb.InvalidInputException as error:
+        reason = one_line(str(error))
+        raise InputError(f"{source.name}: cannot be read ({reason}). Make a new extract.") from error
+    if rows != count:
+        raise InputError(
+            f"{source.name}: holds {count:,} rows from its row {batch[0].first:,} on, but {rows:,} were "
+            "read. It is damaged, or it changed while it was read: make a new extract."
+        )
+    return not_utf8
+
+
+def _read_texts(
+    batch: Sequence[Part], texts: Iterable[bytes], folder: Path, run: Callable[[str], int]
+) -> int:
+    source, is_as_it_stands = batch[0].source, isinstance(texts, list)
+    folder.mkdir(exist_ok=True)
+    try:
+        path = folder / "rows.csv"
+        with path.open("wb") as file:
+            file.writelines(texts)
+        has_crlf = is_as_it_stands and texts[-1].endswith(b"\r\n")
+        # on several threads DuckDB refuses fields that hold line ends
+        is_plain = is_as_it_stands and all(part.block.is_plain for part in batch)
+        return run(source.rows_sql(path, r"\r\n" if has_crlf else r"\n", parallel=is_plain))
+    finally:
+        shutil.rmtree(folder)
+
+
+def _mended(batch: Sequence[Part], not_utf8: Counter[Source]) -> Iterator[bytes]:
+    """The records of a batch; those that cannot be read have a row that tells why."""
+    for source, _, _, block in batch:
+
+        def unread(reason: str, source: CsvFile = source) -> bytes:
+            not_utf8[source] += reason == NOT_UTF8
+            return source.unread(reason)
+
+        yield from block.mended(source.delimiter, len(source.fields), unread)

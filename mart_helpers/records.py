@@ -10,9 +10,9 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, chain
+from itertools import chain, islice
 from math import inf
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -26,6 +26,14 @@ _BLOCK_BYTES = 1 << 18  # which a processor keeps near it
 _LONGEST_BYTES = 8 << 20
 
 _LONGEST_RAW = 10_000  # characters
+
+_LONGEST_READ = 2 << 20  # by DuckDB
+
+NOT_UTF8 = "the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)"
+
+OUTSIDE_QUOTES = "text stands outside the quotes of its field"
+
+STRAY_CR = "a CR stands within the row, outside quotes: remove it, or quote its field"
 
 _END = ["."]  # the csv module reads it behind the last line of a block
 
@@ -57,11 +65,6 @@ class Block(NamedTuple):
     spans: list[tuple[int, int]] | None
     places: Sequence[int] | None = None
 
-    def ends(self) -> list[int]:
-        """Where in `text` each record ends, behind its line end."""
-        lines = list(accumulate(map(len, io.BytesIO(self.text)), initial=0))
-        return lines[1:] if self.spans is None else [lines[behind] for _, behind in self.spans]
-
     def lines(self) -> Sequence[int]:
         """The physical line on which each record starts."""
         if self.places:
@@ -70,25 +73,25 @@ class Block(NamedTuple):
             return range(self.line, self.line + self.count)
         return [self.line + first for first, _ in self.spans]
 
-    def part(self, first: int, behind: int) -> "Block":
-        """The records from the index `first` on, up to `behind`."""
-        ends = [0, *self.ends()]
-        text = self.text[ends[first] : ends[behind]]
-        spans, above = None, first
-        if self.spans is not None:
-            above = self.spans[first - 1][1] if first else 0
-            spans = [(line - above, end - above) for line, end in self.spans[first:behind]]
-        places = self.places and self.places[first:behind]
-        line = places[0] if places else self.line + above
-        return Block(text, line, self.number + first, behind - first, spans, places)
-
-    def located(self, indexes: Iterable[int]) -> Iterator[Located]:
+    def located(self, indexes: Sequence[int]) -> Iterator[Located]:
         """The records with these indexes."""
-        lines, places = list(io.BytesIO(self.text)), self.lines()
+        lines = self.lines()
+        for index, raw in zip(indexes, self.raws(indexes), strict=True):
+            yield Located(self.number + index, lines[index], _shown(raw))
+
+    def raws(self, indexes: Iterable[int]) -> Iterator[bytes]:
+        """The records with these indexes as they stand in the file, without their line ends."""
+        lines = [*io.BytesIO(self.text)]
         for index in indexes:
             first, behind = (index, index + 1) if self.spans is None else self.spans[index]
-            raw = b"".join(lines[first:behind]).removesuffix(b"\n").removesuffix(b"\r")
-            yield Located(self.number + index, places[index], _shown(raw))
+            yield b"".join(lines[first:behind]).removesuffix(b"\n").removesuffix(b"\r")
+
+    def without_header(self) -> "Block":
+        """The block without its first record."""
+        behind = 1 if self.spans is None else self.spans[0][1]
+        text = self.text[sum(map(len, islice(io.BytesIO(self.text), behind))) :]
+        spans = self.spans and [(first - behind, last - behind) for first, last in self.spans[1:]]
+        return Block(text, self.line + behind, self.number + 1, self.count - 1, spans)
 
     @property
     def is_plain(self) -> bool:
@@ -96,32 +99,49 @@ class Block(NamedTuple):
         return self.spans is None and not self._has_stray_cr
 
     @property
+    def is_odd(self) -> bool:
+        """Whether DuckDB may read something else here, and say nothing of it.
+
+        It takes a CR for the end of a line and blanks on a line for a record, and it loads `"S5" "x"` as
+        `S5 x`.
+        """
+        has_blanks = self.spans is not None and _may_have_blanks(self.text)
+        return has_blanks or self._has_stray_cr or bool(re.search(rb'" +"', self.text))
+
+    @property
     def _has_stray_cr(self) -> bool:
         return self.text.count(b"\r") != self.text.count(b"\r\n")
 
-    def marked(self) -> bytes:
-        """The text, with a byte that is no UTF-8 for each CR that ends no line, outside quotes.
+    def mended(self, delimiter: str, fields: int, unread: Callable[[str], bytes]) -> Iterator[bytes]:
+        """The records, each with a line end; of fields too many only the first.
 
-        DuckDB would take it for the end of a row, and rejects the byte.
+        In place of one that cannot be read stands what `unread` makes of the reason.
         """
-        if not self._has_stray_cr:
-            return self.text
-        return re.sub(rb'("(?:[^"]|"")*")|\r(?!\n)', lambda found: found[1] or b"\xff", self.text)
+        mark = delimiter.encode()
+        # a quote opens behind one blank at most, as DuckDB has it
+        field = rb'(?: ?"(?:[^"]|"")*+" *+(?=%s|\Z)|(?! ?")[^%s\r\n]*)' % (2 * (re.escape(mark),))
+        few, all_of_them = (
+            re.compile(rb"%s(?:%s%s){%s}+" % (field, re.escape(mark), field, times))
+            for times in (b"0,%d" % fields, b"%d" % fields)
+        )
+        for raw in self.raws(range(self.count)):
+            end, reason = len(raw), _too_odd(raw)
+            if not reason and (b'"' in raw or b"\r" in raw or raw.count(mark) > fields):
+                end = found.end() if (found := few.match(raw)) else 0
+                if end < len(raw) and not all_of_them.match(raw):
+                    reason = STRAY_CR if raw[end : end + 1] == b"\r" else OUTSIDE_QUOTES
+            yield unread(reason) if reason else raw[:end] + b"\n"
 
-    def reopened(self, delimiter: str) -> list[int]:
-        """Indexes of records in which a quoted field closes and, behind blanks, opens again.
 
-        DuckDB would load `"S5" "x"` as `S5 x`.
-        """
-        if not re.search(rb'" +"', self.text):
-            return []
-        mark = re.escape(delimiter)
-        field = re.compile(rf'(?: ?"(?:[^"]|"")*+"( +")?)?+[^{mark}]*{mark}?')
-        return [
-            record.number - self.number
-            for record in self.located(range(self.count))
-            if any(match[1] for match in field.finditer(record.raw))
-        ]
+def _too_odd(raw: bytes) -> str:
+    """Why a record cannot be read whatever its fields are; nothing if it can."""
+    if len(raw) > _LONGEST_READ:
+        return "the row is longer than 2 MB"
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return NOT_UTF8
+    return "" if raw else STRAY_CR
 
 
 def data_blocks(path: Path, name: str, delimiter: str) -> Iterator[Block]:
@@ -132,9 +152,9 @@ def data_blocks(path: Path, name: str, delimiter: str) -> Iterator[Block]:
     """
     with opened(path, name) as stream:
         for block in _blocks(stream, name, delimiter):
-            first = 0 if block.number else min(1, block.count)
-            if block.count > first:
-                yield block.part(first, block.count) if first else block
+            below = block if block.number or not block.count else block.without_header()
+            if below.count:
+                yield below
 
 
 def records_at(blocks: Iterable[Block], name: str, numbers: Iterable[int]) -> Iterator[Located]:
@@ -195,8 +215,6 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
         if (nul := text.find(0)) >= 0:
             raise _nul(name, line + text.count(b"\n", 0, nul))
         spans, open_line = _records(text, delimiter) if newline else (None, 0)
-        if open_line is None and _may_have_blanks(text):
-            text, spans = _without_blanks(text, spans, delimiter)
         lines = text.count(b"\n")
         if open_line is None:
             count = lines if spans is None else len(spans)
@@ -211,33 +229,23 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
 
 def _records(text: bytes, delimiter: str) -> tuple[list[tuple[int, int]] | None, int | None]:
     """The `spans` of a block, and the line on which a quote stays open, if one does."""
-    lines = (text.replace(b"\r\n", b"\n") if b"\r" in text else text).split(b"\n")
+    lines = (text.replace(b"\r\n", b"\n") if b"\r" in text else text).split(b"\n")[:-1]
     with_quotes = [line for line in lines if b'"' in line] if b'"' in text else []
     read, open_lines = _read(with_quotes, delimiter)
-    if len(read) == len(with_quotes) and not open_lines:  # no quote opens on one line for another
-        if b"" not in lines[:-1]:
-            return None, None
-        return [(n, n + 1) for n, line in enumerate(lines) if line], None
-    spans, open_lines = _read(lines[:-1], delimiter)
-    return spans, len(lines) - 1 - open_lines if open_lines else None
+    spans = None
+    if len(read) < len(with_quotes) or open_lines:  # a quote opens on one line for another
+        spans, open_lines = _read(lines, delimiter)
+    elif b"" in lines or _may_have_blanks(text):
+        spans = [(n, n + 1) for n, line in enumerate(lines) if line]
+    if spans and _may_have_blanks(text):
+        blanks = b" \t\r".replace(delimiter.encode(), b"")
+        spans = [each for each in spans if b"".join(lines[slice(*each)]).strip(blanks)]
+    return spans, len(lines) - open_lines if open_lines else None
 
 
 def _may_have_blanks(text: bytes) -> bool:
+    """Whether there may be lines of blanks, which are no records."""
     return text[:1] in (b" ", b"\t") or b"\n " in text or b"\n\t" in text
-
-
-def _without_blanks(
-    text: bytes, spans: list[tuple[int, int]] | None, delimiter: str
-) -> tuple[bytes, list[tuple[int, int]] | None]:
-    """The text and `spans` of a block with nothing on the lines that hold blanks only."""
-    lines = text.split(b"\n")
-    blanks = b" \t\r".replace(delimiter.encode(), b"")
-    records = spans or [(n, n + 1) for n in range(len(lines) - 1)]
-    are_blank = {n for n, behind in records if behind == n + 1 and not lines[n].strip(blanks)}
-    if not are_blank:
-        return text, spans
-    lines = [line[len(line.rstrip(b"\r")) :] if n in are_blank else line for n, line in enumerate(lines)]
-    return b"\n".join(lines), [span for span in records if span[0] not in are_blank]
 
 
 def _read(lines: list[bytes], delimiter: str) -> tuple[list[tuple[int, int]], int]:

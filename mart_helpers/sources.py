@@ -4,21 +4,17 @@ A source gives its records in parts, which are counted without the reader that l
 where some of them stand. DuckDB reads a batch of parts as rows of text.
 """
 
-import codecs
 import csv
 import io
 import os
 import re
-import shutil
 import stat
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import date
-from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import duckdb
 
@@ -29,8 +25,6 @@ from mart_helpers.parameters import shown
 from mart_helpers.records import Block, Located, data_blocks, opened, records_at
 from mart_helpers.texts import literal, one_line, quoted, visible
 
-T = TypeVar("T")
-
 SEED_ROWS = "seed rows"
 
 #: What is wrong with a row as a whole; no column of an extract can have this name, as names are trimmed.
@@ -40,7 +34,11 @@ _NO_FAULT = f"null::varchar as {ROW_FAULT}"
 
 _SURPLUS, _IGNORED = " surplus", " ignored "
 
-_NO_FIELD = "\x01no field\x01"
+_NO_FIELD, _UNREAD = "\x01no field\x01", "\x01"
+
+FEWER_FIELDS, MORE_FIELDS = (
+    f"the row has {which} fields than the header" for which in ("fewer", "more")
+)
 
 _ENDINGS = (".csv", ".csv.gz", ".parquet", ".xlsx", ".json", ".ndjson", ".sqlite")
 
@@ -49,34 +47,13 @@ _OF_MANY_TABLES = {".xlsx": "sheet", ".sqlite": "table"}
 _DELIMITERS = (",", ";", "\t", "|")
 
 
-class Source(Protocol):
-    """Where the rows of a table come from; messages call it `name`.
-
-    `fields` are its columns in order: the contract's names where they match after trimming and
-    lower-casing, placeholders for those that are `ignored`.
-    """
-
-    name: str
-    fields: tuple[str, ...]
-    ignored: tuple[str, ...]
-
-    def is_like(self, other: "Source") -> bool:
-        """Whether the records of both may be read together: they are written alike."""
-
-    def parts(self) -> Iterator["Part"]:
-        """All records in their order, counted without the reader that loads them."""
-
-    def places(self, numbers: Iterable[int]) -> Iterator[Located]:
-        """The records with these `numbers`, from 1 and ascending."""
-
-
 class Part(NamedTuple):
     """Records of a source next to each other: `count` of them from the number `first` on.
 
     `block` holds those of a CSV file.
     """
 
-    source: Source
+    source: "Source"
     first: int
     count: int
     block: Block | None = None
@@ -87,13 +64,138 @@ class Part(NamedTuple):
         return len(self.block.text) if self.block else 0
 
 
+class SeedRows(NamedTuple):
+    """The rows of `seed.<table>`, which a cell of the notebook has made."""
+
+    connection: duckdb.DuckDBPyConnection
+    table: str
+    name: str = SEED_ROWS
+    ignored: tuple[str, ...] = ()
+    cells = (None, None)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(self.connection.table(f"seed.{quoted(self.table)}").columns)
+
+    @property
+    def rows_sql(self) -> str:
+        """A query for all rows in their order: the `fields`, as text, and `ROW_FAULT` or null."""
+        return f"select {_as_text(self.fields, self.fields)}, {_NO_FAULT} from seed.{quoted(self.table)}"
+
+    def parts(self) -> Iterator[Part]:
+        (rows,) = self.connection.execute(f"select count(*) from seed.{quoted(self.table)}").fetchone()
+        yield Part(self, 1, rows)
+
+    def places(self, numbers: Iterable[int]) -> Iterator[Located]:
+        rows = self.connection.execute(
+            f"select t::varchar from seed.{quoted(self.table)} as t"
+        ).fetchall()
+        return (Located(number, number, rows[number - 1][0]) for number in numbers)
+
+
+class CsvFile(NamedTuple):
+    """A CSV file, plain or gzipped, or what its `reader` makes one of.
+
+    DuckDB takes a row with an empty field too many for a whole one. So it reads a field more than the
+    header has, and fills fields that are not there with a text that no file holds: what the last fields
+    hold tells whether the row had as many as the header.
+    """
+
+    path: Path
+    name: str
+    delimiter: str
+    fields: tuple[str, ...]
+    ignored: tuple[str, ...]
+    reader: Reader | None = None
+
+    def rows_sql(self, path: Path, line_end: str, *, parallel: bool) -> str:
+        """A query, as that of other sources, for records that stand at `path` without a header."""
+        columns = ", ".join(f"{literal(field)}: 'varchar'" for field in (*self.fields, _SURPLUS))
+        # all that is ignored is looked at too: bytes that are no UTF-8 are an error there as well
+        looked_at = [*(field for field in self.fields if field.startswith(_IGNORED)), self.fields[-1]]
+        is_short = " or ".join(f"{quoted(field)} is null" for field in looked_at)
+        surplus, mark = quoted(_SURPLUS), literal(_UNREAD)
+        return (
+            f"select {', '.join(map(quoted, self.fields))}, "
+            f"case when starts_with({surplus}, {mark}) then {surplus}[{len(_UNREAD) + 1}:] "
+            f"when {is_short} then {literal(FEWER_FIELDS)} "
+            f"when {surplus} is not null then {literal(MORE_FIELDS)} "
+            f"end as {ROW_FAULT} "
+            f"from read_csv({_file(path)}, columns = {{{columns}}}, auto_detect = false, "
+            f"delim = '{self.delimiter}', quote = '\"', escape = '\"', header = false, "
+            f"nullstr = '{_NO_FIELD}', null_padding = true, "
+            f"new_line = {literal(line_end)}, hive_partitioning = false, parallel = {parallel})"
+        )
+
+    @property
+    def cells(self) -> tuple[list[str] | None, list[str] | None]:
+        """The fields of a sheet and the letters of their columns; nothing of other files."""
+        is_sheet = isinstance(self.reader, Sheet)
+        return ([*self.fields], self.reader.letters) if is_sheet else (None, None)
+
+    def unread(self, reason: str) -> bytes:
+        """A line for `rows_sql` in place of a record that cannot be read."""
+        fields = [*(_NO_FIELD for _ in self.fields), f'"{_UNREAD}{reason}"']
+        return f"{self.delimiter.join(fields)}\n".encode()
+
+    def parts(self) -> Iterator[Part]:
+        for block in self._blocks():
+            yield Part(self, block.number, block.count, block)
+
+    def places(self, numbers: Iterable[int]) -> Iterator[Located]:
+        return records_at(self._blocks(), self.name, numbers)
+
+    def _blocks(self) -> Iterator[Block]:
+        return written(self.reader) if self.reader else data_blocks(*self[:3])
+
+
+class ParquetFile(NamedTuple):
+    """A Parquet file; its `columns` are named as in the file. The line of a row is its number."""
+
+    path: Path
+    name: str
+    columns: tuple[str, ...]
+    fields: tuple[str, ...]
+    ignored: tuple[str, ...]
+    cells = (None, None)
+
+    @property
+    def rows_sql(self) -> str:
+        texts = _as_text(self.columns, self.fields)
+        return f"select {texts}, {_NO_FAULT} from {_parquet_rows(self.path)}"
+
+    def parts(self) -> Iterator[Part]:
+        with duckdb.connect() as session:
+            sql = f"select num_rows from parquet_file_metadata({_file(self.path)})"
+            (records,) = session.execute(sql).fetchone()
+        yield Part(self, 1, records)
+
+    def places(self, numbers: Iterable[int]) -> Iterator[Located]:
+        with duckdb.connect() as session:
+            rows = session.execute(
+                "select file_row_number + 1, columns(* exclude file_row_number)::varchar "
+                f"from {_parquet_rows(self.path, 'file_row_number = true')} "
+                "where file_row_number + 1 in (select unnest($numbers)) order by file_row_number",
+                {"numbers": list(numbers)},
+            )
+            for number, *values in iter(rows.fetchone, None):
+                yield Located(number, number, ",".join("" if v is None else v for v in values))
+
+
+#: Where the rows of a table come from; messages call it `name`. Its `fields` are its columns in order:
+#: the contract's names where they match after trimming and lower-casing, placeholders for those that are
+#: `ignored`. It gives its records in `parts`, counted without the reader that loads them, and `places`
+#: of those with some numbers, from 1 and ascending.
+Source = SeedRows | CsvFile | ParquetFile
+
+
 def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
     """The source of `table` in `inputs_dir`: one file, or the files of one folder by their names.
 
     Raises InputError if there is none or more than one, if something is no readable file of its kind,
     or if a header does not fit the contract.
     """
-    return [_understood(file, table) for file in find_files(inputs_dir, table.name)]
+    return [open_source(file, table) for file in find_files(inputs_dir, table.name)]
 
 
 class Found(NamedTuple):
@@ -154,23 +256,27 @@ def _tables_called(inputs_dir: Path, stem: str) -> list[Found]:
     ]
 
 
-def open_as_it_is(file: Found) -> Source:
-    """The file as a source whose `fields` are all its columns, named as in its header.
+def open_source(file: Found, table: Table | None = None) -> Source:
+    """The file as a source of a declared table, or with all its columns as `fields`, named as there.
 
-    Names are trimmed; one that is empty or stands there before gets the number of its column. Raises
-    InputError if it is no readable file of its kind.
+    Such names are trimmed; one that is empty or stands there before gets the number of its column.
+    Raises InputError if it is no readable file of its kind, or if its header does not fit the contract.
     """
     path, name = file.path, file.name
     _refuse_what_is_no_file(path, name)
+    delimiter, reader = ",", file.reader
     if path.suffix == ".parquet":
         columns = _parquet_columns(path, name)
-        return ParquetFile(path, name, columns, _told_apart(columns), ())
-    if reader := file.reader:
-        return CsvFile(path, name, ",", _told_apart(_columns_of(reader)), (), reader)
-    header = _below_blank_lines(_read_head(path, name))
-    names = {mark: _names(header, mark) for mark in _DELIMITERS}
-    delimiter = max(_DELIMITERS, key=lambda mark: len(names[mark]))
-    return CsvFile(path, name, delimiter, _told_apart(names[delimiter]), ())
+    elif reader:
+        columns = reader.columns
+        if not columns:
+            raise InputError(f"{name} is empty. It needs a row of names and rows below it.")
+    else:
+        columns, delimiter = _csv_columns(path, name, table)
+    fields, ignored = _matched(name, columns, table) if table else (_told_apart(columns), ())
+    if path.suffix == ".parquet":
+        return ParquetFile(path, name, columns, fields, ignored)
+    return CsvFile(path, name, delimiter, fields, ignored, reader)
 
 
 def _told_apart(columns: Sequence[str]) -> tuple[str, ...]:
@@ -217,230 +323,6 @@ def _day_in(source: Source, file: str) -> date:
     )
 
 
-class SeedRows(NamedTuple):
-    """The rows of `seed.<table>`, which a cell of the notebook has made."""
-
-    connection: duckdb.DuckDBPyConnection
-    table: str
-    name: str = SEED_ROWS
-    ignored: tuple[str, ...] = ()
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return tuple(self.connection.table(f"seed.{quoted(self.table)}").columns)
-
-    @property
-    def rows_sql(self) -> str:
-        """A query for all rows in their order: the `fields`, as text, and `ROW_FAULT` or null."""
-        return f"select {_as_text(self.fields, self.fields)}, {_NO_FAULT} from seed.{quoted(self.table)}"
-
-    def is_like(self, other: Source) -> bool:
-        return False
-
-    def parts(self) -> Iterator[Part]:
-        (rows,) = self.connection.execute(f"select count(*) from seed.{quoted(self.table)}").fetchone()
-        yield Part(self, 1, rows)
-
-    def places(self, numbers: Iterable[int]) -> Iterator[Located]:
-        rows = self.connection.execute(
-            f"select t::varchar from seed.{quoted(self.table)} as t"
-        ).fetchall()
-        return (Located(number, number, rows[number - 1][0]) for number in numbers)
-
-
-class CsvFile(NamedTuple):
-    """A CSV file, plain or gzipped, or what its `reader` makes one of.
-
-    DuckDB takes a row with an empty field too many for a whole one. So it reads a field more than the
-    header has, and fills fields that are not there with a text that no file holds: what the last fields
-    hold tells whether the row had as many as the header.
-    """
-
-    path: Path
-    name: str
-    delimiter: str
-    fields: tuple[str, ...]
-    ignored: tuple[str, ...]
-    reader: Reader | None = None
-
-    def rows_sql(self, path: Path, line_end: str, options: str) -> str:
-        """A query, as that of other sources, for records that stand at `path` without a header."""
-        columns = ", ".join(f"{literal(field)}: 'varchar'" for field in (*self.fields, _SURPLUS))
-        # all that is ignored is looked at too: bytes that are no UTF-8 are an error there as well
-        looked_at = [*(field for field in self.fields if field.startswith(_IGNORED)), self.fields[-1]]
-        is_short = " or ".join(f"{quoted(field)} is null" for field in looked_at)
-        return (
-            f"select {', '.join(map(quoted, self.fields))}, "
-            f"case when {is_short} then 'the row has fewer fields than the header' "
-            f"when {quoted(_SURPLUS)} is not null then 'the row has more fields than the header' "
-            f"end as {ROW_FAULT} "
-            f"from read_csv({_file(path)}, columns = {{{columns}}}, auto_detect = false, "
-            f"delim = '{self.delimiter}', quote = '\"', escape = '\"', header = false, "
-            f"nullstr = '{_NO_FIELD}', null_padding = true, "
-            f"new_line = {literal(line_end)}, hive_partitioning = false, {options})"
-        )
-
-    def is_like(self, other: Source) -> bool:
-        return isinstance(other, CsvFile) and other[2:] == self[2:]
-
-    def parts(self) -> Iterator[Part]:
-        for block in self._blocks():
-            yield Part(self, block.number, block.count, block)
-
-    def places(self, numbers: Iterable[int]) -> Iterator[Located]:
-        return records_at(self._blocks(), self.name, numbers)
-
-    def _blocks(self) -> Iterator[Block]:
-        return written(self.reader) if self.reader else data_blocks(*self[:3])
-
-
-class ParquetFile(NamedTuple):
-    """A Parquet file; its `columns` are named as in the file. The line of a row is its number."""
-
-    path: Path
-    name: str
-    columns: tuple[str, ...]
-    fields: tuple[str, ...]
-    ignored: tuple[str, ...]
-
-    @property
-    def rows_sql(self) -> str:
-        texts = _as_text(self.columns, self.fields)
-        return f"select {texts}, {_NO_FAULT} from {_parquet_rows(self.path)}"
-
-    def is_like(self, other: Source) -> bool:
-        return False
-
-    def parts(self) -> Iterator[Part]:
-        with duckdb.connect() as session:
-            sql = f"select num_rows from parquet_file_metadata({_file(self.path)})"
-            (records,) = session.execute(sql).fetchone()
-        yield Part(self, 1, records)
-
-    def places(self, numbers: Iterable[int]) -> Iterator[Located]:
-        with duckdb.connect() as session:
-            rows = session.execute(
-                "select file_row_number + 1, columns(* exclude file_row_number)::varchar "
-                f"from {_parquet_rows(self.path, 'file_row_number = true')} "
-                "where file_row_number + 1 in (select unnest($numbers)) order by file_row_number",
-                {"numbers": list(numbers)},
-            )
-            for number, *values in iter(rows.fetchone, None):
-                yield Located(number, number, ",".join("" if v is None else v for v in values))
-
-
-def batches(
-    sources: Iterable[Source], most: Callable[[], int] = lambda: FEW_RECORDS
-) -> Iterator[list[Part]]:
-    """The parts of the sources in their order, as many together as are read at once.
-
-    `most` says how many records those may be, one part aside; it is asked anew for each batch.
-    """
-    batch: list[Part] = []
-    records = size = 0
-    for part in chain.from_iterable(source.parts() for source in sources):
-        records, size = records + part.count, size + part.size
-        fits = records <= most() and size <= _BATCH_BYTES
-        if batch and not (fits and part.source.is_like(batch[-1].source)):
-            yield batch
-            batch, records, size = [], part.count, part.size
-        batch.append(part)
-    if batch:
-        yield batch
-
-
-def read_batch(
-    connection: duckdb.DuckDBPyConnection, batch: Sequence[Part], folder: Path, run: Callable[[str], T]
-) -> tuple[T, dict[int, str]]:
-    """What `run` makes of a query for the rows of `batch`, and the records that DuckDB rejects.
-
-    Those are known by their ordinals from 0 in the batch, ascending; each has the reason. The records
-    stand in the `folder` for as long as they are read. Of more than `FEW_RECORDS` DuckDB raises
-    InvalidInputException for the first that it rejects.
-    """
-    source = batch[0].source
-    if not isinstance(source, CsvFile):
-        return run(source.rows_sql), {}
-    connection.execute(_FORGET_REJECTS)
-    folder.mkdir(exist_ok=True)
-    path = folder / "rows.csv"
-    try:
-        with path.open("wb") as file:
-            file.writelines(part.block.marked() for part in batch)
-        line_end = r"\r\n" if batch[-1].block.text.endswith(b"\r\n") else r"\n"
-        result = run(source.rows_sql(path, line_end, _read_options(batch)))
-    finally:
-        shutil.rmtree(folder)
-    return result, _rejected(connection, batch) if records_of(batch) <= FEW_RECORDS else {}
-
-
-def _rejected(connection: duckdb.DuckDBPyConnection, batch: Sequence[Part]) -> dict[int, str]:
-    errors = connection.execute(_REJECTS).fetchall()
-    connection.execute(_FORGET_REJECTS)
-    ends: list[int] = []
-    begin = 0
-    for part in batch if errors else ():
-        ends += (begin + end for end in part.block.ends())
-        begin += part.size
-    rejected: dict[int, str] = {}
-    for offset, reason in errors:
-        rejected.setdefault(bisect_right(ends, offset), reason)
-    begin = 0
-    for part in batch if NOT_UTF8 in rejected.values() else ():
-        indexes = [at - begin for at in rejected if begin <= at < begin + part.count]
-        stray = (found.number for found in part.block.located(indexes) if "\r" in found.raw)
-        rejected |= {begin + number - part.first: _STRAY_CR for number in stray}
-        begin += part.count
-    return rejected
-
-
-def _read_options(batch: Sequence[Part]) -> str:
-    """How DuckDB reads a batch: quickly where it is large, each reject told where it is small."""
-    if records_of(batch) <= FEW_RECORDS:
-        # on several threads DuckDB loses rejects; each takes it some kilobytes
-        return "parallel = false, store_rejects = true, rejects_limit = 0"
-    # on several threads DuckDB refuses fields that hold line ends
-    return f"parallel = {all(part.block.is_plain for part in batch)}"
-
-
-def records_of(batch: Sequence[Part]) -> int:
-    """How many records a batch has."""
-    return sum(part.count for part in batch)
-
-
-def halves(batch: Sequence[Part]) -> list[Sequence[Part]]:
-    """The first and the second half of a batch of CSV records; nothing if it is one record."""
-    if len(batch) > 1:
-        return [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
-    source, _, count, block = batch[0]
-    if block is None or count < 2:
-        return []
-    blocks = block.part(0, count // 2), block.part(count // 2, count)
-    return [[Part(source, half.number, half.count, half)] for half in blocks]
-
-
-def located(batch: Sequence[Part], ordinals: Iterable[int]) -> Iterator[tuple[Source, int]]:
-    """Source and number of records of a batch, whose `ordinals` ascend from 0."""
-    parts, behind = iter(batch), 0
-    for ordinal in ordinals:
-        while ordinal >= behind:
-            part = next(parts)
-            behind += part.count
-        yield part.source, part.first + part.count - (behind - ordinal)
-
-
-def read_ordinals(ordinals: Iterable[int], rejected: Sequence[int]) -> Iterator[int]:
-    """The ordinals among all records of those that have these `ordinals` among the ones not rejected.
-
-    All ascend.
-    """
-    before = 0
-    for ordinal in ordinals:
-        while before < len(rejected) and rejected[before] <= ordinal + before:
-            before += 1
-        yield ordinal + before
-
-
 def state_of(source: Source) -> tuple[int, ...] | None:
     """What differs if the file behind a source is another one, or was written to; None for seed rows."""
     if isinstance(source, SeedRows):
@@ -454,33 +336,6 @@ def refuse_changed(sources: Iterable[Source], states: Iterable[object]) -> None:
     for source, before in zip(sources, states, strict=True):
         if state_of(source) != before:
             raise InputError(f"{source.name}: changed while it was read. Run the build again.")
-
-
-# DuckDB takes some kilobytes for each record that it rejects: so few may all be rejected
-FEW_RECORDS, _BATCH_BYTES = 60_000, 64 << 20
-
-NOT_UTF8 = "the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)"
-
-_STRAY_CR = "a CR stands within the row, outside quotes: remove it, or quote its field"
-
-_FORGET_REJECTS = "drop table if exists reject_errors; drop table if exists reject_scans"
-
-# `line_byte_position` may name the newline before the record, or even the record before, so it serves
-# only where DuckDB gives nothing else.
-_REJECTS = f"""
-select
-    case error_type when 'LINE SIZE OVER MAXIMUM' then line_byte_position else byte_position - 1 end
-        as offset_in_file,
-    case error_type
-        when 'TOO MANY COLUMNS' then 'the row has more fields than the header'
-        when 'UNQUOTED VALUE' then 'text stands outside the quotes of its field'
-        when 'INVALID ENCODING' then {literal(NOT_UTF8)}
-        when 'LINE SIZE OVER MAXIMUM' then 'the row is longer than 2 MB'
-        else error_message
-    end as reason
-from reject_errors
-order by offset_in_file, column_idx
-"""
 
 
 def _missing_file(inputs_dir: Path, table: str) -> InputError:
@@ -533,30 +388,6 @@ def _drops(folder: Path) -> list[Path]:
     return drops
 
 
-def _understood(file: Found, table: Table) -> Source:
-    path, name = file.path, file.name
-    _refuse_what_is_no_file(path, name)
-    if path.suffix == ".parquet":
-        columns = _parquet_columns(path, name)
-        return ParquetFile(path, name, columns, *_matched(name, columns, table))
-    if reader := file.reader:
-        return CsvFile(path, name, ",", *_matched(name, _columns_of(reader), table), reader)
-    head = _read_head(path, name)
-    header = _below_blank_lines(head)
-    blank_lines = head[: len(head) - len(header)].count("\n")
-    names, delimiter = _header(header, table)
-    if not table.required_names <= {*map(_folded, names)}:
-        _refuse_lines_above(name, header, blank_lines, table)
-        if '"' in header.partition("\n")[0]:
-            # a quote that nothing closes makes one field of all that follows
-            deque(data_blocks(path, name, delimiter), maxlen=0)
-    return CsvFile(path, name, delimiter, *_matched(name, names, table))
-
-
-def _below_blank_lines(text: str) -> str:
-    return re.sub(r"\A([ \t]*\r?\n)+", "", text)
-
-
 def _refuse_what_is_no_file(path: Path, name: str) -> None:
     try:
         mode = path.stat().st_mode
@@ -571,18 +402,34 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
         raise InputError(f"{name}: is {kind}, where a file should be. Put the extract there.")
 
 
-def _columns_of(reader: Reader) -> list[str]:
-    columns = reader.columns
-    if not columns:
-        raise InputError(f"{reader.name} is empty. It needs a row of names and rows below it.")
-    return columns
+def _csv_columns(path: Path, name: str, table: Table | None) -> tuple[list[str], str]:
+    """The names in the header of a CSV file, and its delimiter."""
+    head = _read_head(path, name)
+    text = re.sub(r"\A([ \t]*\r?\n)+", "", head)
+    columns, delimiter = _header(text, table)
+    if table and not table.required_names <= {*map(_folded, columns)}:
+        blank_lines = head[: len(head) - len(text)].count("\n")
+        lines = text.split("\n", _MOST_LINES_ABOVE)
+        for number, line in enumerate(lines[1:-1], blank_lines + 2):
+            if table.required_names <= {*map(_folded, _header(line, table)[0])}:
+                raise InputError(
+                    f"{name}: the header stands on line {number}, below others that begin "
+                    f'"{one_line(lines[0].strip())}". Remove the lines above it.'
+                )
+        if '"' in lines[0]:
+            # a quote that nothing closes makes one field of all that follows
+            deque(data_blocks(path, name, delimiter), maxlen=0)
+    return columns, delimiter
 
 
-def _header(text: str, table: Table) -> tuple[list[str], str]:
-    """The names in the first line of `text`, and the delimiter by which most of them are known."""
+def _header(text: str, table: Table | None) -> tuple[list[str], str]:
+    """The names in the first line of `text`, and the delimiter by which most are known."""
     names = {mark: _names(text, mark) for mark in _DELIMITERS}
-    known = {*table.column_names}
-    delimiter = max(_DELIMITERS, key=lambda mark: len({*map(_folded, names[mark])} & known))
+    known = {*table.column_names} if table else ()
+    delimiter = max(
+        _DELIMITERS,
+        key=lambda mark: len({*map(_folded, names[mark])} & known) if table else len(names[mark]),
+    )
     return names[delimiter], delimiter
 
 
@@ -597,17 +444,6 @@ def _names(text: str, delimiter: str) -> list[str]:
 
 def _folded(name: str) -> str:
     return name.strip().lower()
-
-
-def _refuse_lines_above(name: str, header: str, blank_lines: int, table: Table) -> None:
-    """Refuse a file that has other lines above its header, such as a title or `sep=;`."""
-    lines = header.split("\n", _MOST_LINES_ABOVE)
-    for number, line in enumerate(lines[1:-1], blank_lines + 2):
-        if table.required_names <= {*map(_folded, _header(line, table)[0])}:
-            raise InputError(
-                f"{name}: the header stands on line {number}, below others that begin "
-                f'"{one_line(lines[0].strip())}". Remove the lines above it.'
-            )
 
 
 def _matched(
@@ -748,45 +584,30 @@ def _refuse_other_encodings(path: Path, name: str, header: bytes) -> None:
 #: Encodings of one byte a character, as Python and iconv call them.
 _EIGHT_BIT = {"cp1252": "WINDOWS-1252", "mac_roman": "MACINTOSH", "cp850": "CP850"}
 
-_AROUND_BYTES = 30
+_AROUND_BYTES, _LONGEST_LINE = 30, 8 << 20
 
 
-def refuse_eight_bit(path: Path, name: str, *, block_bytes: int = _HEAD_BYTES) -> None:
+def refuse_eight_bit(path: Path, name: str) -> None:
     """Refuse a CSV file that has text beyond ASCII, none of which is UTF-8.
 
-    Such a file is in another encoding as a whole; if some of it is UTF-8, single bytes are damaged. It
-    is read once, by blocks. Raises InputError with the first line that shows it, and what that would
-    read.
+    Such a file is in another encoding as a whole; if some of it is UTF-8, single bytes are damaged.
+    Raises InputError with the first line that shows it, and what that would read.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
-    line, first = 1, None
+    first = None
     with opened(path, name) as stream:
-        while block := stream.read(block_bytes):
-            if not decoder.decode(block).isascii():
+        for number, line in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), b""), 1):
+            if not line.decode(errors="ignore").isascii():
                 return
-            if first is None and not block.isascii():
-                at = re.search(rb"[\x80-\xff]", block).start()
-                first = line + block.count(b"\n", 0, at), _around(block, at)
-            line += block.count(b"\n")
+            if not first and not line.isascii():
+                at = re.search(rb"[\x80-\xff]", line).start()
+                first = number, line[max(at - _AROUND_BYTES, 0) : at + _AROUND_BYTES].strip()
     if first:
-        readings = {iconv: _decoded(first[1], codec) for codec, iconv in _EIGHT_BIT.items()}
-        likely = next(iconv for iconv, text in readings.items() if text)
-        texts = ", ".join(f'"{text}" in {iconv}' for iconv, text in readings.items() if text)
+        texts = ", ".join(
+            f'"{one_line(first[1].decode(codec, errors="replace"))}" in {iconv}'
+            for codec, iconv in _EIGHT_BIT.items()
+        )
         raise InputError(
             f"{name}: is not UTF-8 but an 8-bit encoding. Line {first[0]} shows it first, and reads "
-            f"{texts}. Save it as UTF-8, for example with iconv -f {likely} -t UTF-8, or with the "
+            f"{texts}. Save it as UTF-8, for example with iconv -f WINDOWS-1252 -t UTF-8, or with the "
             "encoding that reads right."
         )
-
-
-def _around(block: bytes, at: int) -> bytes:
-    """What stands around a byte of a block, on its line."""
-    before = re.split(rb"[\r\n]", block[max(at - _AROUND_BYTES, 0) : at])[-1]
-    return before + re.split(rb"[\r\n]", block[at : at + _AROUND_BYTES])[0]
-
-
-def _decoded(text: bytes, codec: str) -> str | None:
-    try:
-        return one_line(text.decode(codec))
-    except UnicodeDecodeError:
-        return None

@@ -66,8 +66,8 @@ def create_days(connection: duckdb.DuckDBPyConnection, facts: Iterable[Table]) -
 
 def fill_staging(
     connection: duckdb.DuckDBPyConnection, table: Table, text_rows: str, fields: tuple[str, ...]
-) -> None:
-    """Add the rows of the query `text_rows`, in their order.
+) -> int:
+    """Add the rows of the query `text_rows`, in their order; how many they are.
 
     Its columns are `fields`, all text, and `ROW_FAULT`.
     """
@@ -79,7 +79,7 @@ def fill_staging(
     conspicuous += [_looks_wrong(column) for column in given if _may_be_wrong(column)]
     conspicuous += [_is_broken(rule) for rule in table.rules]
     row = ", ".join([*map(_text, table.columns), ROW_FAULT])
-    connection.execute(
+    added = connection.execute(
         f"""
         insert into {staging_of(table.name)} ({", ".join(values)}, {SUSPECT})
         with texts as (select {", ".join(texts)}, {ROW_FAULT} from ({text_rows})),
@@ -90,6 +90,7 @@ def fill_staging(
         from typed
         """
     )
+    return added.fetchone()[0]
 
 
 def set_days(
@@ -111,31 +112,6 @@ def set_days(
             "end": firsts[-1] + counts[-1],
         },
     )
-
-
-def mark_rows(
-    connection: duckdb.DuckDBPyConnection, table: Table, row_ids: Iterable[int], fault: str
-) -> None:
-    """Note a fault of whole rows of the staging table."""
-    connection.execute(
-        f"update {staging_of(table.name)} set {SUSPECT} = {_fault_sql(table, '$fault')} "
-        "where rowid in (select unnest($row_ids::bigint[]))",
-        {"row_ids": [*row_ids], "fault": fault},
-    )
-
-
-def add_unread(connection: duckdb.DuckDBPyConnection, table: Table, faults: Iterable[str]) -> None:
-    """Add a row without values for each of these faults."""
-    connection.execute(
-        f"insert into {staging_of(table.name)} ({SUSPECT}) select {_fault_sql(table, 'fault')} "
-        "from (select unnest($faults::varchar[]) as fault)",
-        {"faults": [*faults]},
-    )
-
-
-def _fault_sql(table: Table, fault: str) -> str:
-    """SQL for what `SUSPECT` holds of a row that has this fault as a whole."""
-    return f"to_json([{', '.join([*('null' for _ in table.columns), fault])}])::varchar"
 
 
 def problems_sql(table: Table, most: int | None = None) -> str:

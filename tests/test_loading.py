@@ -535,7 +535,7 @@ def test_a_file_that_is_overwritten_while_it_is_read_is_refused(
     fill = reading.fill_staging
 
     def fill_and_overwrite(*arguments):
-        fill(*arguments)
+        added = fill(*arguments)
         other = path.with_name("other.csv")
         other.write_text(PRODUCTS.replace("Pen", "Pan"))
         if keeps_its_times:
@@ -543,6 +543,7 @@ def test_a_file_that_is_overwritten_while_it_is_read_is_refused(
             other.replace(path)
         else:
             path.write_text(other.read_text())
+        return added
 
     monkeypatch.setattr(reading, "fill_staging", fill_and_overwrite)
     with pytest.raises(InputError, match=r"dim_product\.csv: changed while it was read\. Run the build"):
