@@ -217,7 +217,7 @@ PIECES = st.lists(st.sampled_from(['"', " ", ",", "a", '""', '","', '"a"', "\r"]
         PIECES.filter(lambda text: text.strip(" ,\r") and text[-1] != "\r"), min_size=1, max_size=4
     )
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 def test_a_record_is_read_the_same_whatever_stands_beside_it(tmp_path_factory, odd):
     """Alone DuckDB may read it as it stands; in a batch with one that cannot be read, it is mended."""
     folder = tmp_path_factory.getbasetemp()
