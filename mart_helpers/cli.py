@@ -16,9 +16,8 @@ import click
 
 from mart_helpers.errors import MartError, StateError, UsageError
 from mart_helpers.options import Command
-from mart_helpers.outcome import Outcome, hand_on
+from mart_helpers.outcome import Outcome, hand_on, reported
 from mart_helpers.parameters import resolve, shown
-from mart_helpers.progress import reported
 from mart_helpers.texts import aligned, size_text, visible
 
 ALL = ("01_build", "04_quality", "02_explore", "03_export", "05_dashboard")

@@ -1,6 +1,5 @@
 """What a mart holds, as plain text."""
 
-import json
 from datetime import datetime
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from mart_helpers.lake import TABLES
 from mart_helpers.parameters import shown
 from mart_helpers.session import BUILD_LOG, open_published, unreadable
 from mart_helpers.texts import aligned, one_line, quoted, size_text
-from mart_helpers.verdict import verdict_lines
 
 
 def describe_mart(database: Path) -> str:
@@ -25,11 +23,6 @@ def describe_mart(database: Path) -> str:
             return "\n\n".join([title, *_newest_build(connection), *tables])
         except duckdb.Error as error:
             raise unreadable(database, error) from error
-
-
-def last_verdict(report: Path) -> list[str]:
-    """What `verdict_lines` tells of the checks in a quality report."""
-    return verdict_lines(json.loads(report.read_text(encoding="utf-8"))["checks"])
 
 
 def _newest_build(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -1,11 +1,13 @@
-"""What a command that runs notebooks comes to: lines for people, JSON for the command of `--notify`."""
+"""What a command that runs notebooks tells: how far it is, and what it comes to in words and in JSON."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -14,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from mart_helpers.errors import StateError
 from mart_helpers.parameters import shown
-from mart_helpers.texts import aligned, size_text
-from mart_helpers.verdict import overall
+from mart_helpers.texts import aligned, size_text, visible
+from mart_helpers.verdict import overall, verdict_lines
 
 if TYPE_CHECKING:
     from mart_helpers.run import Progress
@@ -72,9 +74,8 @@ class Outcome:
             results |= {name: [f"{seconds:.1f} s"] for name, seconds in self._seconds.items()}
         results |= self._said()
         if "04_quality" in self._executed and self._report.exists():
-            from mart_helpers.inspect import last_verdict
-
-            results["checks"] = last_verdict(self._report)
+            checks = json.loads(self._report.read_text(encoding="utf-8"))["checks"]
+            results["checks"] = verdict_lines(checks)
         if "01_build" in self._executed and self.database.exists():
             results["mart"] = [f"{shown(self.database)} ({size_text(self.database)})"]
         if self.exports:
@@ -197,14 +198,63 @@ class Outcome:
         return json.loads(self._report.read_text(encoding="utf-8"))
 
     def _step(self, notebook: str) -> dict[str, object]:
-        result = "done" if notebook in self._executed else "stopped"
         seconds = self._seconds.get(notebook)
-        is_run = seconds is not None
-        return {
-            "notebook": notebook,
-            "result": result if is_run else "not run",
-            "seconds": round(seconds, 3) if is_run else None,
-        }
+        result = "done" if notebook in self._executed else "stopped"
+        if seconds is None:
+            return {"notebook": notebook, "result": "not run", "seconds": None}
+        return {"notebook": notebook, "result": result, "seconds": round(seconds, 3)}
+
+
+@contextmanager
+def reported(notebook: str, verbose: bool = False) -> Iterator[Callable[["Progress"], None]]:
+    """Show a run; what it yields is to be called as each cell starts.
+
+    A terminal shows one line that follows the cells. Elsewhere each heading whose cells have run leaves
+    a line: date and time, notebook, heading, seconds. With `verbose`, each cell leaves one, everywhere.
+    """
+    lines = _Lines(notebook, verbose, sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
+    started = monotonic()
+    outcome = "stopped after"
+    try:
+        yield lines.follow
+        outcome = "done in"
+    finally:
+        lines.follow(None)
+        lines.say(f"{notebook}  {outcome} {monotonic() - started:.1f} s")
+
+
+class _Lines:
+    def __init__(self, notebook: str, verbose: bool, is_watched: bool) -> None:
+        self._notebook, self._verbose, self._is_watched = notebook, verbose, is_watched
+        self._step, self._began = "", monotonic()
+        if is_watched:
+            self.say(f"{notebook}  starting", end="")
+
+    def follow(self, progress: "Progress | None") -> None:
+        """Say that the step before has ended, if this is another; None is the end of the last."""
+        step = self._step_of(progress) if progress else ""
+        if self._step and step != self._step and (self._verbose or not self._is_watched):
+            self.say(f"{self._step}  {monotonic() - self._began:.2f} s")
+        if step != self._step:
+            self._step, self._began = step, monotonic()
+        if progress and self._is_watched:
+            self.say(f"{self._notebook}  {_place(progress)}", end="")
+
+    def _step_of(self, progress: "Progress") -> str:
+        return f"{self._notebook}  {_place(progress) if self._verbose else progress.heading}".rstrip()
+
+    def say(self, text: str, end: str = "\n") -> None:
+        text = visible(text)
+        if self._is_watched:
+            text = f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}"
+        else:
+            text = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}"
+        with suppress(OSError):  # what is done counts, not who is told
+            print(text, end=end, file=sys.stderr, flush=True)
+
+
+def _place(progress: "Progress") -> str:
+    return f"{progress.cell}/{progress.cells}  {progress.heading}"
 
 
 def hand_on(command: str, summary: Mapping[str, object]) -> str:

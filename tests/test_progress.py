@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mart_helpers.progress import reported
+from mart_helpers.outcome import reported
 from mart_helpers.run import Progress
 
 CELLS = [
