@@ -15,16 +15,9 @@ SALES = plain.rows_loaded("fact_sales")
 ROWS = [plain.rows_loaded("dim_customer") + 1, 732, plain.rows_loaded("dim_product") + 1, SALES]
 
 
-@pytest.fixture(scope="module")
-def sample(shared_home: Path) -> Path:
-    """A mart of the sample."""
-    assert mart_command("build", cwd=shared_home).returncode == 0
-    return shared_home / "data" / "mini_data_mart.duckdb"
-
-
 @pytest.fixture
-def changed(sample: Path, tmp_path: Path) -> "Changed":
-    return Changed(sample, tmp_path / "changed.duckdb")
+def changed(sample_mart: Path, tmp_path: Path) -> "Changed":
+    return Changed(sample_mart, tmp_path / "changed.duckdb")
 
 
 class Changed:
@@ -185,16 +178,18 @@ def test_a_column_that_only_one_mart_has_is_not_compared(changed):
     assert counts(found, "fact_sales") == (0, 0, 0)
 
 
-def test_what_is_no_mart_cannot_be_compared(sample, tmp_path):
+def test_what_is_no_mart_cannot_be_compared(sample_mart, tmp_path):
     duckdb.connect(str(tmp_path / "other.duckdb")).close()
     with pytest.raises(StateError, match="but no mart"):
-        compare_files(sample, tmp_path / "other.duckdb")
+        compare_files(sample_mart, tmp_path / "other.duckdb")
     with pytest.raises(StateError, match="There is no mart at"):
-        compare_files(tmp_path / "none.duckdb", sample)
+        compare_files(tmp_path / "none.duckdb", sample_mart)
 
 
-def test_the_build_and_the_command_show_what_a_build_changes(home):
-    mart_command("build", cwd=home)
+def test_the_build_and_the_command_show_what_a_build_changes(sample_mart, home):
+    mart = home / "data" / "mini_data_mart.duckdb"
+    mart.parent.mkdir()
+    mart.write_bytes(sample_mart.read_bytes())
     assert mart_command("diff", cwd=home).returncode == 1
     sales = home / "inputs" / "fact_sales.csv"
     sales.write_text(sales.read_text() + "X1,2024-12-31,C001,P01,1,1000.00,0\n")
@@ -209,7 +204,7 @@ def test_the_build_and_the_command_show_what_a_build_changes(home):
         *("fact_sales", f"{SALES:,}", f"{SALES + 1:,}", "1", "0", "0", "+1,000.00", "+0.00", "+0.00")
     ]
     assert "2024-12" in result.stdout
-    same = mart_command("diff", "--before", home / "data" / "mini_data_mart.duckdb", cwd=home)
+    same = mart_command("diff", "--before", mart, cwd=home)
     assert same.stdout.endswith("Every row of the one is in the other.\n")
 
 
@@ -290,11 +285,11 @@ def test_keys_of_every_role_are_compared_by_what_they_stand_for(tmp_path):
     ]
 
 
-def test_a_strangers_mart_reaches_no_other_file(sample, tmp_path):
+def test_a_strangers_mart_reaches_no_other_file(sample_mart, tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     strange = made(tmp_path / "strange.duckdb", f"create view dim_x as from read_text('{secret}')")
-    for marts in ((sample, strange), (strange, sample)):
+    for marts in ((sample_mart, strange), (strange, sample_mart)):
         with pytest.raises(QueryError, match="file system operations are disabled"):
             compare_files(*marts)
 

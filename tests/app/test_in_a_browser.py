@@ -168,7 +168,7 @@ def test_the_page_of_the_checks_leads_from_a_reason_to_its_rows(page: Page, serv
     assert "Behind it: 1 row." in page.locator(BEHIND).last.inner_text()
 
 
-@pytest.mark.parametrize("page", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True)
+@pytest.mark.parametrize("page", [{"color_scheme": "dark"}], indirect=True)
 def test_nothing_is_wider_than_the_window(page: Page, server: str) -> None:
     look(page, server)
     for width in (1400, 768, 360):
