@@ -16,11 +16,16 @@ from rows import NOTEBOOKS, Bench, Row, Task
 from mart_helpers.cli import ALL
 
 MB = 1_000_000
-HOLD = "import sys, time; held = bytearray(int(sys.argv[1]) * 1_000_000); time.sleep(2)"
-
-
-def holding(megabytes: int) -> list[str]:
-    return [sys.executable, "-c", HOLD, str(megabytes)]
+HOLD = "held = bytearray({} * 1_000_000); print(flush=True); input()"
+# Two of them at a time, for as long as it takes to look.
+PAIR = """
+import subprocess, sys, time
+pipes = {{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}}
+pair = [subprocess.Popen([sys.executable, "-c", {!r}], **pipes) for _ in "ab"]
+for each in pair: each.stdout.readline()
+time.sleep(2)
+for each in pair: each.communicate(b"\\n")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +58,13 @@ def measured_peak(command: list[str], seconds_between_looks: float = 0.05) -> in
 
 
 def test_the_peak_is_that_of_all_processes_together():
-    pair = (
-        f"import subprocess; a, b = [subprocess.Popen({holding(100)}) for _ in 'ab']; a.wait(); b.wait()"
-    )
+    pair = PAIR.format(HOLD.format(100))
     assert 200 * MB < measured_peak([sys.executable, "-c", pair]) < 300 * MB
 
 
 def test_a_peak_between_two_looks_is_known():
-    assert 500 * MB < measured_peak(holding(500), seconds_between_looks=60) < 550 * MB
+    once = [sys.executable, "-c", "held = bytearray(500_000_000)"]
+    assert 500 * MB < measured_peak(once, seconds_between_looks=60) < 550 * MB
 
 
 def test_a_command_that_fails_is_not_measured_but_quoted():

@@ -52,7 +52,7 @@ def test_every_cell_of_the_project_gives_what_it_gives_in_a_jupyter_kernel(rerun
 
 
 # A Jupyter kernel listens to other programs in a thread: give it the time.
-HEARD = "\nimport time\ntime.sleep(1)"
+HEARD = "\nimport time\ntime.sleep(3)"
 CELLS = {
     "text and complaints": "import sys\nprint('a')\nprint('b', file=sys.stderr)\nprint('c')",
     "text of other programs": f"import os\n_ = os.system('echo b'){HEARD}",
@@ -120,8 +120,8 @@ QUERY = "import duckdb\nduckdb.sql('from range(10_000_000_000_000) select sum(ha
 
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_cells_end_with_the_command_even_amid_a_query(home: Path, ended_by: signal.Signals):
-    said = "import os\nfrom pathlib import Path\n_ = Path('pid').write_text(str(os.getpid()))"
-    write_notebook(home / "notebooks" / "02_explore.ipynb", "a: int = 1", said, QUERY)
+    said = "import os\nfrom pathlib import Path\n_ = Path('pid').write_text(str(os.getpid()))\n"
+    write_notebook(home / "notebooks" / "02_explore.ipynb", "a: int = 1", said + QUERY)
     heeds = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "mart", "explore"]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=CHECKOUT, preexec_fn=heeds, text=True)
@@ -130,12 +130,12 @@ def test_the_cells_end_with_the_command_even_amid_a_query(home: Path, ended_by: 
         time.sleep(0.05)
     time.sleep(0.5)
     run.send_signal(ended_by)
-    _, told = run.communicate(timeout=20)
+    _, told = run.communicate(timeout=120)
     assert run.returncode == (130 if ended_by == signal.SIGINT else -ended_by)
     assert is_gone(int((home / "pid").read_text()))
     if ended_by == signal.SIGINT:
         (kept,) = home.glob("data/runs/*/02_explore.ipynb")
-        assert [cell.execution_count for cell in executed_cells(kept)] == [1, 2, 3]
+        assert [cell.execution_count for cell in executed_cells(kept)] == [1, 2]
         assert told.splitlines()[-1] == "mart: interrupted."
         assert "Traceback" not in told
 

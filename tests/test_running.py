@@ -165,7 +165,7 @@ def test_no_kernel_is_left_behind(home):
     assert is_gone(int(output_of(folder / "n.ipynb").split()[0]))
 
 
-def is_gone(pid: int, seconds: float = 5) -> bool:
+def is_gone(pid: int, seconds: float = 60) -> bool:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:

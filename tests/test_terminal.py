@@ -64,7 +64,7 @@ def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path):
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport no_module_of_this_name\n"
     )
     done = started("build", PYTHONPATH=str(tmp_path))
-    assert done.communicate(timeout=60)[1] == "mart: interrupted.\n"
+    assert done.communicate(timeout=120)[1] == "mart: interrupted.\n"
     assert done.returncode == 130
 
 
