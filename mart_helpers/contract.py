@@ -15,7 +15,7 @@ from mart_helpers.errors import StateError
 SCHEMA = "contract"
 
 #: The prefixes that a comment of the contract may begin with, one behind the other.
-TABLE_PREFIXES: tuple[str, ...] = ("inferred",)
+TABLE_PREFIXES: tuple[str, ...] = ("inferred", "optional")
 COLUMN_PREFIXES: tuple[str, ...] = ("history",)
 
 #: The column of a staging table that tells from which day on a row of a dimension is so.
@@ -97,6 +97,11 @@ class Table(NamedTuple):
     def history_names(self) -> tuple[str, ...]:
         """Names of the columns whose change makes a new version of a member; none: it has no history."""
         return tuple(each.name for each in self.columns if "history" in each.comment.prefixes)
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether the table may have no file, and is then empty."""
+        return "optional" in self.comment.prefixes
 
     @property
     def has_days(self) -> bool:

@@ -73,12 +73,15 @@ def create_checks(connection: DuckDBPyConnection, checks: Iterable[Check]) -> No
 def _structural_checks(connection: DuckDBPyConnection) -> Iterator[Check]:
     """What holds by the names of the star and by what the contract declares."""
     star, references = star_types(connection), star_references(connection)
+    declared = [read_contract(connection, name) for name in declared_tables(connection)]
+    optional = {table.name for table in declared if table.is_optional}
     for table, columns in star.items():
-        yield Check(
-            f"{table}_has_rows",
-            f"select '{table}' as empty_table where not exists (from {quoted(table)})",
-            f"{table} has rows",
-        )
+        if table not in optional:
+            yield Check(
+                f"{table}_has_rows",
+                f"select '{table}' as empty_table where not exists (from {quoted(table)})",
+                f"{table} has rows",
+            )
         thing = table.removeprefix("dim_")
         for column in columns:
             if table != thing and column == surrogate_key(table):
@@ -88,9 +91,9 @@ def _structural_checks(connection: DuckDBPyConnection) -> Iterator[Check]:
                 yield _reference_check(table, column, references[table][column])
         if columns.get(thing) == "DATE":
             yield _calendar_check(table, thing)
-    for name in declared_tables(connection):
-        if name in star:
-            yield from _declared_checks(read_contract(connection, name), star)
+    for table in declared:
+        if table.name in star:
+            yield from _declared_checks(table, star)
 
 
 def _checks_of_views(connection: DuckDBPyConnection) -> Iterator[Check]:
@@ -275,7 +278,7 @@ def _rows_check(table: Table) -> Check:
     return Check(
         f"{table.name}_has_every_loaded_row",
         "select loaded.rows as rows_loaded, star.rows as rows_in_star from ("
-        f"select sum(rows_loaded){inferred} as rows from build_inputs "
+        f"select coalesce(sum(rows_loaded), 0){inferred} as rows from build_inputs "
         f"where table_name = '{table.name}' and build_id = (select max(build_id) from {BUILD_LOG})"
         f") as loaded cross join (select {counted} as rows from {quoted(table.name)}) as star "
         "where loaded.rows is distinct from star.rows",

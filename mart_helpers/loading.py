@@ -112,6 +112,7 @@ class Loader:
     def load(self, table_name: str, *, from_seed: bool) -> None:
         """Fill `staging.<table_name>` from `seed.<table_name>`, or from its file or folder of files.
 
+        A table that is declared `optional:` may have neither, and is then empty.
         Adds the bad rows to `quarantine` and a row for each file to `build_inputs`; doing it again
         replaces them. Raises InputError for a file that cannot be taken, StateError for a table that is
         not declared, or whose table of the star is made already, QueryError where memory or disk do not
@@ -135,7 +136,7 @@ class Loader:
             staged = self._stage_mapped(table, mapping)
         else:
             staged = self._stage(table, from_seed)
-        bad = self._judge(table, staged)
+        bad = self._judge(table, staged) if staged.sources else Counter()
         set_bad_rows_aside(self._connection, table)
         outcomes = [_outcome(table, each, staged, bad[each.name]) for each in staged.sources]
         refuse_changed(staged.sources, staged.states)
@@ -148,8 +149,7 @@ class Loader:
         create_days(self._connection, [read_contract(self._connection, name) for name in loaded])
 
     def _stage(self, table: Table, from_seed: bool) -> _Staged:
-        seed = SeedRows(self._connection, table.name)
-        sources = [seed] if from_seed else find_sources(self.inputs_dir, table)
+        sources = self._seed(table) if from_seed else find_sources(self.inputs_dir, table)
         states = [state_of(source) for source in sources]
         create_staging(self._connection, table)
         reading = Reading(self._session, table)
@@ -159,6 +159,10 @@ class Loader:
             runs = [(run.row, run.count, days[run.source.name]) for run in reading.runs]
             set_days(self._connection, table, runs)
         return _Staged(sources, states, reading.records(sources), Counter(), reading.runs)
+
+    def _seed(self, table: Table) -> list[Source]:
+        is_there = has_table(self._connection, "seed", table.name)
+        return [SeedRows(self._connection, table.name)] if is_there or not table.is_optional else []
 
     def _stage_mapped(self, table: Table, mapping: Mapping) -> _Staged:
         raw, staged = mapping.raw, staging_of(table.name)
@@ -185,6 +189,8 @@ class Loader:
         forget_inferred(self._connection, table)
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
+        if not outcomes:
+            return
         columns = ", ".join(f"unnest(${name}) as {name}" for name in Outcome._fields)
         self._connection.execute(
             f"insert into build_inputs by name select getvariable('build_id') as build_id, {columns}",

@@ -192,10 +192,11 @@ Source = SeedRows | CsvFile | ParquetFile
 def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
     """The source of `table` in `inputs_dir`: one file, or the files of one folder by their names.
 
-    Raises InputError if there is none or more than one, if something is no readable file of its kind,
-    or if a header does not fit the contract.
+    An optional table may have none. Raises InputError if there is none or more than one, if something is
+    no readable file of its kind, or if a header does not fit the contract.
     """
-    return [open_source(file, table) for file in find_files(inputs_dir, table.name)]
+    found = find_files(inputs_dir, table.name, is_optional=table.is_optional)
+    return [open_source(file, table) for file in found]
 
 
 class Found(NamedTuple):
@@ -225,11 +226,11 @@ class Found(NamedTuple):
         return (named or tables)[0]
 
 
-def find_files(inputs_dir: Path, stem: str) -> list[Found]:
+def find_files(inputs_dir: Path, stem: str, *, is_optional: bool = False) -> list[Found]:
     """The file called `stem`, or the files of the folder of that name.
 
     Or it is the sheet of that name in a workbook, or the table in an SQLite file. Raises InputError if
-    there is none or more than one.
+    there is more than one, or none: one that is optional may be missing, if no name is nearly right.
     """
     if not inputs_dir.is_dir():
         problem = "is a file, not a folder" if inputs_dir.exists() else "there is no such folder"
@@ -238,7 +239,10 @@ def find_files(inputs_dir: Path, stem: str) -> list[Found]:
     found = [Found(path, path.name) for path in paths if os.path.lexists(path)]
     found += _tables_called(inputs_dir, stem)
     if not found:
-        raise _missing_file(inputs_dir, stem)
+        near = _nearly_called(inputs_dir, stem)
+        if is_optional and not near:
+            return []
+        raise _missing_file(inputs_dir, stem, near)
     _refuse_two(stem, inputs_dir, [each.name for each in found])
     if found[0].name == stem:
         return [Found(path, f"{stem}/{path.name}") for path in _drops(found[0].path)]
@@ -338,13 +342,13 @@ def refuse_changed(sources: Iterable[Source], states: Iterable[object]) -> None:
             raise InputError(f"{source.name}: changed while it was read. Run the build again.")
 
 
-def _missing_file(inputs_dir: Path, table: str) -> InputError:
-    """The error for a table without a file; one with nearly the right name is named."""
-    near = [
-        path.name
-        for path in inputs_dir.iterdir()
-        if path.name.lower().partition(".")[0] == table.lower()
-    ]
+def _nearly_called(inputs_dir: Path, table: str) -> list[str]:
+    names = (path.name for path in inputs_dir.iterdir())
+    return [name for name in names if name.lower().partition(".")[0] == table.lower()]
+
+
+def _missing_file(inputs_dir: Path, table: str, near: Sequence[str]) -> InputError:
+    """The error for a table without a file; those with nearly the right name are named."""
     message = (
         f"{shown(inputs_dir)} holds no {table}.csv (nor {', '.join(_ENDINGS[1:])}, nor a folder, a "
         f"sheet or an SQLite table {table})"

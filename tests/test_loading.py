@@ -10,6 +10,8 @@ import pytest
 from conftest import SALES_HEADER, sql_of
 
 from mart_helpers import reading
+from mart_helpers.checks import run_checks
+from mart_helpers.derived import derive_checks
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.loading import Loader
 from mart_helpers.session import Session
@@ -566,3 +568,35 @@ def test_few_of_many_unknown_columns_are_named(candidate, inputs):
         "select ignored_columns from build_inputs where table_name = 'fact_sales'"
     ).fetchone()
     assert told == "extra_0, extra_1, extra_2, extra_3, extra_4, 296 more"
+
+
+OPTIONAL = """
+create table contract.fact_count (count_id varchar primary key, counted date not null, units int);
+comment on table contract.fact_count is 'optional: one row per count'
+"""
+
+
+@pytest.mark.parametrize("from_seed", [False, True])
+def test_an_optional_table_without_a_file_is_empty_and_its_checks_pass(candidate, inputs, from_seed):
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", "S2,bad,C1,P1,1,2.00,0"))
+    candidate.connection.execute(OPTIONAL)
+    Loader(candidate, inputs, 1.0).load("fact_count", from_seed=from_seed)
+    candidate.connection.execute("create table fact_count as from staging.fact_count")
+    derive_checks(candidate)
+    checks = run_checks(candidate).set_index("check_name")["status"].filter(like="fact_count")
+    assert "fact_count_has_every_loaded_row" in checks
+    assert {*checks} == {"pass"}
+    candidate.connection.execute("insert into fact_count values ('1', '2024-01-01', 2)")
+    results = run_checks(candidate).set_index("check_name")
+    assert results.loc["fact_count_has_every_loaded_row", "status"] == "fail"
+
+
+def test_an_optional_table_with_a_file_is_loaded_from_it(candidate, inputs):
+    candidate.connection.execute(OPTIONAL)
+    (inputs / "fact_count.csv").write_text("count_id,counted,units\n1,2024-01-31,2\n2,2024-01-31,x\n")
+    Loader(candidate, inputs, 1.0).load("fact_count", from_seed=False)
+    (inputs / "fact_count.csv").rename(inputs / "Fact_Count.CSV")
+    with pytest.raises(InputError, match=r"but Fact_Count\.CSV\. Rename it"):
+        Loader(candidate, inputs, 1.0).load("fact_count", from_seed=False)
+    rows = candidate.connection.execute("from staging.fact_count").fetchall()
+    assert rows == [("1", date(2024, 1, 31), 2)]
