@@ -35,6 +35,8 @@ OUTSIDE_QUOTES = "text stands outside the quotes of its field"
 
 STRAY_CR = "a CR stands within the row, outside quotes: remove it, or quote its field"
 
+_BLANKS, _BLANK_BEGINS = (b" ", b"\t", b"\r", b"\n"), re.compile(rb"\n[ \t\r\n]")
+
 _END = ["."]  # the csv module reads it behind the last line of a block
 
 
@@ -110,7 +112,7 @@ class Block(NamedTuple):
 
     @property
     def _has_stray_cr(self) -> bool:
-        return self.text.count(b"\r") != self.text.count(b"\r\n")
+        return b"\r" in self.text and self.text.count(b"\r") != self.text.count(b"\r\n")
 
     def mended(self, delimiter: str, fields: int, unread: Callable[[str], bytes]) -> Iterator[bytes]:
         """The records, each with a line end; of fields too many only the first.
@@ -229,6 +231,8 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
 
 def _records(text: bytes, delimiter: str) -> tuple[list[tuple[int, int]] | None, int | None]:
     """The `spans` of a block, and the line on which a quote stays open, if one does."""
+    if b'"' not in text and text[:1] not in _BLANKS and not _BLANK_BEGINS.search(text):
+        return None, None
     lines = (text.replace(b"\r\n", b"\n") if b"\r" in text else text).split(b"\n")[:-1]
     with_quotes = [line for line in lines if b'"' in line] if b'"' in text else []
     read, open_lines = _read(with_quotes, delimiter)
