@@ -175,28 +175,26 @@ def _closed(relation: str, dimension: str) -> str:
 def _fact_checks(fact: str, column: str, dimension: str, day: str, calendar: str) -> Iterator[Check]:
     key, durable = quoted(surrogate_key(dimension)), quoted(durable_key(dimension))
     date = f"days.{quoted(calendar.removeprefix('dim_'))}"
-    outside = f"""
+    dated = f"""
         from {quoted(fact)} as facts
         inner join {quoted(calendar)} as days
             on facts.{quoted(day)} = days.{quoted(surrogate_key(calendar))}
         inner join {quoted(dimension)} as version on facts.{quoted(column)} = version.{key}
-        where {date} not between version.valid_from and version.valid_to
     """
+    is_outside = f"{date} not between version.valid_from and version.valid_to"
     yield Check(
         f"{fact}_{column}_is_the_version_of_its_day",
         f"""
         select facts.*
-        {outside}
-            and exists (
-                from {quoted(dimension)} as other
-                where
-                    version.{durable} = other.{durable}
-                    and if(
-                        other.valid_from <= {date},
-                        other.valid_from > version.valid_from,
-                        version.valid_from > {date} and other.valid_from < version.valid_from
-                    )
+        {dated}
+        semi join {quoted(dimension)} as other
+            on version.{durable} = other.{durable}
+            and if(
+                other.valid_from <= {date},
+                other.valid_from > version.valid_from,
+                version.valid_from > {date} and other.valid_from < version.valid_from
             )
+        where {is_outside}
         """,
         f"each {column} of {fact} is the last version that began by its day, or the first",
     )
@@ -212,7 +210,8 @@ def _fact_checks(fact: str, column: str, dimension: str, day: str, calendar: str
                 count(*) filter (where {date} < version.valid_from) over (),
                 count(*) filter (where {date} > version.valid_to) over ()
             ) as found_in_words
-        {outside}
+        {dated}
+        where {is_outside}
         """,
         f"each row of {fact} is of a day on which an extract had its member of {dimension}",
         "warn",
