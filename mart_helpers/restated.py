@@ -113,8 +113,9 @@ def restated_by(
     """
     rows = []
     for dimension in sorted(before.keys):
-        columns = _changed_columns(connection, dimension, before, after)
-        for kept in _kept_rows(dimension, before, after, facts) if columns else ():
+        referring = [*_kept_rows(dimension, before, after, facts)]
+        columns = _changed_columns(connection, dimension, before, after) if referring else []
+        for kept in referring if columns else ():
             known = [metric for metric in metrics if kept.knows(metric)]
             rows += _by_amounts(connection, kept, columns, known)
             for column in columns:
