@@ -32,7 +32,7 @@ from mart_helpers.texts import in_words, one_line, quoted
 
 # Okabe and Ito's blue and orange: told apart from each other and from the greys in every kind of
 # colour vision, and by their lightness in print.
-BLUE, ORANGE, PALE, GREY = "#0072B2", "#E69F00", "#C9DCE8", "#666666"
+BLUE, ORANGE, PALE, GREY = "#0072B2", "#E69F00", "#A3C4DA", "#666666"
 
 _STYLE = matplotlib.rc_params_from_file(
     Path(__file__).parent / "templates" / "charts.mplstyle", use_default_template=False
@@ -151,9 +151,10 @@ def draw_stacks(frame: pd.DataFrame, x: str, parts: Sequence[str], title: str, u
     places, foot = pd.Series(range(len(rows))), pd.Series(0.0, rows.index)
     for part, colour in zip(parts, (BLUE, ORANGE, PALE), strict=False):
         height = _floats(rows[part].fillna(0))
-        axes.bar(places, height, bottom=foot, color=colour, width=0.75, label=in_words(part))
+        width = 0.75 * min(len(rows) / _MOST_TICKS, 1)  # a few bars would be fat
+        axes.bar(places, height, bottom=foot, color=colour, width=width, label=in_words(part))
         foot = foot + height
-    axes.set_xlim(-0.6, max(len(rows), _MOST_TICKS) - 0.4)  # a few bars would be fat
+    axes.set_xlim(-0.6, len(rows) - 0.4)
     _lay_columns(axes, places, rows[x], foot, unit)
     return figure
 

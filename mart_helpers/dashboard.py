@@ -5,6 +5,7 @@ filters. It has the columns
 
 - `month`, its first day, and perhaps `previous_month`, in which the same people were there before
 - `choice`, a list: a member of each filter, in their order, null for all members
+- perhaps `is_left_out`: the month's days that an unfinished last month is not compared with
 - any texts: members that are only ranked, such as products
 - any numbers: its figures, amounts if they have decimals, else counts
 """
@@ -77,11 +78,11 @@ def write_dashboard(
     start = 0 if last is None else max(first, last - months + 1)
     read = [_read(mart, cube, filters, start) for cube in cubes if last is not None]
     page = {"title": title, "currency": currency, "start": start, "months": (last or 0) - start + 1}
+    page |= {"isUnfinished": bool(read) and (days[1] + timedelta(1)).day != 1}
     page |= _drawn(read, filters, cards)
     words = {
         **_build(mart, resolve(data_dir) / "quality" / "quality_report.json"),
         "days": [_words(day) for day in days] if read else [],
-        "is_unfinished": bool(read) and (days[1] + timedelta(1)).day != 1,
         "definitions": {card["name"]: cards[card["name"]][1] for card in page["cards"]},
     }
     target = resolve(data_dir) / "pages" / "dashboard.html"
@@ -104,12 +105,14 @@ def _read(mart: Session, cube: str, filters: Sequence[str], start: int) -> Cube:
     described = mart.connection.execute(f"describe {quoted(cube)}").fetchall()
     kinds = {column: kind for column, kind, *_ in described}
     ranked = [column for column, kind in kinds.items() if kind == "VARCHAR" and column not in filters]
-    figures = [name for name in kinds if name not in ("month", "previous_month", "choice", *ranked)]
+    others = ("month", "previous_month", "is_left_out", "choice", *ranked)
+    figures = [name for name in kinds if name not in others]
     scales = {name: AMOUNT if re.match("DECIMAL|DOUBLE|FLOAT", kinds[name]) else 1 for name in figures}
     previous = f"greatest({_number('previous_month')} - {start}, -1) + 2"
     columns = {
         "month": f"{_number('month')} - {start}",
         "previous": f"if(previous_month is null, 0, {previous})" if "previous_month" in kinds else "0",
+        "left_out": "is_left_out::integer" if "is_left_out" in kinds else "0",
         **{name: f"choice[{place}]" for place, name in enumerate(filters, start=1)},
         **{column: quoted(column) for column in ranked},
     }
@@ -178,8 +181,9 @@ def _fitted(page: dict, cubes: Sequence[Cube], filters: Sequence[str], words: di
 def _packed(cube: Cube, kept: Mapping[str, list[str]], filters: Sequence[str], months: int) -> dict:
     """The cube as columns of numbers: steps from the place of one row to that of the next, and figures.
 
-    The digits of a place are the choice, the ranked member, the month and the previous one. Rows of
-    members that are not `kept` are left out: the page knows the rows of all members together.
+    The digits of a place are the choice, the ranked member, the month, the previous one, and whether the
+    row is left out of comparisons. Rows of members that are not `kept` are dropped: the page knows the
+    rows of all members together.
     """
     place, is_kept, sizes = 0, True, []
     for name in (*filters, *cube.ranked):
@@ -190,6 +194,7 @@ def _packed(cube: Cube, kept: Mapping[str, list[str]], filters: Sequence[str], m
     for name, size in (
         ("month", months),
         ("previous", months + 2 if cube.rows["previous"].any() else 1),
+        ("left_out", 1 + int(cube.rows["left_out"].any())),
     ):
         place = place * size + cube.rows[name]
         sizes.append((name, size))

@@ -14,7 +14,6 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from mart_helpers.errors import StateError
 from mart_helpers.parameters import shown
 from mart_helpers.texts import aligned, size_text, visible
 from mart_helpers.verdict import overall, verdict_lines
@@ -95,12 +94,12 @@ class Outcome:
         return aligned(rows, indent="")
 
     def open_page(self) -> None:
-        """Open the dashboard, or else the page, in a browser. Raises StateError if there is none."""
+        """Open the dashboard, or else the page, in a browser; without one, say where the page is."""
         import webbrowser
 
         (page, *_) = self._pages if self.command in ("explore", "report") else self._dashboard()
         if not webbrowser.open(page.resolve().as_uri()):
-            raise StateError(f"--open: found no browser. Open {shown(page)} in one.")
+            print(f"mart: --open found no browser. Open {shown(page)} in one.", file=sys.stderr)
 
     def _said(self) -> dict[str, list[str]]:
         """The lines of the notebooks' summaries by the word at their start, or the notebook's own."""

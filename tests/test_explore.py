@@ -21,6 +21,7 @@ ANSWERS = [
     "revenue_over_time",
     "top_products",
     "product_classes",
+    "returned_products",
     "category_revenue",
     "segment_revenue",
     "country_revenue",

@@ -391,3 +391,13 @@ def test_explore_prints_the_headline_figures_and_opens_its_page(reported: Run, t
     page = reported.home / "data" / "pages" / "02_explore.html"
     assert (tmp_path / "opened").read_text().strip() == page.as_uri()
     assert "currency</dt><dd>EUR" in page.read_text(encoding="utf-8")
+
+
+def test_open_without_a_browser_says_where_the_page_is(reported: Run, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PATH", str(tmp_path))  # which holds no browser
+        environment.delenv("BROWSER", raising=False)
+        environment.delenv("DISPLAY", raising=False)
+        done = mart_command("explore", "--open")
+    assert done.returncode == 0
+    assert done.stderr.endswith("mart: --open found no browser. Open data/pages/02_explore.html in one.\n")

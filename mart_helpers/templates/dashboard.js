@@ -28,10 +28,10 @@ const cubes = page.cubes.map(({ sizes, steps, figures, scales }) => {
 });
 const cubeOf = (figure, ranked = "month") => cubes.find(cube => figure in cube.scales && cube.holds.has(ranked));
 
-function rowsOf(cube, chosen, [from, to]) {
+function rowsOf(cube, chosen, [from, to, isCut]) {
   const digit = name => chosen[name] ?? page.filters[name].length;  // the last one stands for all members
   const choice = FILTERS.reduce((place, name) => place * (page.filters[name].length + 1) + digit(name), 0);
-  return (cube.choices.get(choice) ?? []).filter(({ month }) => month >= from && month <= to);
+  return (cube.choices.get(choice) ?? []).filter(row => row.month >= from && row.month <= to && !(isCut && row.month === to && row.left_out));
 }
 
 // Of a figure that counts customers, those who had not bought before within these months: so each counts once
@@ -43,13 +43,14 @@ const value = ({ of, per }, chosen, months) =>
   per ? 100 * total(of, chosen, months) / (total(per, chosen, months) || NaN) : total(of, chosen, months);
 const newcomers = months => total(page.people, state.chosen, months, row => row.previous === 0);
 
-// The filters, and what a period is compared with: a year before, since sales have seasons; else the period before
+// The filters, and what a period is compared with: a year before, since sales have seasons; else the period before.
+// A last month that is not over is compared with the same days, which only the months a year before tell apart
 const RECENT = [Math.max(0, LAST - 11), LAST];
 const state = { months: RECENT, chosen: {} };
 function before([from, to]) {
-  const length = to - from + 1, years = Math.ceil(length / 12);
-  if (from >= 12 * years) return { months: [from - 12 * years, to - 12 * years], words: years === 1 ? "a year before" : `${years} years before` };
-  if (from >= length) return { months: [from - length, from - 1], words: length === 1 ? "the month before" : `the ${length} months before` };
+  const length = to - from + 1, years = Math.ceil(length / 12), isCut = page.isUnfinished && to === LAST;
+  if (from >= 12 * years) return { months: [from - 12 * years, to - 12 * years, isCut], words: years === 1 ? "a year before" : `${years} years before` };
+  if (from >= length && !isCut) return { months: [from - length, from - 1], words: length === 1 ? "the month before" : `the ${length} months before` };
   return null;
 }
 
@@ -129,10 +130,11 @@ function drawHead(then, best) {
   const { months, chosen } = state, now = value(HEADLINE, chosen, months);
   const grown = then ? change(now, value(HEADLINE, chosen, then.months), HEADLINE.per) : "";
   const words = FILTERS.filter(name => name in chosen).map(name => page.filters[name][chosen[name]]);
+  const past = then && (then.months[2] ? "the same days of " : "") + period(then.months);
   byId("title").textContent = `${page.title}, ${period(months)}`;
   byId("standfirst").textContent = (words.length ? `${words.join(", ")}: ${HEADLINE.name.toLowerCase()}` : HEADLINE.name)
-    + ` of ${said(HEADLINE, now)}` + (!grown ? "." : grown === "unchanged" ? `, as in ${period(then.months)}.` : `, ${grown} than in ${period(then.months)}.`)
-    + (best[0] ? ` ${best[0].name} made up ${percent(best[0].share)} of it` + (best[1] ? `, ${best[1].name} ${percent(best[1].share)}.` : ".") : "");
+    + ` of ${said(HEADLINE, now)}` + (!grown ? "." : grown === "unchanged" ? `, as in ${past}.` : `, ${grown} than in ${past}.`)
+    + (best.length ? ` The largest ${best.slice(0, 2).map(([name, row]) => `${name.replaceAll("_", " ")} is ${row.name}, with ${percent(row.share)}`).join("; the largest ")}.` : "");
   byId("cards").replaceChildren(...page.cards.map(card => {
     const [figure, past] = [months, then?.months].map(range => range ? value(card, chosen, range) : NaN);
     const node = make("div", {}, make("dt", { textContent: card.isAmount && !card.per && page.currency ? `${card.name}, ${page.currency}` : card.name }),
@@ -148,7 +150,7 @@ function drawMonths() {
   const isOn = at => at >= state.months[0] && at <= state.months[1], name = HEADLINE.name.toLowerCase();
   const each = MONTHS.map(at => total(HEADLINE.of, state.chosen, [at, at]));
   show("months", each.map((figure, at) => {
-    const past = at < 12 ? null : each[at - 12], grown = past === null ? "" : change(figure, past);
+    const past = at < 12 ? null : page.isUnfinished && at === LAST ? total(HEADLINE.of, state.chosen, [at - 12, at - 12, true]) : each[at - 12], grown = past === null ? "" : change(figure, past);
     const tip = `${monthOf(at, "long")}\n${name} ${amount(figure)}` + (past === null ? "" : `\na year before ${amount(past)}\n${arrow(grown)}`);
     return { month: at, name: monthOf(at, "short"), label: whole(figure), value: figure, before: past, grown, isOn: isOn(at), tip };
   }), ["month", name, "a year before", "change"], row => [row.name, exact(row.value), row.before === null ? "" : exact(row.before), row.grown]);
@@ -192,7 +194,7 @@ function drawControls() {
 function set(change) {
   Object.assign(state, change);
   const then = before(state.months), rows = Object.fromEntries(FILTERS.map(name => [name, membersOf(name, then)]));
-  const best = FILTERS.filter(name => !(name in state.chosen)).map(name => rows[name][0]).filter(row => row.value > 0);
+  const best = FILTERS.filter(name => !(name in state.chosen)).map(name => [name, rows[name][0]]).filter(([, row]) => row.value > 0);
   drawHead(then, best);
   drawMonths();
   for (const name of FILTERS) drawBars(name, rows[name], then);
@@ -231,7 +233,7 @@ function resize(isPaper) {
   views.months.height(isPaper ? 190 : 230);
   for (const id in views) {
     const { clientWidth } = figureOf(id).querySelector(".chart");
-    views[id].width(figureOf(id).dataset.chart === "bars" ? clientWidth : Math.min(clientWidth, 90 * page.months + 40)).run();
+    views[id].width(clientWidth).run();
   }
 }
 
