@@ -168,7 +168,8 @@ class Model:
             f"attach '{star}' as mart (read_only);"
             "create table star as select * replace (coalesce(country, 'Unknown') as country, "
             "coalesce(segment, 'Unknown') as segment) from mart.fact_sales "
-            "inner join mart.dim_date using (date_key) inner join mart.dim_customer using (customer_key) "
+            "inner join mart.dim_date using (date_key) "
+            "inner join mart.dim_customer using (customer_key) "
             "inner join mart.dim_product using (product_key); detach mart"
         )
         (self.last_day,) = self.connection.execute("select max(date) from star").fetchone()
