@@ -70,7 +70,7 @@ _TABLES = {
         ],
     ),
     "inferred_members": (
-        "one row per member of a dimension that only rows which refer to it know of",
+        "one row per placeholder: a member to which rows refer, and whose own row has not arrived",
         [
             ("table_name", "varchar", "declared table that the member belongs to"),
             ("key", "varchar", "its natural key"),

@@ -146,6 +146,11 @@ def stop_on_failures(
                 "Nothing is published, the mart is as it was. "
                 f"Look closer in {shown(session.candidate)}."
             )
+        if session.candidate and stopping["sentence"].str.contains("--allow-restated").any():
+            texts.append(
+                "If these are the data of another company, name another --database, or first remove this "
+                f"mart: mart reset --database {shown(session.database)}"
+            )
         raise CheckFailed("\n".join([f"{headline(check_results.to_dict('records'))}.", *texts]))
 
 

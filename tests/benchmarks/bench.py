@@ -22,7 +22,7 @@ from measuring import CommandFailed, Run, measure
 from rows import HERE, PEERS, PEERS_BIN, Bench, Row, Task
 
 QUICK_SCALE = 0.005
-HEADER = ("row", "work", "ours", "other", "other", "ours ÷ other", "target", "met")
+HEADER = ("row", "work", "ours", "compared with", "theirs", "ours ÷ theirs", "target", "met")
 LEGEND = """\
 Seconds, and GB at the peak of all processes together, are medians. The ratio is the median of those of
 the pairs; of several others the quickest counts.\
