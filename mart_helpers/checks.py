@@ -148,8 +148,8 @@ def stop_on_failures(
             )
         if session.candidate and stopping["sentence"].str.contains("--allow-restated").any():
             texts.append(
-                "If these are the data of another company, name another --database, or first remove this "
-                f"mart: mart reset --database {shown(session.database)}"
+                "If these are the data of another company, name another --database, or first remove "
+                f"this mart: mart reset --database {shown(session.database)}"
             )
         raise CheckFailed("\n".join([f"{headline(check_results.to_dict('records'))}.", *texts]))
 
