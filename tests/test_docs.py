@@ -56,8 +56,10 @@ def test_the_commands_of_a_page_work(name, built_home, tmp_path, monkeypatch):
                 subprocess.run(papermill, cwd=home, check=True, capture_output=True)
             case ["make", _]:
                 pass  # see the test below
-            case ["cp", *_]:
-                subprocess.run(command, cwd=home, check=True)
+            case ["cp" | "mkdir", *_]:
+                subprocess.run(
+                    shlex.join(command).replace("'&&'", "&&"), shell=True, cwd=home, check=True
+                )
             case _:
                 assert command == ["source", ".venv/bin/activate"]
 
