@@ -183,7 +183,7 @@ SALE_DAYS = st.lists(st.integers(0, DAYS), min_size=1, max_size=8)
 
 
 @settings(
-    max_examples=20,
+    max_examples=12,
     phases=[Phase.explicit, Phase.generate],
     derandomize=True,
     deadline=None,

@@ -19,14 +19,10 @@ BEYOND = [
 ]
 
 
-@pytest.mark.parametrize("text", BEYOND)
-def test_a_day_beyond_four_digits_of_year_is_none(text):
-    assert value(text, "DATE") is None
-
-
-@pytest.mark.parametrize("text", ["0001-01-01", "9999-12-31", "9999-12-31 23:59"])
-def test_the_first_and_the_last_day_of_four_digits_are_days(text):
-    assert value(text, "DATE") == date.fromisoformat(text[:10])
+def test_a_day_beyond_four_digits_of_year_is_none():
+    assert [text for text in BEYOND if value(text, "DATE") is not None] == []
+    for text in ("0001-01-01", "9999-12-31", "9999-12-31 23:59"):
+        assert value(text, "DATE") == date.fromisoformat(text[:10])
 
 
 GOOD = {
@@ -61,20 +57,13 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("type_name", GOOD)
-def test_text_in_the_form_of_a_type_is_a_value(type_name):
-    assert [text for text in GOOD[type_name] if value(text, type_name) is None] == []
+def test_text_in_the_form_of_a_type_is_a_value_and_any_other_is_none():
+    good = {(name, text) for name, texts in GOOD.items() for text in texts}
+    for name, text in good | {(name, text) for name, texts in BAD.items() for text in texts}:
+        assert (value(text, name) is not None) == ((name, text) in good), (name, text)
 
 
-@pytest.mark.parametrize("type_name", BAD)
-def test_text_in_another_form_than_that_of_its_type_is_none(type_name):
-    assert [text for text in BAD[type_name] if value(text, type_name) is not None] == []
-
-
-@pytest.mark.parametrize(
-    "type_name",
-    ["timestamptz", "time with time zone", "interval", "enum ('a', 'b')", "varchar[]", "json", "blob"],
-)
+@pytest.mark.parametrize("type_name", ["timestamptz", "interval", "enum ('a', 'b')", "varchar[]"])
 def test_a_type_without_a_strict_form_is_refused_where_it_is_declared(candidate, type_name):
     candidate.connection.execute(
         f"create table contract.dim_thing (thing_id varchar primary key, extra {type_name})"
