@@ -112,17 +112,8 @@ def explain_failures(
     if inputs_dir is not None:
         _add_origins(session.connection, samples, natural_keys, resolve(inputs_dir))
     return Failures(
-        Failure(
-            row.check_name,
-            row.severity,
-            row.status,
-            row.finding,
-            row.sentence,
-            row.bad_rows if counted else None,
-            sample,
-            row.query,
-        )
-        for row, counted, sample in zip(failed.itertuples(), is_counted, samples, strict=True)
+        Failure(**row | {"bad_rows": row["bad_rows"] if counted else None, "sample": sample})
+        for row, counted, sample in zip(failed.to_dict("records"), is_counted, samples, strict=True)
     )
 
 

@@ -142,16 +142,13 @@ def unused_columns(session: Session) -> list[str]:
 
 
 _WITHOUT_COMMENT = """
+with described as (
+    select database_name, schema_name, table_name, column_name, comment from duckdb_columns()
+    union all
+    select database_name, schema_name, table_name, null, comment from duckdb_tables()
+)
 select table_name, column_name
-from duckdb_columns()
-where
-    database_name = current_database()
-    and schema_name = 'main'
-    and comment is null
-    and regexp_matches(table_name, '^(dim|fact)_')
-union all
-select table_name, null
-from duckdb_tables()
+from described
 where
     database_name = current_database()
     and schema_name = 'main'

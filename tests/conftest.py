@@ -5,8 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import golden
@@ -18,6 +19,9 @@ from mart_helpers.checks import run_checks
 from mart_helpers.derived import derive_checks
 from mart_helpers.mart import create_candidate, publish
 from mart_helpers.session import Session
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 SALES_HEADER = "sale_id,sale_date,customer_id,product_id,quantity,unit_price,discount"
 
@@ -129,6 +133,15 @@ def publish_checked(session: Session, keep_previous: int = 2) -> None:
 def mart() -> Callable[..., subprocess.CompletedProcess]:
     """Runs `python -m mart …`; use together with `home` or `shared_home`."""
     return mart_command
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A Chromium for the tests of a module."""
+    from browsers import chromium  # which few tests need
+
+    with chromium() as browser:
+        yield browser
 
 
 def query(database: Path, sql: str) -> list[tuple]:

@@ -3,23 +3,18 @@
 import json
 import random
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
 import pytest
+from browsers import heard_of, in_a_browser
 from conftest import code_cells, query, sql_of
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from mart_helpers import dashboard
 from mart_helpers.session import Session, open_published
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-in_a_browser = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium to open the page in (Debian, Ubuntu: apt install chromium)"
-)
 FIRST_YEAR = 2021
 
 # A star of any size whose rows follow from their numbers. There are more members than bars, one is
@@ -131,30 +126,21 @@ def path(star: Path) -> Path:
     return make_page(star, star.parent, bars=4)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        yield (browser := playwright.chromium.launch(executable_path=BROWSER, args=QUIET))
-        browser.close()
-
-
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Opens a page without a network; at the end nothing was asked for and the console is empty."""
-    context, said = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True), []
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    pages = []
 
     def open_page(path: Path) -> Page:
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url))
+        pages.append((heard_of(page), path.as_uri()))
         page.goto(path.as_uri())
-        assert said.pop(0) == path.as_uri()
         return page
 
     yield open_page
     context.close()
-    assert said == []
+    assert all(heard == [address] for heard, address in pages), pages
 
 
 class Model:

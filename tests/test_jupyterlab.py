@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,17 +12,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from browsers import in_a_browser
 from conftest import CHECKOUT, code_cells, query
 from golden import ORDER
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium to open JupyterLab in (Debian, Ubuntu: apt install chromium)"
-)
+pytestmark = in_a_browser
 
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 NOTEBOOK = "window.jupyterapp?.shell.currentWidget"
 IS_IDLE = f"{NOTEBOOK}?.sessionContext?.session?.kernel?.status === 'idle'"
 CELLS = f"Array.from({NOTEBOOK}.content.model.cells, cell => cell.toJSON())"
@@ -86,13 +82,10 @@ def wait_for_connection(port: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def its_page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        page = browser.new_page(viewport={"width": 1300, "height": 1500})
-        page.set_default_timeout(120_000)
-        yield page
-        browser.close()
+def its_page(browser: Browser) -> Page:
+    page = browser.new_page(viewport={"width": 1300, "height": 1500})
+    page.set_default_timeout(120_000)
+    return page
 
 
 @pytest.fixture

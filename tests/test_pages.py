@@ -10,18 +10,15 @@ import duckdb
 import nbformat
 import plain
 import pytest
+from browsers import heard_of, in_a_browser
 from conftest import mart_command
 from golden import assert_as_kept
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from playwright.sync_api import Browser, Page, sync_playwright
-from test_jupyterlab import BROWSER, QUIET
+from playwright.sync_api import Browser, Page
 
 from mart_helpers.pages import write_pages, write_report
 
-in_browser = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium to open the page in (Debian, Ubuntu: apt install chromium)"
-)
 HOSTILE = {
     "P01": "<script>alert(1)</script>",
     "P02": "<img src=x onerror=alert(2)>",
@@ -182,22 +179,11 @@ def reported(shared_home: Path) -> Run:
     return run
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A page of the browser, which in the end has asked for nothing and complained of nothing."""
-    page, heard = browser.new_page(), []
-    page.on("request", lambda request: heard.append(request.url))
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
+    page = browser.new_page()
+    heard = heard_of(page)
     yield page
     page.close()
     assert [each for each in heard if not each.startswith(("data:", "file:"))] == []
@@ -211,7 +197,7 @@ def test_the_report_is_named_at_the_end_of_the_run(reported: Run, tmp_path: Path
     assert str(reported.home) not in reported.page.read_text(encoding="utf-8")
 
 
-@in_browser
+@in_a_browser
 @pytest.mark.parametrize("width", [1000, 360])
 def test_pages_fit_into_their_window_with_all_their_pictures(
     reported: Run, page: Page, width: int
@@ -235,7 +221,7 @@ def test_pages_fit_into_their_window_with_all_their_pictures(
         assert bool(pictures) == (each.stem in ("01_build", "02_explore", "05_dashboard", "report"))
 
 
-@in_browser
+@in_a_browser
 def test_a_page_is_readable_in_the_dark(reported: Run, page: Page) -> None:
     page.emulate_media(color_scheme="dark")
     page.goto(reported.page.as_uri())
@@ -245,7 +231,7 @@ def test_a_page_is_readable_in_the_dark(reported: Run, page: Page) -> None:
     assert max(paper) < 60
 
 
-@in_browser
+@in_a_browser
 def test_the_report_begins_with_figures_and_has_answers_in_words_and_no_code(
     reported: Run, page: Page, tmp_path: Path
 ) -> None:
@@ -263,7 +249,7 @@ def test_the_report_begins_with_figures_and_has_answers_in_words_and_no_code(
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8
 
 
-@in_browser
+@in_a_browser
 def test_the_first_figures_of_the_report_equal_sql(reported: Run, page: Page) -> None:
     with duckdb.connect(str(reported.places[0]), read_only=True) as mart:
         now, before = mart.execute(LATEST_YEARS).fetchall()
@@ -283,7 +269,7 @@ def test_the_first_figures_of_the_report_equal_sql(reported: Run, page: Page) ->
     assert shown["return rate"][2] == f"{now[4] - before[4]:+.1f} points"
 
 
-@in_browser
+@in_a_browser
 def test_the_contents_lead_to_every_section_of_the_report(reported: Run, page: Page) -> None:
     page.goto(reported.page.as_uri())
     contents = page.locator("nav a").all_inner_texts()
@@ -297,7 +283,7 @@ def test_the_contents_lead_to_every_section_of_the_report(reported: Run, page: P
     assert 0 <= page.evaluate(place) < 50
 
 
-@in_browser
+@in_a_browser
 def test_links_lead_to_the_pages_beside_a_page_and_are_words_without_them(
     reported: Run, page: Page, tmp_path: Path
 ) -> None:
@@ -311,14 +297,14 @@ def test_links_lead_to_the_pages_beside_a_page_and_are_words_without_them(
     assert page.locator("h1").inner_text() == "03 · Export the mart"
 
 
-@in_browser
+@in_a_browser
 def test_hostile_text_in_the_data_is_text(reported: Run, page: Page) -> None:
     page.goto(reported.page.as_uri())
     assert set(HOSTILE.values()) <= set(page.locator("td").all_inner_texts())
     assert page.locator("script, td img, td a, td strong").count() == 0
 
 
-@in_browser
+@in_a_browser
 def test_the_head_says_which_build_is_shown_with_what_values_and_what_the_checks_say(
     reported: Run, page: Page
 ) -> None:
@@ -340,7 +326,7 @@ def test_the_head_says_which_build_is_shown_with_what_values_and_what_the_checks
     assert re.match(r"▲ WARN 4 warnings: ", page.locator(".verdict").inner_text())
 
 
-@in_browser
+@in_a_browser
 def test_a_drawing_runs_nothing_and_numbers_stand_at_the_right(
     executed: Path, database: Path, page: Page, tmp_path: Path
 ) -> None:

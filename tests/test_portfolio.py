@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from browsers import BROWSER
 from conftest import mart_command
 from matplotlib.image import imread
-from test_jupyterlab import BROWSER
 
 from mart_helpers.errors import InputError
 from mart_helpers.portfolio import make_portfolio

@@ -12,14 +12,11 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from browsers import heard_of, in_a_browser
 from conftest import query
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium to open the app in (Debian, Ubuntu: apt install chromium)"
-)
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+pytestmark = in_a_browser
 CHART = "[data-testid=stVegaLiteChart]"
 TABLE = "[data-testid=stDataFrame]"
 BEHIND = "[data-testid=stVerticalBlock]:has-text('Behind it')"
@@ -59,26 +56,16 @@ def server(shared_mart: Path, shared_home: Path) -> Iterator[str]:
     assert process.returncode == 0
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A page of the browser, which asks nobody but this computer, and has nothing to complain of."""
     settings = getattr(request, "param", {})
     page = browser.new_page(viewport={"width": 1300, "height": 1000}, **settings)
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
-    page.on("request", lambda asked: "//localhost:" in asked.url or complaints.append(asked.url))
+    heard = heard_of(page)
     yield page
     page.close()
-    assert [each for each in complaints if not each.startswith(("data:", "blob:"))] == []
+    asked = (each for each in heard if each.startswith("http") and "//localhost:" not in each)
+    assert [*asked, *(each for each in heard if each.startswith("error: "))] == []
 
 
 def look(page: Page, address: str) -> None:
