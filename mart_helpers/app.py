@@ -152,15 +152,12 @@ def _control(parameter: Parameter, known: list[str]) -> object:
         day = st.date_input(value=date.fromisoformat(default) if default else None, **bounds, **settings)
         return day.isoformat() if day else ""
     if options := list(choices) or (known and list(dict.fromkeys([default, *known]))):
-        index = options.index(default)
-        return st.selectbox(
-            options=options, index=index, format_func=lambda word: str(word) or "all", **settings
-        )
+        settings |= {"index": options.index(default), "format_func": lambda word: str(word) or "all"}
+        return st.selectbox(options=options, **settings)
     if kind in (bool, str):
         return (st.toggle if kind is bool else st.text_input)(value=default, **settings)
-    return st.number_input(
-        value=default, min_value=kind(minimum) if minimum is not None else None, **settings
-    )
+    least = kind(minimum) if minimum is not None else None
+    return st.number_input(value=default, min_value=least, **settings)
 
 
 @st.cache_resource(show_spinner=False)
@@ -205,9 +202,9 @@ def _parts(
             for name in {*_DRAWN} & {*shell.user_ns}:
                 shell.user_ns[name] = partial(_drawn, name)
             part, name = result.result, _NAME.match(source)
-            if "summary" in tags(cell) and isinstance(part, pd.DataFrame):
+            if isinstance(part, pd.DataFrame) and "summary" in tags(cell):
                 part = "  \n".join(part.iloc[:, 0].astype(str)).replace("$", "\\$")
-            if isinstance(part, pd.DataFrame):
+            elif isinstance(part, pd.DataFrame):
                 part = Part(part, name[1] if name else "answer", frame=part)
             part = part if isinstance(part, Part) else Part(part)
             yield part if part.frame is None else _with_rows(part, cell["id"], shell, keys)
@@ -357,8 +354,10 @@ def _drawn(kind: str, frame: pd.DataFrame, label: str, *given: Any, **named: Any
         return Part(charts.NOTHING_TO_DRAW)
     lines = {"line": range(len(frame)), "name": names.tolist()}
     rows = pd.concat(
-        pd.DataFrame(lines | {"series": in_words(each), "value": frame[each].astype(float).tolist()})
-        for each in values
+        pd.DataFrame(
+            lines | {"part": n, "series": in_words(each), "value": frame[each].astype(float).tolist()}
+        )
+        for n, each in enumerate(values)
     )
     tips = ["name:N", "series:N", alt.Tooltip("value:Q", format=",.2~f")]
     base = alt.Chart(rows.dropna(), title=title).encode(tooltip=tips)
@@ -376,12 +375,13 @@ def _marked(kind: str, base: alt.Chart, names: list[str], unit: str, series: alt
         base = base.encode(y=alt.Y("line:O", axis=axis)).properties(height=alt.Step(26))
         number = alt.Text("value:Q", format=",.0f")
         if kind == "draw_bars":
-            base = base.encode(x=alt.X("value:Q", title=unit))
+            widest = 1.15 * max(base.data["value"].max(), 0) or 1  # with room for the number
+            scale = alt.Scale(domainMax=widest, nice=False)
+            base = base.encode(x=alt.X("value:Q", title=unit, scale=scale))
             bars = base.mark_bar(color=charts.BLUE).encode(opacity=paler).add_params(_PICKED)
             return bars + base.mark_text(align="left", dx=4, color="#808495").encode(text=number)
         base = base.encode(x=alt.X("series:N", sort=None, title=unit, axis=alt.Axis(labelAngle=0)))
-        # no deeper than letters can be read on
-        deepest = 2 * base.data["value"].max()
+        deepest = 2 * base.data["value"].max()  # letters can be read on what is half as deep
         shade = alt.Scale(scheme="blues", domainMin=0, domainMax=deepest)
         fields = base.mark_rect().encode(color=alt.Color("value:Q", scale=shade, legend=None))
         texts = base.mark_text(color="black").encode(text=number)
@@ -391,6 +391,7 @@ def _marked(kind: str, base: alt.Chart, names: list[str], unit: str, series: alt
         x=alt.X("line:O", axis=axis),
         y=alt.Y("value:Q", title=unit),
         color=alt.Color("series:N", scale=series, legend=legend),
+        order=alt.Order("part:Q" if kind == "draw_stacks" else "line:Q"),
     )
     is_line = kind == "draw_line"
     marks = base.mark_point(filled=True, size=50, opacity=1) if is_line else base.mark_bar()
