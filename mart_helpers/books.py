@@ -37,7 +37,7 @@ _TABLES = {
             ),
             ("rows_of_unknown_amount", "bigint", "rows set aside whose revenue cannot be read"),
             ("volume_tolerance", "double", "share by which rows and revenue may differ from usual"),
-            ("drops_only", "boolean", "only falls of that size were refused"),
+            ("drops_only", "boolean", "only less than usual was refused"),
             ("seconds", "decimal(18, 3)", "how long the build took"),
         ],
     ),

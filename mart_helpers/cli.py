@@ -24,7 +24,7 @@ ALL = ("01_build", "04_quality", "02_explore", "03_export", "05_dashboard")
 
 
 def main(argv: list[str] | None = None, program: str = "mart") -> int:
-    """Exit status of the command in `argv`: 0 done, 1 the data or the mart says no, 2 wrong usage."""
+    """Exit status of the command in `argv`: 0 done, 1 refused or failed, 2 wrong usage."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
@@ -87,9 +87,10 @@ class Group(click.Group):
     subcommand_metavar="COMMAND [OPTIONS]",
     options_metavar="",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="""`mart help COMMAND` shows the options of a command. Exit status: 0 done, 1 the data or the
-    mart says no, 2 wrong usage, 130 interrupted. For completion by Tab, add
-    eval "$(_MART_COMPLETE=bash_source mart)" to ~/.bashrc; likewise zsh_source and fish_source.""",
+    epilog="""`mart help COMMAND` shows the options of a command. Exit status: 0 done; 1 refused or
+    failed, because of the data or the mart; 2 wrong usage; 130 interrupted. To complete commands with
+    Tab in bash, add eval "$(_MART_COMPLETE=bash_source mart)" to ~/.bashrc; for zsh and fish, use
+    zsh_source and fish_source.""",
 )
 @click.version_option(package_name="mini-data-mart", message="mart %(version)s")
 @click.pass_context
@@ -148,15 +149,17 @@ def _notify(command: str | None, outcome: Outcome, error: str, status: int) -> N
 PAGED, CODE, OPEN, VERBOSE = (
     click.Option(words, is_flag=True, help=text)
     for words, text in (
-        (["--html"], "write each notebook as a page of HTML too, to read or to mail"),
-        (["--show-code"], "with the code of the notebook's cells on the page"),
-        (["--open"], "open the page in a browser when it is written"),
-        (["-v", "--verbose"], "print each cell and its seconds"),
+        (["--html"], "also write each notebook as a page of HTML, to read or to mail"),
+        (["--show-code"], "show the code of the notebook's cells on the page"),
+        (["--open"], "open the page in a browser"),
+        (["-v", "--verbose"], "print a line for each cell, with its seconds"),
     )
 )
 EXPLORED = click.Option(["--html/--no-html"], default=True, show_default=True, help=PAGED.help)
 NOTIFY = click.Option(
-    ["--notify"], metavar="COMMAND", help="command that gets a summary as JSON on its standard input"
+    ["--notify"],
+    metavar="COMMAND",
+    help="command that gets a summary of the run as JSON on its standard input",
 )
 
 for name, notebooks, flags, text in (
@@ -168,14 +171,14 @@ for name, notebooks, flags, text in (
         "dashboard",
         ALL[-1:],
         [PAGED, CODE, OPEN],
-        "Make one page of figures and charts, to filter and to mail.",
+        "Make one page of figures and charts with filters.",
     ),
     ("all", ALL, [PAGED, CODE, OPEN], "Build, quality, explore, export and dashboard, in this order."),
     (
         "report",
         ALL,
         [OPEN],
-        "Do all of that, and write the answers as one page of HTML to print or mail.",
+        "Do the same as all, and write one page to print or mail.",
     ),
 ):
     settings = {"help": text, "params": [*flags, VERBOSE, NOTIFY], "callback": _run_notebooks}
@@ -183,9 +186,11 @@ for name, notebooks, flags, text in (
 
 
 @mart.command(cls=Command, notebooks=ALL[:1], only=("inputs_dir",))
-@click.option("--port", default=8501, show_default=True, help="of this computer, where the app is shown")
+@click.option(
+    "--port", default=8501, show_default=True, help="port of this computer on which the app runs"
+)
 def app(port: int, inputs_dir: str, database: str, **_: object) -> None:
-    """Show the mart in a browser: controls for dates and filters, and the answers to them."""
+    """Show the mart in a browser, with dates and filters to set."""
     try:
         from mart_helpers.app import serve
     except ModuleNotFoundError as error:
@@ -210,7 +215,7 @@ def inspect(database: str, **_: object) -> None:
 def trace(table: str, key: str, inputs_dir: str, database: str, **_: object) -> None:
     """Show where a row of the mart comes from.
 
-    TABLE is a declared input, KEY the natural key of its row: trace fact_sales S000123
+    TABLE is an input, KEY the natural key of its row, as in: mart trace fact_sales S000123
     """
     from mart_helpers.trace import trace
 
@@ -218,7 +223,9 @@ def trace(table: str, key: str, inputs_dir: str, database: str, **_: object) -> 
 
 
 @mart.command(cls=Command)
-@click.option("--before", default="", help="what to compare with: a kept build's number, or a mart file")
+@click.option(
+    "--before", default="", help="what to compare with: the number of a kept build, or a mart file"
+)
 def diff(before: str, database: str, **_: object) -> None:
     """Show what the last build changed, in rows and money."""
     from mart_helpers.diff import described
@@ -228,7 +235,9 @@ def diff(before: str, database: str, **_: object) -> None:
 
 
 @mart.command(cls=Command)
-@click.option("--build", type=int, help="the kept build to take; default: the newest before")
+@click.option(
+    "--build", type=int, help="number of the kept build to bring back; default: the newest one before"
+)
 def rollback(build: int | None, database: str, **_: object) -> None:
     """Bring back the mart that the last build replaced."""
     from mart_helpers.kept import kept_builds, rollback
@@ -276,10 +285,11 @@ def portfolio(out: str, inputs_dir: str, **_: object) -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("files", metavar="FILE…", nargs=-1, type=click.Path(path_type=Path))
 def init(folder: Path, files: tuple[Path, ...]) -> None:
-    """Make a folder of your own: the notebooks, and a draft for your files.
+    """Make a folder of your own, with a draft for your files.
 
-    DIR is new or empty. Each FILE is copied into its inputs; 01_build gets a cell of comments with what
-    was seen in it, to be confirmed: types, how days and numbers are written, keys, references.
+    DIR must be new or empty. It gets the notebooks, and each FILE is copied into its inputs. 01_build
+    gets a draft of the cells for your files, as comments: types, date and number formats, keys,
+    references. Check the draft and remove the comment signs.
     """
     from mart_helpers.draft import make_place
 
@@ -296,10 +306,12 @@ def init(folder: Path, files: tuple[Path, ...]) -> None:
 
 
 @mart.command(cls=Command)
-@click.option("--sales", type=int, help="number of sale lines; without it, the sample of inputs/")
+@click.option(
+    "--sales", type=int, help="number of sale lines; without it, the sample of inputs/ is written again"
+)
 @click.option("--out", required=True, type=click.Path(), help="folder for the CSV files")
-@click.option("--seed", type=int, help="the same number gives the same rows")
-@click.option("--history", is_flag=True, help="customers as a folder of dated extracts")
+@click.option("--seed", type=int, help="a number; the same one gives the same rows")
+@click.option("--history", is_flag=True, help="write the customers as a folder of dated extracts")
 def generate(sales: int | None, out: str, seed: int | None, history: bool, **_: object) -> None:
     """Write synthetic inputs of any size, or the sample again."""
     from mart_helpers.lab.generator import USUAL_SEED, generate
@@ -326,7 +338,7 @@ class BreakCommand(Command):
 @click.argument("kind")
 @click.option("--out", required=True, type=click.Path(), help="a new or empty folder for the files")
 def break_(kind: str, out: str, inputs_dir: str, data_dir: str, **_: object) -> None:
-    """Write a copy of the inputs with one KIND of damage, for you to find."""
+    """Damage a copy of the inputs, for you to find out how."""
     from mart_helpers.lab.damage import break_inputs
 
     paths, as_of = break_inputs(kind, resolve(inputs_dir), Path(out))
