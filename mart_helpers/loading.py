@@ -32,11 +32,11 @@ from mart_helpers.reading import Reading, Run
 from mart_helpers.session import Session, current_database, has_table, in_words
 from mart_helpers.sources import (
     SEED_ROWS,
-    SeedRows,
     Source,
     file_days,
     find_sources,
     refuse_changed,
+    seed_rows,
     state_of,
 )
 from mart_helpers.staging import (
@@ -154,7 +154,7 @@ class Loader:
         create_staging(self._connection, table)
         reading = Reading(self._session, table)
         reading.read_all(sources)
-        days = file_days(sources, table) if table.history_names else {}
+        days = file_days(sources) if table.history_names else {}
         if days:
             runs = [(run.row, run.count, days[run.source.name]) for run in reading.runs]
             set_days(self._connection, table, runs)
@@ -162,7 +162,7 @@ class Loader:
 
     def _seed(self, table: Table) -> list[Source]:
         is_there = has_table(self._connection, "seed", table.name)
-        return [SeedRows(self._connection, table.name)] if is_there or not table.is_optional else []
+        return [seed_rows(self._connection, table.name)] if is_there or not table.is_optional else []
 
     def _stage_mapped(self, table: Table, mapping: Mapping) -> _Staged:
         raw, staged = mapping.raw, staging_of(table.name)
@@ -256,13 +256,13 @@ class Loader:
 
 
 def _outcome(table: Table, source: Source, staged: _Staged, bad: int) -> Outcome:
-    is_seed, mapping = isinstance(source, SeedRows), staged.mapping
+    mapping = staged.mapping
     fields = (*mapping.fields, PLACE.name) if mapping else source.fields
     return Outcome(
         table_name=table.name,
         file=source.name,
-        bytes=0 if is_seed else source.path.stat().st_size,
-        sha256="" if is_seed else sha256_of(source.path),
+        bytes=source.path.stat().st_size if source.path else 0,
+        sha256=sha256_of(source.path) if source.path else "",
         rows_read=staged.read[source.name],
         rows_loaded=staged.taken[source.name] - bad,
         rows_quarantined=bad,

@@ -391,11 +391,10 @@ def _apart(table: Table) -> list[str]:
 def _repeats_sql(table: Table, columns: Sequence[str], most: int | None = None) -> str:
     """SQL for the rows that repeat a key, the values of these columns; or the first `most` of them.
 
-    A key that stands higher up is not above the highest one up there. In a file that is sorted but for
-    some rows few are late, which is seen without grouping all. Where a value is missing, none repeats.
+    Where a value is missing, none repeats.
     """
     within = [*_apart(table), *columns]
-    key, repeats = row_sql(within), "repeats that" if len(columns) == 1 else "repeat those"
+    repeats = "repeats that" if len(columns) == 1 else "repeat those"
     names = ", ".join(f"staged.{quoted(column)}" for column in columns)
     known = [f"{quoted(column)} is not null" for column in columns]
     rows = f"{staging_of(table.name)} where {' and '.join([f'{SUSPECT} is null', *known])}"
@@ -404,22 +403,9 @@ def _repeats_sql(table: Table, columns: Sequence[str], most: int | None = None) 
         from (select *, rowid from {rows}) as staged
         anti join problems on staged.rowid = problems.row_id
     """
-    late = f"""
-        where " key" in (
-            select " key" from (
-                select " key", lag(" highest") over () as " highest before" from (
-                    select
-                        {key} as " key",
-                        max({key}) over (rows between unbounded preceding and current row) as " highest"
-                    from {rows}
-                )
-            )
-            where " key" <= " highest before"
-        )
-    """
     return f"""
         create or replace temp table repeated as
-        select " key", min(" row id") as " first" from ({good}) {"" if most else late}
+        select " key", min(" row id") as " first" from ({good})
         group by " key" having count(*) > 1;
 
         insert into problems

@@ -35,7 +35,6 @@ OUTSIDE_QUOTES = "text stands outside the quotes of its field"
 
 STRAY_CR = "a CR stands within the row, outside quotes: remove it, or quote its field"
 
-_BLANKS, _BLANK_BEGINS = (b" ", b"\t", b"\r", b"\n"), re.compile(rb"\n[ \t\r\n]")
 
 _END = ["."]  # the csv module reads it behind the last line of a block
 
@@ -107,8 +106,8 @@ class Block(NamedTuple):
         It takes a CR for the end of a line and blanks on a line for a record, and it loads `"S5" "x"` as
         `S5 x`.
         """
-        has_blanks = self.spans is not None and _may_have_blanks(self.text)
-        return has_blanks or self._has_stray_cr or bool(re.search(rb'" +"', self.text))
+        has_blanks = self.spans is not None and re.search(rb"(\A|\n)[ \t]", self.text)
+        return bool(has_blanks) or self._has_stray_cr or bool(re.search(rb'" +"', self.text))
 
     @property
     def _has_stray_cr(self) -> bool:
@@ -231,25 +230,34 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
 
 def _records(text: bytes, delimiter: str) -> tuple[list[tuple[int, int]] | None, int | None]:
     """The `spans` of a block, and the line on which a quote stays open, if one does."""
-    if b'"' not in text and text[:1] not in _BLANKS and not _BLANK_BEGINS.search(text):
+    with_quotes = [*_lines_with_quotes(text)]
+    spans, open_lines = _read(with_quotes, delimiter)
+    reaches_on = len(spans) < len(with_quotes) or open_lines  # a quote opens on one line for another
+    may_have_blanks = _may_have_blanks(text)
+    if not (reaches_on or may_have_blanks):
         return None, None
-    lines = (text.replace(b"\r\n", b"\n") if b"\r" in text else text).split(b"\n")[:-1]
-    with_quotes = [line for line in lines if b'"' in line] if b'"' in text else []
-    read, open_lines = _read(with_quotes, delimiter)
-    spans = None
-    if len(read) < len(with_quotes) or open_lines:  # a quote opens on one line for another
+    lines = text.replace(b"\r\n", b"\n").split(b"\n")[:-1]
+    if reaches_on:
         spans, open_lines = _read(lines, delimiter)
-    elif b"" in lines or _may_have_blanks(text):
+    else:
         spans = [(n, n + 1) for n, line in enumerate(lines) if line]
-    if spans and _may_have_blanks(text):
+    if may_have_blanks:
         blanks = b" \t\r".replace(delimiter.encode(), b"")
         spans = [each for each in spans if b"".join(lines[slice(*each)]).strip(blanks)]
     return spans, len(lines) - open_lines if open_lines else None
 
 
+def _lines_with_quotes(text: bytes) -> Iterator[bytes]:
+    at = text.find(b'"')
+    while at >= 0:
+        end = text.find(b"\n", at)
+        yield text[text.rfind(b"\n", 0, at) + 1 : end]
+        at = text.find(b'"', end)
+
+
 def _may_have_blanks(text: bytes) -> bool:
-    """Whether there may be lines of blanks, which are no records."""
-    return text[:1] in (b" ", b"\t") or b"\n " in text or b"\n\t" in text
+    """Whether there may be blank lines, or lines of blanks: those are no records."""
+    return text[:1] in (b" ", b"\t", b"\n", b"\r") or bool(re.search(rb"\n[ \t\r\n]", text))
 
 
 def _read(lines: list[bytes], delimiter: str) -> tuple[list[tuple[int, int]], int]:

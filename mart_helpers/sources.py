@@ -11,7 +11,6 @@ import re
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +28,6 @@ SEED_ROWS = "seed rows"
 
 #: What is wrong with a row as a whole; no column of an extract can have this name, as names are trimmed.
 ROW_FAULT = quoted(" row fault")
-
-_NO_FAULT = f"null::varchar as {ROW_FAULT}"
 
 _SURPLUS, _IGNORED = " surplus", " ignored "
 
@@ -62,35 +59,6 @@ class Part(NamedTuple):
     def size(self) -> int:
         """The bytes of the block."""
         return len(self.block.text) if self.block else 0
-
-
-class SeedRows(NamedTuple):
-    """The rows of `seed.<table>`, which a cell of the notebook has made."""
-
-    connection: duckdb.DuckDBPyConnection
-    table: str
-    name: str = SEED_ROWS
-    ignored: tuple[str, ...] = ()
-    cells = (None, None)
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return tuple(self.connection.table(f"seed.{quoted(self.table)}").columns)
-
-    @property
-    def rows_sql(self) -> str:
-        """A query for all rows in their order: the `fields`, as text, and `ROW_FAULT` or null."""
-        return f"select {_as_text(self.fields, self.fields)}, {_NO_FAULT} from seed.{quoted(self.table)}"
-
-    def parts(self) -> Iterator[Part]:
-        (rows,) = self.connection.execute(f"select count(*) from seed.{quoted(self.table)}").fetchone()
-        yield Part(self, 1, rows)
-
-    def places(self, numbers: Iterable[int]) -> Iterator[Located]:
-        rows = self.connection.execute(
-            f"select t::varchar from seed.{quoted(self.table)} as t"
-        ).fetchall()
-        return (Located(number, number, rows[number - 1][0]) for number in numbers)
 
 
 class CsvFile(NamedTuple):
@@ -149,44 +117,58 @@ class CsvFile(NamedTuple):
         return written(self.reader) if self.reader else data_blocks(*self[:3])
 
 
-class ParquetFile(NamedTuple):
-    """A Parquet file; its `columns` are named as in the file. The line of a row is its number."""
+class Relation(NamedTuple):
+    """Rows that DuckDB knows: the seed rows of a cell, or a Parquet file; their numbers are their lines.
 
-    path: Path
+    `rows` is SQL for them in the session of `connection`, or in any; seed rows have no `path`.
+    """
+
+    path: Path | None
     name: str
+    rows: str
     columns: tuple[str, ...]
     fields: tuple[str, ...]
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+    connection: duckdb.DuckDBPyConnection | None = None
     cells = (None, None)
 
     @property
     def rows_sql(self) -> str:
-        texts = _as_text(self.columns, self.fields)
-        return f"select {texts}, {_NO_FAULT} from {_parquet_rows(self.path)}"
+        """A query for all rows in their order: the `fields`, as text, and `ROW_FAULT` or null."""
+        pairs = zip(self.columns, self.fields, strict=True)
+        texts = [f"{quoted(column)}::varchar as {quoted(field)}" for column, field in pairs]
+        return f"select {', '.join(texts)}, null::varchar as {ROW_FAULT} from {self.rows}"
 
     def parts(self) -> Iterator[Part]:
-        with duckdb.connect() as session:
-            sql = f"select num_rows from parquet_file_metadata({_file(self.path)})"
-            (records,) = session.execute(sql).fetchone()
-        yield Part(self, 1, records)
+        with self._session() as session:
+            (rows,) = session.execute(f"select count(*) from {self.rows}").fetchone()
+        yield Part(self, 1, rows)
 
     def places(self, numbers: Iterable[int]) -> Iterator[Located]:
-        with duckdb.connect() as session:
+        with self._session() as session:
             rows = session.execute(
-                "select file_row_number + 1, columns(* exclude file_row_number)::varchar "
-                f"from {_parquet_rows(self.path, 'file_row_number = true')} "
-                "where file_row_number + 1 in (select unnest($numbers)) order by file_row_number",
+                "select number, number, row::varchar "
+                f"from (select row_number() over () as number, row from {self.rows} as row) "
+                "where number in (select unnest($numbers)) order by number",
                 {"numbers": list(numbers)},
             )
-            for number, *values in iter(rows.fetchone, None):
-                yield Located(number, number, ",".join("" if v is None else v for v in values))
+            yield from (Located(*row) for row in iter(rows.fetchone, None))
+
+    def _session(self) -> duckdb.DuckDBPyConnection:
+        return self.connection.cursor() if self.connection else duckdb.connect()
 
 
 #: Where the rows of a table come from; messages call it `name`. Its `fields` are its columns in order:
 #: the contract's names where they match after trimming and lower-casing, placeholders for those that are
 #: `ignored`. It gives its records in `parts`, counted without the reader that loads them, and `places`
 #: of those with some numbers, from 1 and ascending.
-Source = SeedRows | CsvFile | ParquetFile
+Source = CsvFile | Relation
+
+
+def seed_rows(connection: duckdb.DuckDBPyConnection, table: str) -> Relation:
+    """The rows of `seed.<table>`, which a cell of the notebook has made."""
+    columns = tuple(connection.table(f"seed.{quoted(table)}").columns)
+    return Relation(None, SEED_ROWS, f"seed.{quoted(table)}", columns, columns, (), connection)
 
 
 def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
@@ -279,7 +261,7 @@ def open_source(file: Found, table: Table | None = None) -> Source:
         columns, delimiter = _csv_columns(path, name, table)
     fields, ignored = _matched(name, columns, table) if table else (_told_apart(columns), ())
     if path.suffix == ".parquet":
-        return ParquetFile(path, name, columns, fields, ignored)
+        return Relation(path, name, _parquet_rows(path), columns, fields, ignored)
     return CsvFile(path, name, delimiter, fields, ignored, reader)
 
 
@@ -296,40 +278,34 @@ def _told_apart(columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def file_days(sources: Sequence[Source], table: Table) -> dict[str, date]:
+def file_days(sources: Sequence[Source]) -> dict[str, date]:
     """The day of each file of a folder, by the name of its source; nothing for a single file.
 
     Raises InputError for a file whose name does not end in a day, and for two of the same day.
     """
     days: dict[str, date] = {}
-    for source in sources:
-        folder, _, file = source.name.rpartition("/")
-        if folder:
-            day = _day_in(source, file)
-            if day in days.values():
-                raise InputError(
-                    f"{folder} holds two files of {day}, of which {file} is one. Leave the one that "
-                    "counts."
-                )
-            days[source.name] = day
+    for name in (source.name for source in sources if "/" in source.name):
+        folder, _, file = name.rpartition("/")
+        ends = re.search(r"(?<![0-9])[0-9]{4}-[0-9]{2}-[0-9]{2}\Z", file.partition(".")[0])
+        try:
+            day = date.fromisoformat(ends[0] if ends else "")
+        except ValueError as error:
+            raise InputError(
+                f"{name}: its name does not end in the day from which on its rows are so, as in "
+                '2024-02-01.csv. Rename it; or take "history:" out of the contract, and the files of '
+                "the folder are parts of one extract."
+            ) from error
+        if day in days.values():
+            raise InputError(
+                f"{folder} holds two files of {day}, of which {file} is one. Leave the one that counts."
+            )
+        days[name] = day
     return days
-
-
-def _day_in(source: Source, file: str) -> date:
-    found = re.fullmatch(r"(?:.*[^0-9])?([0-9]{4}-[0-9]{2}-[0-9]{2})", file.partition(".")[0])
-    with suppress(ValueError):
-        if found:
-            return date.fromisoformat(found[1])
-    raise InputError(
-        f"{source.name}: its name does not end in the day from which on its rows are so, as in "
-        '2024-02-01.csv. Rename it; or take "history:" out of the contract, and the files of the folder '
-        "are parts of one extract."
-    )
 
 
 def state_of(source: Source) -> tuple[int, ...] | None:
     """What differs if the file behind a source is another one, or was written to; None for seed rows."""
-    if isinstance(source, SeedRows):
+    if source.path is None:
         return None
     found = source.path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
@@ -480,14 +456,9 @@ def _parquet_columns(path: Path, name: str) -> tuple[str, ...]:
     return tuple(row[0] for row in rows)
 
 
-def _parquet_rows(path: Path, *options: str) -> str:
+def _parquet_rows(path: Path) -> str:
     """SQL for the rows of a Parquet file as it stands, whatever its folders are called."""
-    return f"read_parquet({', '.join([_file(path), 'hive_partitioning = false', *options])})"
-
-
-def _as_text(columns: Sequence[str], fields: Sequence[str]) -> str:
-    pairs = zip(columns, fields, strict=True)
-    return ", ".join(f"{quoted(column)}::varchar as {quoted(field)}" for column, field in pairs)
+    return f"read_parquet({_file(path)}, hive_partitioning = false)"
 
 
 def _file(path: Path) -> str:
@@ -498,8 +469,6 @@ def _file(path: Path) -> str:
 _HEAD_BYTES = 1 << 20
 
 _MOST_LINES_ABOVE = 30
-
-_GZIP = b"\x1f\x8b"
 
 _PACKED = (".zip", ".7z", ".bz2", ".xz", ".zst", ".tar", ".tgz")
 
@@ -536,10 +505,17 @@ _KINDS = {
 
 def _read_head(path: Path, name: str) -> str:
     """The first megabyte of a CSV file, plain or gzipped, as text; its header is sound UTF-8."""
+    is_named_gzip = path.suffix == ".gz"
     with opened(path, name) as stream:
-        _refuse_wrong_packing(path, name)
+        with path.open("rb") as file:
+            packed = file.read(_HEAD_BYTES)
+        if packed and packed.startswith(b"\x1f\x8b") != is_named_gzip:
+            if is_named_gzip:
+                _refuse_other_kinds(name, packed)
+            found, ending = ("no gzip", ".csv") if is_named_gzip else ("gzip", ".csv.gz")
+            raise InputError(f"{name}: holds {found} bytes. If that is right, name it {ending}.")
         head = stream.read(_HEAD_BYTES)
-    _refuse_other_kinds(name, head, around="gzip around " if path.suffix == ".gz" else "")
+    _refuse_other_kinds(name, head, around="gzip around " if is_named_gzip else "")
     header_end = head.find(b"\n", len(head) - len(head.lstrip()))
     _refuse_other_encodings(path, name, head if header_end < 0 else head[:header_end])
     text = head.decode("utf-8-sig", errors="replace")
@@ -551,16 +527,6 @@ def _read_head(path: Path, name: str) -> str:
             "LF, for example with mac2unix."
         )
     return text
-
-
-def _refuse_wrong_packing(path: Path, name: str) -> None:
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    if path.suffix != ".gz" and head.startswith(_GZIP):
-        raise InputError(f"{name}: holds gzip bytes. If that is right, name it .csv.gz.")
-    if path.suffix == ".gz" and head and not head.startswith(_GZIP):
-        _refuse_other_kinds(name, head)
-        raise InputError(f"{name}: holds no gzip bytes. If that is right, name it .csv.")
 
 
 def _refuse_other_kinds(name: str, head: bytes, around: str = "") -> None:
