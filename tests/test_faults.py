@@ -583,7 +583,7 @@ def test_an_interrupted_all_leaves_no_process_and_a_whole_mart(home: Path, tmp_p
         assert all_gone(home)
         assert_whole(database)
     assert build_of(database) == 1
-    again = mart_command("all")
+    again = mart_command("build")
     assert again.returncode == 0, again.stderr
     assert build_of(database) == 2
 

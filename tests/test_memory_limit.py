@@ -13,7 +13,7 @@ from mart_helpers.errors import QueryError
 from mart_helpers.loading import Loader
 from mart_helpers.mart import create_candidate
 
-SALES = 400_000
+SALES = 250_000
 SORTED = (
     "create table staging.sorted as "
     "select md5(range::varchar) as hash from range(1_000_000) order by hash"

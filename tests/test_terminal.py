@@ -69,7 +69,7 @@ def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path):
 
 
 def test_an_interrupt_in_the_middle_of_a_statement_is_one_line_and_leaves_nothing(tmp_path):
-    process = started("generate", "--sales", "30000000", "--out", str(tmp_path))
+    process = started("generate", "--sales", "10000000", "--out", str(tmp_path))
     while not any(path.stat().st_size for path in tmp_path.glob("*fact_sales.csv.*.part")):
         assert process.poll() is None
         time.sleep(0.02)
