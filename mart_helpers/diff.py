@@ -212,7 +212,8 @@ def _compare_table(connection: duckdb.DuckDBPyConnection, table: _Table, notes: 
         connection.execute(_values_sql(table))
     if table.day:
         notes += _late_rows(connection, table)
-    found = {kind: told for kind, *told in connection.execute(_counts_sql(table)).fetchall()}
+    sums = f"select what_changed, count(*), {_change(table)} from differences group by what_changed"
+    found = {kind: told for kind, *told in connection.execute(sums).fetchall()}
     counts, changes = zip(
         *(found.get(kind, (0, table.metric and 0)) for kind in ("new", "gone", "changed")), strict=True
     )
@@ -224,6 +225,7 @@ def _months_sql(table: _Table, closely: bool) -> str:
     before, after = table.resolved if closely else table.plain
     columns = ", ".join(f"c{place}" for place in range(len(table.columns)))
     fingerprint = f"sum(hash({columns}))" if closely else "count(*)"
+    metric = literal(table.metric.name) if table.metric else "null"
     monthly = (
         f"select {table.day} // 100 as month, {fingerprint} as fingerprint, {table.money()} as money"
     )
@@ -231,7 +233,7 @@ def _months_sql(table: _Table, closely: bool) -> str:
         insert into month_changes
         with before as ({monthly} from ({before}) group by month),
         after as ({monthly} from ({after}) group by month)
-        select {literal(table.name)}, {_name(table)}, month, before.money, after.money
+        select {literal(table.name)}, {metric}, month, before.money, after.money
         from before
         full join after using (month)
         where before.fingerprint is distinct from after.fingerprint
@@ -243,11 +245,20 @@ def _differences_sql(table: _Table) -> str:
     months = f"select month from month_changes where table_name = {literal(table.name)}"
     where = f"where {table.day} // 100 in ({months})" if table.day else ""
     before, after = table.resolved
+    pairs = _ROWS_WITHOUT_KEY
+    if table.key:
+        keys = (row_sql(table.key, f"{mart}.row") for mart in ("before", "after"))
+        pairs = f"""
+            select before.row as row_before, after.row as row_after
+            from before
+            full join after on {" is not distinct from ".join(keys)}
+            where before.row is distinct from after.row
+        """
     return f"""
         create or replace temp table differences as
         with before as (select found as row from ({before}) as found {where}),
         after as (select found as row from ({after}) as found {where}),
-        pairs as ({_pairs_by_key_sql(table.key) if table.key else _ROWS_WITHOUT_KEY})
+        pairs as ({pairs})
         select
             *,
             case
@@ -255,10 +266,6 @@ def _differences_sql(table: _Table) -> str:
             end as what_changed
         from pairs
     """
-
-
-def _counts_sql(table: _Table) -> str:
-    return f"select what_changed, count(*), {_change(table)} from differences group by what_changed"
 
 
 def _change(table: _Table) -> str:
@@ -333,19 +340,6 @@ def _values_sql(table: _Table) -> str:
 
 def _key_text(table: _Table, row: str) -> str:
     return f"coalesce({row_text_sql(table.key, row)}, '(unknown member)')"
-
-
-def _pairs_by_key_sql(key: list[str]) -> str:
-    return f"""
-        select before.row as row_before, after.row as row_after
-        from before
-        full join after on {row_sql(key, "before.row")} is not distinct from {row_sql(key, "after.row")}
-        where before.row is distinct from after.row
-    """
-
-
-def _name(table: _Table) -> str:
-    return literal(table.metric.name) if table.metric else "null"
 
 
 _TABLE_COLUMNS = [

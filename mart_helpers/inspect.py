@@ -37,14 +37,10 @@ def _described(
     connection: duckdb.DuckDBPyConnection, table: str, comment: str, columns: list[dict]
 ) -> str:
     """The table's name, rows and comment in one line, then a line for each column."""
-    rows = _count(connection, table)
+    (rows,) = connection.execute(f"select count(*) from {quoted(table)}").fetchone()
     title = f"{one_line(table)}: {rows:,} {'row' if rows == 1 else 'rows'}"
     lines = aligned([list(column.values()) for column in columns])
     return f"{title}. {one_line(comment, 10_000)}\n{lines}" if comment else f"{title}\n{lines}"
-
-
-def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    return connection.execute(f"select count(*) from {quoted(table)}").fetchone()[0]
 
 
 def _text(value: object) -> str:

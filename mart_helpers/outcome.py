@@ -145,7 +145,7 @@ class Outcome:
             "notebooks": [self._step(each) for each in self.notebooks],
             "build": self._build(),
             "changes": changes,
-            "is_changed": changes and any(_differs(each) for each in changes),
+            "is_changed": changes and any(each[name] for each in changes for name in _COUNTS[2:]),
             "checks": report and {name: report[name] for name in ("counts", "failures")},
             "database": str(self.database),
             "executed": self._folder and str(self._folder),
@@ -161,16 +161,15 @@ class Outcome:
         if report:
             return {"verdict": report["status"], "headline": report["headline"]}
         said = [f"{word}: {lines[0]}" for word, lines in self._said().items()]
-        return {"verdict": self._gate(), "headline": "; ".join(said) or "done"}
-
-    def _gate(self) -> str | None:
-        """The verdict of a build that was published, on the checks that it has run."""
-        found = [check["status"] for check in self._table("checks")]
-        return overall(found) if found else None
+        gate = [check["status"] for check in self._table("checks")]  # of a build that was published
+        return {"verdict": overall(gate) if gate else None, "headline": "; ".join(said) or "done"}
 
     def _changes(self) -> list[dict[str, object]] | None:
-        rows = self._table("changes")
-        return [{name: _typed(name, text) for name, text in row.items()} for row in rows] or None
+        """The rows of *Before and after*; their counts are numbers."""
+        return [
+            {n: int(text.replace(",", "")) if n in _COUNTS else text or None for n, text in row.items()}
+            for row in self._table("changes")
+        ] or None
 
     def _table(self, tag: str) -> list[dict[str, str]]:
         """The rows that a cell of the build shows, if it was published."""
@@ -281,12 +280,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
         found = path.stat()
         return found.st_ino, found.st_mtime_ns
     return None
-
-
-def _typed(column: str, text: str) -> int | str | None:
-    """What a row of *Before and after* has in a column: its counts are numbers."""
-    return int(text.replace(",", "")) if column in _COUNTS else text or None
-
-
-def _differs(row: Mapping[str, object]) -> bool:
-    return any(row[name] for name in ("added", "removed", "changed"))

@@ -160,20 +160,17 @@ def figure_text(value: object) -> str:
 
 def build_figures(build: Mapping[str, object]) -> dict[str, str]:
     """The figures of a mart's last build by their names; what its log does not have is left out."""
+    loaded = build["revenue_loaded"]
     figures = {
         "Mart": build["mart"],
         "Build": build["build_id"] and str(build["build_id"]),
         "Built (UTC)": (build["built_at"] or "").replace("T", " ")[:16] or None,
         "Rows loaded": build["rows_loaded"],
         "Rows in quarantine": build["rows_quarantined"],
-        "Revenue loaded": _money(build["revenue_loaded"]),
+        "Revenue loaded": loaded and f"{Decimal(loaded):,.2f}",
         "Revenue in quarantine": money_aside(build),
     }
     return {name: figure_text(value) for name, value in figures.items() if value is not None}
-
-
-def _money(value: str | None) -> str | None:
-    return None if value is None else f"{Decimal(value):,.2f}"
 
 
 def _figures_of(database: Path) -> dict[str, str]:
