@@ -45,7 +45,7 @@ def _run(inputs_dir: Path, folder: Path) -> tuple[dict[str, bytes], dict[str, by
     mart, inputs = {"database": str(folder / "mart.duckdb")}, {"inputs_dir": str(inputs_dir)}
     values = {
         "01_build": mart | inputs,
-        "02_explore": mart,
+        **({"02_explore": mart} if folder.name == "before" else {}),
         "04_quality": mart | inputs | {"data_dir": str(folder), "fail_on": "never"},
         "05_dashboard": mart | {"data_dir": str(folder)},
     }
