@@ -15,6 +15,7 @@ CHARTS = [
     "revenue_over_time",
     "top_products_by_revenue",
     "share_of_revenue_by_class",
+    "units_that_came_back_by_product",
     "margin_by_category",
     "revenue_by_segment",
     "revenue_by_country",
