@@ -190,6 +190,19 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
     return found
 
 
+def refuse_lengths(table: str, statements: Iterable[str]) -> None:
+    """Raise StateError if one of these declares the table with texts of a length: DuckDB forgets it."""
+    for statement in statements:
+        plain = re.sub(r"--[^\n]*|'[^']*'", "", statement)
+        if re.search(rf'create\b.*\btable\s+{SCHEMA}\."?{table}\b', plain, re.IGNORECASE) and (
+            found := re.search(r"\b\w*char\w*( varying)?\s*\(\s*(\d+)\s*\)", plain, re.IGNORECASE)
+        ):
+            raise StateError(
+                f"{SCHEMA}.{table}: DuckDB does not keep the length of {found[0].lower()}. Declare the "
+                f"column as varchar, with check (length(…) <= {found[2]})."
+            )
+
+
 def _refuse_odd_history(table: Table) -> None:
     place = f"{SCHEMA}.{table.name}"
     if table.history_names and not table.has_days:

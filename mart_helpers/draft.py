@@ -8,9 +8,9 @@ import json
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -48,7 +48,10 @@ _STYLES = (
     *(("decimal(9, 6)", f"percent_from({{0}}, '{sign}')", f"percentages with {sign}") for sign in ".,"),
 )
 
-_NEARLY_ALL = 0.95
+# days are known by their form, even if some are bad; a number may be one by chance
+_NEARLY_ALL, _MOST = 0.95, 0.6
+
+_RESERVED = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
 
 # numbers that are names
 _LABEL = re.compile(r"\b(id|key|no|nr|number|nummer|code|zip|plz)\b", re.IGNORECASE)
@@ -185,6 +188,7 @@ def _looked_at(
     connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[str]
 ) -> tuple[int, list[_Seen]]:
     """How many rows were looked at, and what was seen of each column."""
+    reserved = {word for (word,) in connection.execute(_RESERVED).fetchall()}
     (rows,) = connection.execute(f"select count(*) from {quoted(name)}").fetchone()
     seen: list[_Seen] = []
     for column in columns:
@@ -199,45 +203,39 @@ def _looked_at(
             f"select count({text}), count(distinct {text}), min({text}), {', '.join(counts)} "
             f"from {quoted(name)}"
         ).fetchone()
-        seen.append(_judged(column, seen, rows, filled, different, example, read))
+        kind, sql, notes = _style(read, filled)
+        is_key = rows == filled == different > 0
+        is_first_key = is_key and not any(each.is_key for each in seen)
+        if kind == "bigint":
+            kind = "varchar" if is_first_key or _LABEL.search(column) else kind
+            sql = "{0}"
+        notes += ["different in each row"] if is_key else [f"{different:,} different"]
+        notes += [f"{rows - filled:,} empty"] if filled < rows else []
+        notes += [f"such as {one_line(example, 80)}"] if example else []
+        plain = _plain_name(column, [each.name for each in seen], reserved)
+        seen.append(_Seen(column, plain, kind, sql.format(text), filled == rows, is_key, notes))
     return rows, seen
 
 
-def _judged(
-    column: str,
-    before: Sequence[_Seen],
-    rows: int,
-    filled: int,
-    different: int,
-    example: str | None,
-    read: Sequence[int],
-) -> _Seen:
+def _style(read: Sequence[int], filled: int) -> tuple[str, str, list[str]]:
+    """The type of texts of which each style reads so many, SQL for their values, and notes."""
     most = max(read)
-    is_key = rows == filled == different > 0
-    kind, sql, notes = "varchar", "{0}", []
-    if most and most >= _NEARLY_ALL * filled:
-        fits = [style for style, count in zip(_STYLES, read, strict=True) if count == most]
-        kind, sql, words = fits[0]
-        others = [words for other, _, words in fits[1:] if (kind, other) != ("bigint", "decimal(18, 4)")]
-        notes = [words, *(f"OR {each}?" for each in others)]
-        notes += [f"{filled - most:,} cannot be read so"] if most < filled else []
-    if kind == "bigint":
-        is_first_key = is_key and not any(each.is_key for each in before)
-        is_label = is_first_key or re.search(r"(?i)\b(id|key|no|nr|number|nummer|code|plz)\b", column)
-        kind, sql = "varchar" if is_label else kind, "{0}"
-    notes += ["different in each row"] if is_key else [f"{different:,} different"]
-    notes += [f"{rows - filled:,} empty"] if filled < rows else []
-    notes += [f"such as {one_line(example, 80)}"] if example else []
-    name = _plain_name(column, [each.name for each in before])
-    return _Seen(column, name, kind, sql.format(quoted(column)), filled == rows, is_key, notes)
+    fits = [style for style, count in zip(_STYLES, read, strict=True) if count == most]
+    kind, sql, words = fits[0]
+    if not most or most < filled * (_MOST if kind == "date" else _NEARLY_ALL):
+        return "varchar", "{0}", []
+    others = [words for other, _, words in fits[1:] if (kind, other) != ("bigint", "decimal(18, 4)")]
+    cannot = [f"{filled - most:,} cannot be read so"] if most < filled else []
+    return kind, sql, [words, *(f"OR {each}?" for each in others), *cannot]
 
 
-def _plain_name(column: str, taken: Sequence[str]) -> str:
-    """The name in small letters, digits and underscores."""
+def _plain_name(column: str, taken: Sequence[str] = (), reserved: Collection[str] = ()) -> str:
+    """The name in small letters, digits and underscores; in quotes where SQL means something by it."""
     plain = unicodedata.normalize("NFKD", column.replace("ß", "ss"))
     plain = plain.encode("ascii", "ignore").decode().lower()
     name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or "column"
     name = f"_{name}" if name[0].isdigit() else name
+    name = quoted(name) if name in reserved else name
     while name in taken:
         name += "_2"
     return name
@@ -257,7 +255,7 @@ def _draft(
     declared = {each: read_contract(connection, each) for each in declared_tables(connection)}
     if name in declared and declared[name].required_names <= {each.column.lower() for each in columns}:
         return []
-    table = _plain_name(name, [])
+    table = _plain_name(name)
     said = [f"a table of its own for {name}, after a look at {_rows(rows)}: confirm each line,"]
     said += [f"then load it below, with loader.load({table!r}, from_seed=False)"]
     if not any(each.is_key for each in columns):
@@ -328,28 +326,18 @@ def _references(
             known = f"select {quoted(key.column)} as key from {quoted(other)}"
             lost = f"from ({foreign}) anti join ({known}) using (key) where key is not null limit 1"
             if not connection.execute(lost).fetchone():
-                found[column.name] = other, f"contract.{_plain_name(other, [])} ({key.name})"
+                found[column.name] = other, f"contract.{_plain_name(other)} ({key.name})"
                 break
     return found
 
 
 def _ordered(references: Mapping[str, Mapping[str, tuple[str, str]]]) -> dict[str, dict[str, str]]:
     """The references of each source, below those to which it refers; none that closes a circle."""
-    ordered: dict[str, dict[str, str]] = {}
-
-    def add(name: str, above: tuple[str, ...]) -> None:
-        kept: dict[str, str] = {}
-        for column, (other, reference) in references[name].items():
-            if other in above:
-                continue
-            if other not in ordered:
-                add(other, (*above, other))
-            kept[column] = reference
-        ordered[name] = kept
-
-    for name in references:
-        if name not in ordered:
-            add(name, (name,))
+    left, ordered = dict(references), {}
+    while left:
+        name = min(left, key=lambda each: sum(other not in ordered for other, _ in left[each].values()))
+        known = left.pop(name).items()
+        ordered[name] = {column: key for column, (other, key) in known if other in ordered}
     return ordered
 
 
@@ -357,11 +345,9 @@ def _key_of_two(
     connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[_Seen], rows: int
 ) -> str:
     """A pair of columns that is different in each row, in words."""
-    filled = [each for each in columns if each.is_filled]
-    for n, one in enumerate(filled):
-        for two in filled[n + 1 :]:
-            pair = f"({quoted(one.column)}, {quoted(two.column)})"
-            found = connection.execute(f"select count(distinct {pair}) from {quoted(name)}").fetchone()
-            if found == (rows,):
-                return f"no column is a key, but {one.name} and {two.name} are one together"
+    for one, two in combinations([each for each in columns if each.is_filled], 2):
+        pair = f"({quoted(one.column)}, {quoted(two.column)})"
+        found = connection.execute(f"select count(distinct {pair}) from {quoted(name)}").fetchone()
+        if found == (rows,):
+            return f"no column is a key, but {one.name} and {two.name} are one together"
     return "no column is a key, nor are two together"

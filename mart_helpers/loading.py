@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mart_helpers.contract import Table, declared_tables, read_contract
+from mart_helpers.contract import Table, declared_tables, read_contract, refuse_lengths
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
 from mart_helpers.inferred import forget_inferred
@@ -57,19 +57,20 @@ _SHOWN_COLUMNS = 5
 class Outcome(NamedTuple):
     """What became of one file; the other rows make up `rows_read`.
 
-    Left out are rows that a mapping passes over, and those that repeat what an earlier row says.
+    Left out are rows that a mapping passes over, and those that repeat what an earlier row says. A file
+    in which a mapping only looks things up has no rows of its own.
     """
 
     table_name: str
     file: str
     bytes: int
     sha256: str
-    rows_read: int
-    rows_loaded: int
-    rows_quarantined: int
-    rows_left_out: int
-    ignored_columns: str
-    defaulted_columns: str
+    rows_read: int = 0
+    rows_loaded: int = 0
+    rows_quarantined: int = 0
+    rows_left_out: int = 0
+    ignored_columns: str = ""
+    defaulted_columns: str = ""
 
 
 class _Staged(NamedTuple):
@@ -123,6 +124,7 @@ class Loader:
 
     def _load(self, table_name: str, from_seed: bool) -> None:
         table = read_contract(self._connection, table_name)
+        refuse_lengths(table.name, self._session.statements)
         if has_table(self._connection, current_database(self._connection), table.name):
             raise StateError(
                 f"{table.name} is made already, of the rows that were loaded before. To load again, run "
@@ -140,6 +142,9 @@ class Loader:
         set_bad_rows_aside(self._connection, table)
         outcomes = [_outcome(table, each, staged, bad[each.name]) for each in staged.sources]
         refuse_changed(staged.sources, staged.states)
+        for raw in mapping.others if mapping else ():
+            refuse_changed(raw.sources, raw.states)
+            outcomes += [Outcome(table.name, each.name, *_digest(each)) for each in raw.sources]
         self._record(outcomes)
         for name in (table.name, f"{table.name}_quarantined") if mapping else ():
             self._connection.execute(f"alter table {staging_of(name)} drop column {quoted(PLACE.name)}")
@@ -259,10 +264,9 @@ def _outcome(table: Table, source: Source, staged: _Staged, bad: int) -> Outcome
     mapping = staged.mapping
     fields = (*mapping.fields, PLACE.name) if mapping else source.fields
     return Outcome(
-        table_name=table.name,
-        file=source.name,
-        bytes=source.path.stat().st_size if source.path else 0,
-        sha256=sha256_of(source.path) if source.path else "",
+        table.name,
+        source.name,
+        *_digest(source),
         rows_read=staged.read[source.name],
         rows_loaded=staged.taken[source.name] - bad,
         rows_quarantined=bad,
@@ -270,6 +274,11 @@ def _outcome(table: Table, source: Source, staged: _Staged, bad: int) -> Outcome
         ignored_columns=_listed(mapping.ignored if mapping else source.ignored),
         defaulted_columns=", ".join(name for name in table.column_names if name not in fields),
     )
+
+
+def _digest(source: Source) -> tuple[int, str]:
+    """Bytes and SHA-256 of a file; seed rows have none."""
+    return (source.path.stat().st_size, sha256_of(source.path)) if source.path else (0, "")
 
 
 def _listed(names: Sequence[str]) -> str:

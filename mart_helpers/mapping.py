@@ -38,7 +38,7 @@ class Mapping(NamedTuple):
 
     `name` is that of the view. `rows` is a query for its outputs `fields`, all text, the place of each
     row and `ROW_FAULT`: null or what could not be read, as a JSON list. `ignored` are outputs that the
-    contract does not declare.
+    contract does not declare; in the `others` things are only looked up.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -47,6 +47,7 @@ class Mapping(NamedTuple):
     rows: str
     fields: tuple[str, ...]
     ignored: tuple[str, ...]
+    others: Sequence[Raw] = ()
 
     @property
     def rows_sql(self) -> str:
@@ -178,7 +179,7 @@ class _View:
             )
         if is_distinct:
             rows = f"select * exclude ({place}), min({place}) as {place} from ({rows}) group by all"
-        return Mapping(self._connection, self._name, raw, rows, fields, ignored)
+        return Mapping(self._connection, self._name, raw, rows, fields, ignored, others)
 
     def _parsed(self, sql: str) -> Node:
         text = "select json_serialize_sql($sql::varchar)"

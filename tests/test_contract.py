@@ -57,6 +57,12 @@ def test_a_table_without_a_key_is_refused(candidate):
         read_contract(candidate.connection, "dim_store")
 
 
+def test_a_length_of_text_is_refused_as_duckdb_forgets_it(candidate, tmp_path):
+    candidate.execute("create table contract.dim_store (store_id char(3) primary key)")
+    with pytest.raises(StateError, match=r"the length of char\(3\).* check \(length"):
+        Loader(candidate, tmp_path, 1.0).load("dim_store", from_seed=False)
+
+
 def test_names_are_declared_in_any_case(candidate):
     candidate.connection.execute(
         "create table contract.dim_store (Store_ID varchar primary key, Opened date, "

@@ -72,6 +72,19 @@ def test_a_draft_says_what_was_seen_of_each_column(tmp_path, flat):
     assert mapped.endswith('from source."orders"')
 
 
+def test_a_draft_keeps_days_of_which_one_is_bad_and_names_that_sql_reserves(tmp_path):
+    days = ["01.02.2024", "31.12.2023", "never", "05.06.2024", "17.03.2024"]
+    rows = "".join(f"{number};{day}\n" for number, day in enumerate(days))
+    (tmp_path / "orders.csv").write_text(f"Order;Day\n{rows}")
+    make_place(tmp_path / "shop", [tmp_path / "orders.csv"])
+    (declared,) = drafts(tmp_path / "shop", "table contract.orders")
+    (mapping,) = drafts(tmp_path / "shop", "view mapping.orders")
+    assert '"order" varchar primary key,' in declared
+    assert "day date not null  -- days written as %d.%m.%Y; 1 cannot be read so" in declared
+    assert '"Order" as "order",' in mapping
+    assert """date_from("Day", '%d.%m.%Y') as day""" in mapping
+
+
 def test_a_draft_is_all_comments_and_nothing_is_loaded_by_it(tmp_path, flat):
     make_place(tmp_path / "shop", [flat])
     drafted = [cell for cell in cells(tmp_path / "shop") if "orders" in cell and "Order ID" in cell]

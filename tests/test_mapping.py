@@ -361,3 +361,20 @@ def test_a_sheet_is_mapped_as_a_file_is(mapped, inputs):
             'Preis "1.234,50" is not a number with the decimal sign . (cell G3)',
         ),
     ]
+
+
+def test_a_file_in_which_values_are_looked_up_is_in_the_books(mapped, inputs):
+    (inputs / "prices.csv").write_text("Nr;Wert\nP1;4,00\n")
+    mapping = SALES_MAPPED.replace('"Preis"', 'prices."Wert"').replace(
+        "from source.orders",
+        'from source.orders as orders inner join source.prices on orders."Artikel" = prices."Nr"',
+    )
+    load(mapped, inputs, GOOD, mapping.replace("select", "select orders.line,", 1))
+    assert staged(mapped, "unit_price::varchar") == [("4.0000",)]
+    books = (
+        "select file, bytes, rows_read, rows_loaded from build_inputs where table_name = 'fact_sales'"
+    )
+    assert sorted(mapped.connection.execute(books).fetchall()) == [
+        ("orders.csv", len(HEADER + GOOD), 1, 1),
+        ("prices.csv", 16, 0, 0),
+    ]
