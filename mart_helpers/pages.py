@@ -271,8 +271,8 @@ def _lay(table: "Tag", says_words: bool) -> None:
 
     If it `says_words`, names become words, and columns without a value are left out.
     """
-    for row in table("tr"):
-        row.attrs = {}
+    for each in (table, *table(["tr", "th", "td"])):
+        each.attrs.pop("style", None)  # which is for JupyterLab
     for header in table("th"):
         if says_words:
             header.string = in_words(header.get_text())

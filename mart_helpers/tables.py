@@ -2,7 +2,8 @@
 
 import re
 from datetime import datetime, time
-from itertools import repeat
+from decimal import Decimal
+from itertools import cycle, repeat
 from math import isinf
 from numbers import Integral, Real
 
@@ -16,7 +17,9 @@ LABELS = ("_key", "_id", "year", "line", "stage")
 
 _MOST_ROWS = 60
 
-_LONGEST_TEXT = 100
+_LONGEST_TEXT, _LONGEST_UNBROKEN = 100, 40
+
+_LEFT = ' style="text-align: left"'
 
 _ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
@@ -36,10 +39,30 @@ def as_html(frame: pd.DataFrame) -> str:
     Row numbers are left out. Named rows are shown with their names, and each number with the decimals
     that it needs: a row may be money and the next one a count; percentages share theirs all the same.
     Of more than 60 rows the first 60 are there, and how many there are. Texts end at 100 characters.
+    They stand at the left, numbers at the right.
     """
+    texts = as_texts(frame)
     with pd.option_context("display.max_colwidth", None):
-        table = as_texts(frame).to_html(border=0, index=_has_names(frame), index_names=False)
-    return without_mathematics(table) + _rest(frame, "\n<p>{}</p>")
+        table = texts.to_html(border=0, index=_has_names(frame), index_names=False)
+    return _laid(without_mathematics(table), frame, texts) + _rest(frame, "\n<p>{}</p>")
+
+
+def _laid(table: str, frame: pd.DataFrame, texts: pd.DataFrame) -> str:
+    """The table with its texts at the left, which JupyterLab sets at the right; short ones unbroken."""
+    sides = ["" if _is_number(column) else _LEFT for _, column in frame.head(_MOST_ROWS).items()]
+    heads, cells = cycle([*[_LEFT] * _has_names(frame), *sides]), cycle(sides)
+    head, _, body = table.partition("</thead>")
+    head = re.sub("<th>", lambda _: f"<th{next(heads)}>", head)
+    body = re.sub("<td>", lambda _: f"<td{next(cells)}>", body.replace("<th>", f"<th{_LEFT}>"))
+    if texts.map(lambda text: len(str(text))).to_numpy().max(initial=0) <= _LONGEST_UNBROKEN:
+        head = head.replace("<table ", '<table style="white-space: nowrap" ', 1)
+    return f"{head}</thead>{body}"
+
+
+def _is_number(column: pd.Series) -> bool:
+    values = column.dropna()
+    is_number = (isinstance(each, Real | Decimal) and not isinstance(each, bool) for each in values)
+    return len(values) > 0 and all(is_number)
 
 
 def as_text(frame: pd.DataFrame) -> str:

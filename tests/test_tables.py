@@ -24,7 +24,7 @@ def test_rows_have_no_numbers_and_missing_values_are_empty() -> None:
     assert lines(frame) == [["name", "units", "price", "day"], ["a", "1", "2024-01-31"], ["2.50"]]
     assert "NaN" not in as_html(frame)
     assert "None" not in as_html(frame)
-    assert "<th>0</th>" not in as_html(frame)
+    assert ">0</th>" not in as_html(frame)
 
 
 def test_a_value_is_shown_with_what_its_column_needs() -> None:
@@ -81,10 +81,17 @@ def test_text_from_the_data_is_no_markup() -> None:
 
 def test_an_offer_in_a_name_is_no_formula() -> None:
     shown = as_html(pd.DataFrame({"name": ["$5 off $20"]}))
-    assert "<td><span>$</span>5 off <span>$</span>20</td>" in shown
+    assert "><span>$</span>5 off <span>$</span>20</td>" in shown
 
 
 def test_without_rows_the_columns_are_named() -> None:
     frame = pd.DataFrame({"country": [], "revenue": []})
     assert as_text(frame) == "no rows of country, revenue"
-    assert "<th>revenue</th>" in as_html(frame)
+    assert ">revenue</th>" in as_html(frame)
+
+
+def test_texts_stand_at_the_left_and_numbers_at_the_right_under_their_names() -> None:
+    shown = as_html(pd.DataFrame({"name": ["Tea", None], "revenue": [1, None], "is_new": [True, False]}))
+    left = ' style="text-align: left"'
+    assert f"<th{left}>name</th>\n      <th>revenue</th>\n      <th{left}>is_new</th>" in shown
+    assert f"<td{left}>Tea</td>\n      <td>1</td>\n      <td{left}>True</td>" in shown
