@@ -13,7 +13,6 @@ from io import BytesIO
 from itertools import chain
 from math import ceil
 from pathlib import Path
-from unicodedata import east_asian_width
 
 import matplotlib
 import pandas as pd
@@ -238,14 +237,9 @@ def _add_bars(axes: Axes, heights: list[list[float]], labels: list[str], panels:
     for place, (text, *reached) in enumerate(zip(ends, values, *earlier, strict=True)):
         is_negative = reached[0] < 0
         beside = min(reached) if is_negative else max(reached)
-        axes.annotate(
-            text,
-            (beside, place),
-            xytext=(-4 if is_negative else 4, 0),
-            textcoords="offset points",
-            ha="right" if is_negative else "left",
-            va="center",
-        )
+        side, points = ("right", -4) if is_negative else ("left", 4)
+        look = {"textcoords": "offset points", "ha": side, "va": "center"}
+        axes.annotate(text, (beside, place), xytext=(points, 0), **look)
     # the part of the axis that a value takes at the end of its bar
     part = min(_LETTER_INCHES * (max(map(len, ends)) + 1) * panels / _SHORTEST_AXIS, 0.4)
     lowest, highest = min(0.0, *chain(*heights)), max(0.0, *chain(*heights))
@@ -258,9 +252,8 @@ def _add_bars(axes: Axes, heights: list[list[float]], labels: list[str], panels:
 
 def _first_rows(frame: pd.DataFrame, title: str) -> tuple[pd.DataFrame, str]:
     """As many rows as can be read, and the title, which says where there are more."""
-    if len(frame) <= _MOST_BARS:
-        return frame, title
-    return frame.head(_MOST_BARS), f"{title} (the first {_MOST_BARS} of {len(frame):,})"
+    more = f" (the first {_MOST_BARS} of {len(frame):,})" if len(frame) > _MOST_BARS else ""
+    return frame.head(_MOST_BARS), title + more
 
 
 def _lay_columns(axes: Axes, places: pd.Series, names: pd.Series, values: pd.Series, unit: str) -> None:
@@ -358,8 +351,9 @@ class _Box:
         self.key = None if self.is_fact else surrogate_key(name)
         self.height = _HEAD + len(types) * _LINE + _PADDING
         # a column has its name, its type, and before them PK or FK and a blank
-        letters = max(map(_wide, types)) + max(map(_wide, types.values())) + 5
-        self.width = max(letters, _wide(name), _wide(self.rows)) * _LETTER + 2 * _PADDING
+        names, kinds = ([len(_shown(text)) for text in texts] for texts in (types, types.values()))
+        letters = max(max(names) + max(kinds) + 5, len(_shown(name)), len(self.rows))
+        self.width = letters * _LETTER + 2 * _PADDING
 
     def line(self, column: str) -> float:
         """Where the middle of the line of `column` is."""
@@ -388,16 +382,17 @@ def _place(boxes: list[_Box], references: dict[str, dict[str, str]]) -> tuple[fl
     return left - _BESIDE + _MARGIN, _TITLE + highest + _MARGIN
 
 
+def _shown(text: str) -> str:
+    return one_line(text, _LONGEST_NAME)
+
+
 def _high(stack: list[_Box]) -> float:
     return sum(box.height + _BETWEEN for box in stack) - _BETWEEN
 
 
 def _add_box(axes: Axes, box: _Box, references: dict[str, str]) -> None:
-    left, right, colour = (
-        box.left + _PADDING,
-        box.left + box.width - _PADDING,
-        BLUE if box.is_fact else GREY,
-    )
+    left, right = box.left + _PADDING, box.left + box.width - _PADDING
+    colour = BLUE if box.is_fact else GREY
     write = partial(axes.text, family=_families("DejaVu Sans Mono"), size=_SIZE, va="center_baseline")
     for height, fill in ((box.height, "white"), (_HEAD - 4, colour)):
         axes.add_patch(Rectangle((box.left, box.top), box.width, height, ec=colour, fc=fill))
@@ -419,12 +414,3 @@ def _add_arrow(axes: Axes, fact: _Box, key: str, dimension: _Box) -> None:
     middle = (start[0] + end[0]) / 2
     bend = Curve([start, (middle, start[1]), (middle, end[1]), end], [Curve.MOVETO, *[Curve.CURVE4] * 3])
     axes.add_patch(FancyArrowPatch(path=bend, arrowstyle="-|>", mutation_scale=8, color=GREY))
-
-
-def _shown(text: str) -> str:
-    return one_line(text, _LONGEST_NAME)
-
-
-def _wide(text: str) -> int:
-    """How many letters wide the text is."""
-    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in _shown(text))

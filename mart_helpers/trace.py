@@ -55,13 +55,13 @@ class _Inputs(NamedTuple):
             return
         typed = zip(self.table.key, self.table.key_types, strict=True)
         texts = [f"{cast_sql(id_sql(quoted(name)), kind)}::varchar" for name, kind in typed]
-        matches = f"key in ({', '.join(_list(map(literal, key)) for key in keys)})"
+        wanted = (f"[{', '.join(map(literal, key))}]" for key in keys)
+        matches = f"key in ({', '.join(wanted)})"
         if self.mapping:
             found = self.mapping.matching(source, texts, matches)
         else:
-            numbered = (
-                f"select row_number() over () as number, {_list(texts)} as key from ({source.rows_sql})"
-            )
+            key = f"row_number() over () as number, [{', '.join(texts)}] as key"
+            numbered = f"select {key} from ({source.rows_sql})"
             with duckdb.connect() as session:
                 rows = session.execute(f"from ({numbered}) where {matches} order by number")
                 found = [(number, tuple(key)) for number, key in rows.fetchall()]
@@ -73,17 +73,11 @@ class _Inputs(NamedTuple):
         words = {max(re.split('["\n]', ",".join(key).replace(",", "\n")), key=len) for key in keys}
         for part in source.parts():
             if any(word.encode() in part.block.text for word in words):
-                records = [
-                    record
-                    for record in part.block.located(range(part.count))
-                    if any(word in record.raw for word in words)
-                ]
-                found = _typed(
-                    self.connection,
-                    self.table,
-                    [_key_in(record.raw, self.table, keys, source) for record in records],
-                )
-                yield from ((k, record) for k, record in zip(found, records, strict=True) if k in keys)
+                records = part.block.located(range(part.count))
+                records = [each for each in records if any(word in each.raw for word in words)]
+                found = [_key_in(each.raw, self.table, keys, source) for each in records]
+                found = _typed(self.connection, self.table, found)
+                yield from (pair for pair in zip(found, records, strict=True) if pair[0] in keys)
 
 
 def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
@@ -121,6 +115,8 @@ def origins(
             if source.name in inputs.read and _is_same(source.path, *inputs.read[source.name]):
                 for key, place in inputs.records(source, {*keys}):
                     found.setdefault(key, (source.name, place.line))
+                    if len(found) == len({*keys}):
+                        return found
     return found
 
 
@@ -325,12 +321,12 @@ def _key_in(raw: str, table: Table, keys: Collection[Key], source: Source | None
 
     Where nobody knows the file, or the record has not as many fields as its header, any fields will do.
     """
-    if raw.startswith("{'"):  # a seed row
-        texts = [text.strip("'") for text in re.findall(r": ('[^']*'|[^,}]*)", raw)]
-    else:
-        delimiter = source.delimiter if isinstance(source, CsvFile) else ","
-        reader = csv.reader(io.StringIO(raw, newline=""), delimiter=delimiter, skipinitialspace=True)
-        texts = [text.strip() for text in next(reader, [])]
+    if raw.startswith("{'"):  # of no text file
+        named = dict(re.findall(r"'([^']*)': ('[^']*'|[^,}]*)", raw))
+        return tuple(named.get(name, "").strip("'") for name in table.key)
+    delimiter = source.delimiter if isinstance(source, CsvFile) else ","
+    reader = csv.reader(io.StringIO(raw, newline=""), delimiter=delimiter, skipinitialspace=True)
+    texts = [text.strip() for text in next(reader, [])]
     if source and len(texts) == len(source.fields) and {*table.key} <= {*source.fields}:
         return tuple(texts[source.fields.index(name)] for name in table.key)
     return next((key for key in keys if {*key} <= {*texts}), ("",) * len(table.key))
@@ -343,15 +339,12 @@ def _file_states(inputs: _Inputs) -> Iterator[str]:
     for name, before in inputs.read.items():
         path = path_of.get(name, inputs.folder / name)
         try:
-            state = f"is as {build} read it."
-            if not _is_same(path, *before):
-                state = (
-                    f"is not the file of {build}: it has changed since, or another --inputs-dir was "
-                    "meant."
-                )
+            advice = "it has changed since, or another --inputs-dir was meant."
+            is_same = _is_same(path, *before)
+            state = f"is as {build} read it." if is_same else f"is not the file of {build}: {advice}"
         except FileNotFoundError:
-            advice = "rebuild, or give --inputs-dir the folder that it was built from"
-            state = f"is gone since {build}: {advice}."
+            advice = "rebuild, or give --inputs-dir the folder that it was built from."
+            state = f"is gone since {build}: {advice}"
         except OSError as error:
             state = f"cannot be read ({error.strerror}), and may have changed."
         yield f"{shown(path)} {state}"
@@ -372,7 +365,8 @@ def _unknown_key(mart: str, inputs: _Inputs, key: Key, trouble: str) -> StateErr
     elif len(files) > 3:
         files[3:] = [f"{len(files) - 3:,} more"]
     near, text = "", ", ".join(key)
-    if {*table.key} <= {*star_columns(inputs.connection).get(table.name, ())} and len(text) <= 60:
+    columns = star_columns(inputs.connection).get(table.name, ())
+    if {*table.key} <= {*columns} and len(text) <= 60:
         slips = "damerau_levenshtein(lower(key_text), lower($key))"
         found = inputs.connection.execute(
             f"select key_text from (select {row_text_sql(table.key)} as key_text "
@@ -391,10 +385,6 @@ def _unknown_key(mart: str, inputs: _Inputs, key: Key, trouble: str) -> StateErr
 
 def _named(table: Table, key: Key) -> str:
     return ", ".join(f'{name} "{_shown(text)}"' for name, text in zip(table.key, key, strict=True))
-
-
-def _list(texts: Iterable[str]) -> str:
-    return f"[{', '.join(texts)}]"
 
 
 def _listed(pairs: Iterable[tuple[str, str | None]], indent: str) -> str:
