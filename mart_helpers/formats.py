@@ -13,22 +13,23 @@ import re
 import sqlite3
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 from mart_helpers.errors import InputError
 from mart_helpers.records import Block
-from mart_helpers.texts import literal, one_line, quoted
+from mart_helpers.texts import one_line, quoted
 
 if TYPE_CHECKING:
-    from python_calamine import CalamineSheet
+    from python_calamine import CalamineSheet, CalamineWorkbook
 
 Row = tuple[int, list[str]]
 
@@ -43,53 +44,12 @@ _PIECE = 1 << 20
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
-class Reader(Protocol):
-    """Reads one table out of a file, which messages call `name`. Raises InputError where it cannot."""
-
-    path: Path
-    name: str
-    columns: list[str]
-
-    def rows(self) -> Iterator[Row]:
-        """The rows that are not empty: place, and a text for each column, empty for no value."""
-
-
 def tables_in(path: Path) -> list[str]:
     """The sheets of a workbook, or the tables and views of an SQLite file. Raises InputError."""
-    return _sheets(path, path.name) if path.suffix == ".xlsx" else _sqlite_tables(path, path.name)
-
-
-def written(reader: Reader) -> Iterator[Block]:
-    """The rows of a reader as blocks of CSV without a header. Raises InputError for a NUL character."""
-    text, places, lengths, number = io.StringIO(), [], [], 1
-    writer = csv.writer(text, lineterminator="\n")
-    for place, values in reader.rows():
-        writer.writerow(values)
-        joined = "".join(values)
-        if "\0" in joined or len(joined) > _LONGEST_ROW:
-            problem = "holds a NUL character" if "\0" in joined else "is longer than 8 MB"
-            raise InputError(f"{reader.name}: row {place} {problem}, which no text has. Mend it.")
-        places.append(place)
-        lengths.append(1 + joined.count("\n"))
-        if text.tell() > _BLOCK_CHARACTERS:
-            yield _block(text, places, lengths, number)
-            number += len(places)
-            text, places, lengths = io.StringIO(), [], []
-            writer = csv.writer(text, lineterminator="\n")
-    if places:
-        yield _block(text, places, lengths, number)
-
-
-def _block(text: io.StringIO, places: list[int], lengths: list[int], number: int) -> Block:
-    spans, line = None, 0
-    if len(places) != sum(lengths):
-        spans = []
-        for length in lengths:
-            spans.append((line, line + length))
-            line += length
-    # half a character is no text: the reader of CSV will say so
-    data = text.getvalue().encode(errors="surrogatepass")
-    return Block(data, places[0], number, len(places), spans, places)
+    if path.suffix == ".xlsx":
+        with _workbook(path, path.name) as book:
+            return book.sheet_names
+    return _sqlite_tables(path, path.name)
 
 
 @dataclass(eq=False)
@@ -119,18 +79,11 @@ class Sheet:
 
     def _opened(self) -> "CalamineSheet":
         """The sheet in memory, read anew if the file has changed."""
-        from python_calamine import CalamineError, CalamineWorkbook
-
         state = self.path.stat()
-        if self._kept and self._kept[0] == state:
-            return self._kept[1]
-        try:
-            with CalamineWorkbook.from_path(self.path) as book:
-                sheet = book.get_sheet_by_name(self.sheet)
-        except (CalamineError, OSError) as error:
-            raise _no_workbook(self.name, error) from error
-        self._kept = state, sheet
-        return sheet
+        if not self._kept or self._kept[0] != state:
+            with _workbook(self.path, self.name) as book:
+                self._kept = state, book.get_sheet_by_name(self.sheet)
+        return self._kept[1]
 
     def _filled(self) -> Iterator[Row]:
         errors, sheet = self._errors(), self._opened()
@@ -203,12 +156,13 @@ def _odd_cells(path: Path, name: str, sheet: str) -> Iterator[re.Match[bytes]]:
         raise _no_workbook(name, error) from error
 
 
-def _sheets(path: Path, name: str) -> list[str]:
+@contextmanager
+def _workbook(path: Path, name: str) -> "Iterator[CalamineWorkbook]":
     from python_calamine import CalamineError, CalamineWorkbook
 
     try:
         with CalamineWorkbook.from_path(path) as book:
-            return book.sheet_names
+            yield book
     except (CalamineError, OSError) as error:
         raise _no_workbook(name, error) from error
 
@@ -256,27 +210,27 @@ class Json:
         return [*dict.fromkeys(key for _, record in self._records() for key in record)]
 
     def rows(self) -> Iterator[Row]:
+        known = {*self.columns}
         for place, record in self._records():
-            if not self._columns_known.issuperset(record):
+            if not known.issuperset(record):
                 raise InputError(f"{self.name}: changed while it was read. Run the build again.")
             texts = [_json_text(record.get(name)) for name in self.columns]
             if any(texts):
                 yield place, texts
 
-    @cached_property
-    def _columns_known(self) -> set[str]:
-        return {*self.columns}
-
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        read, unit, what = _array, "record", "an array of JSON objects"
+        if self.path.suffix == ".ndjson":
+            read, unit, what = _lines, "line", "one JSON object a line"
         try:
             with self.path.open(encoding="utf-8-sig") as stream:
-                yield from _lines(stream) if self.path.suffix == ".ndjson" else _array(stream)
+                for number, record in read(stream):
+                    if not isinstance(record, dict):
+                        raise ValueError(f"{unit} {number} is no object")
+                    yield number, record
         except UnicodeDecodeError as error:
             raise InputError(f"{self.name}: is not UTF-8. Save it as UTF-8.") from error
         except (ValueError, RecursionError) as error:
-            what = (
-                "one JSON object a line" if self.path.suffix == ".ndjson" else "an array of JSON objects"
-            )
             raise InputError(
                 f"{self.name}: is not {what}: {one_line(str(error))}. Make a new extract."
             ) from error
@@ -295,13 +249,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=str, parse_int=str, parse_constant=str)
 
 
-def _lines(stream: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _lines(stream: Iterable[str]) -> Iterator[tuple[int, Any]]:
     for line, text in enumerate(stream, 1):
         if text.strip():
-            yield line, _object(_DECODER.decode(text), f"line {line}")
+            try:
+                yield line, _DECODER.decode(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {line}: {error.msg}") from error
 
 
-def _array(stream: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+def _array(stream: TextIO) -> Iterator[tuple[int, Any]]:
     """The objects of an array, which is read piece by piece."""
     text, at, number = "", 0, 0
 
@@ -332,15 +289,9 @@ def _array(stream: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
                 if not more or len(text) - at > _LONGEST_ROW:
                     raise ValueError(f"record {number}: {error.msg}") from error
                 text, at = text[at:] + more, 0
-        yield number, _object(record, f"record {number}")
+        yield number, record
     if (text[at + 1 :] + stream.read(_PIECE)).strip():
         raise ValueError("something stands behind the array")
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} is no object")
-    return value
 
 
 def _json_text(value: Any) -> str:
@@ -385,14 +336,48 @@ def _sqlite(path: Path, name: str) -> sqlite3.Connection:
 
 
 def _sqlite_tables(path: Path, name: str) -> list[str]:
-    kinds = ", ".join(map(literal, ("table", "view")))
     with closing(_sqlite(path, name)) as connection:
         rows = connection.execute(
-            f"select name from sqlite_master where type in ({kinds}) and name not like 'sqlite_%' "
-            "order by name"
+            "select name from sqlite_master where type in ('table', 'view') "
+            "and name not like 'sqlite_%' order by name"
         )
         return [name for (name,) in rows]
 
 
 def _no_sqlite(name: str, error: sqlite3.Error) -> InputError:
     return InputError(f"{name}: cannot be read as an SQLite file ({error}). Make a new copy.")
+
+
+#: Reads one table out of the file at `path`, which messages call `name`: the names of its `columns`, and
+#: its `rows` that are not empty: place, and a text for each column, empty for no value. All raise
+#: InputError where they cannot.
+Reader = Sheet | Json | SqliteTable
+
+
+def written(reader: Reader) -> Iterator[Block]:
+    """The rows of a reader as blocks of CSV without a header. Raises InputError for a NUL character."""
+    text, places, lengths, number = io.StringIO(), [], [], 1
+    writer = csv.writer(text, lineterminator="\n")
+    for place, values in reader.rows():
+        writer.writerow(values)
+        joined = "".join(values)
+        if "\0" in joined or len(joined) > _LONGEST_ROW:
+            problem = "holds a NUL character" if "\0" in joined else "is longer than 8 MB"
+            raise InputError(f"{reader.name}: row {place} {problem}, which no text has. Mend it.")
+        places.append(place)
+        lengths.append(1 + joined.count("\n"))
+        if text.tell() > _BLOCK_CHARACTERS:
+            yield _block(text, places, lengths, number)
+            number += len(places)
+            text, places, lengths = io.StringIO(), [], []
+            writer = csv.writer(text, lineterminator="\n")
+    if places:
+        yield _block(text, places, lengths, number)
+
+
+def _block(text: io.StringIO, places: list[int], lengths: list[int], number: int) -> Block:
+    ends = [*accumulate(lengths)]
+    spans = None if len(places) == ends[-1] else [*zip([0, *ends], ends, strict=False)]
+    # half a character is no text: the reader of CSV will say so
+    data = text.getvalue().encode(errors="surrogatepass")
+    return Block(data, places[0], number, len(places), spans, places)

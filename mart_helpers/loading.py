@@ -21,7 +21,6 @@ from mart_helpers.quarantine import (
     count_plainly_bad,
     find_problems,
     keep_sample,
-    missing_from,
     name_conflicts,
     sample_problems,
     set_bad_rows_aside,
@@ -252,9 +251,7 @@ class Loader:
             place = f"line {line}" if file == what else f"{file}, line {line}"
             lines.append(f"  {first_of(rows, place, reason)}")
         lines += [f"  and {more} more"] if more else []
-        lacking = missing_from(self._connection, table)
-        add = f"add the rows that are missing from {lacking}, " if lacking else ""
-        way_out = f"Mend the file, {add}or make a new extract."
+        way_out = "Mend the file, add the rows that it refers to, or make a new extract."
         if what == SEED_ROWS:
             way_out = f"Mend the rows in the cell of 01_build that makes seed.{table.name}."
         return InputError("\n".join([*lines, way_out]))

@@ -16,7 +16,6 @@ from mart_helpers.reading import Run, origins
 from mart_helpers.session import has_table
 from mart_helpers.sources import Source
 from mart_helpers.staging import SUSPECT, problems_sql, staging_of
-from mart_helpers.star import star_columns
 from mart_helpers.texts import literal, one_line, quoted, row_sql, row_text_sql
 
 #: So many bad rows are looked at where a table is refused.
@@ -81,7 +80,7 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
         if not has_table(connection, "staging", reference.table):
             raise StateError(f"Load {reference.table} before {table.name}, which refers to it.")
         if reference.table not in {table.name, *inferred}:
-            connection.execute(_orphans_sql(connection, table, reference))
+            connection.execute(_orphans_sql(table, reference))
     connection.execute(_ONLY_THE_ROW)
     for columns in (table.key, *table.uniques):
         if not _is_true(connection, ascends_sql(rows, row_sql([*_apart(table), *columns]))):
@@ -89,16 +88,14 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
     if table.name not in inferred:
         _find_own_orphans(connection, table)
     for reference in inferring:
-        connection.execute(_orphans_sql(connection, table, reference, "orphans"))
+        connection.execute(_orphans_sql(table, reference, "orphans"))
     connection.execute(f"delete from orphans where row_id in ({_BAD})")
     return connection.execute("select count(distinct row_id) from problems").fetchone()[0]
 
 
 def _find_own_orphans(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """Add the rows that refer to bad rows of their own table, and then those that refer to these."""
-    own = [
-        _orphans_sql(connection, table, each) for each in table.references if each.table == table.name
-    ]
+    own = [_orphans_sql(table, each) for each in table.references if each.table == table.name]
     while own and any([connection.execute(sql).fetchone()[0] for sql in own]):
         pass
 
@@ -201,15 +198,6 @@ def commonest_reasons(
     found = connection.execute(_COMMONEST_REASONS.format(where=where), values).fetchall()
     kinds = found[0][-1] if found else 0
     return [(*place, one_line(reason)) for *place, reason, _ in found], kinds - len(found)
-
-
-def missing_from(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
-    """The tables that lack rows to which those of this one refer, with "and" between them."""
-    found = connection.execute(
-        "select distinct regexp_extract(reason, ' not in (\\w+)', 1) from problems"
-    )
-    names = {name for (name,) in found.fetchall()} & {each.table for each in table.references}
-    return " and ".join(sorted(names - {table.name}))
 
 
 _GATHERED = """
@@ -322,9 +310,7 @@ def _named_sql(columns: Sequence[str], relation: str) -> str:
     return " || ', ' || ".join(named)
 
 
-def _orphans_sql(
-    connection: duckdb.DuckDBPyConnection, table: Table, reference: Reference, into: str = "problems"
-) -> str:
+def _orphans_sql(table: Table, reference: Reference, into: str = "problems") -> str:
     """SQL for the rows that refer to no row, or, where it is their own table, to no good one."""
     columns, name = reference.columns, reference.table
     is_not, its = ("is not", "its") if len(columns) == 1 else ("are not", "their")
@@ -358,7 +344,7 @@ def _orphans_sql(
             {literal(", ".join(columns))},
             {row_text_sql(columns, "child")},
             {_named_sql(columns, "child")} || {literal(f" {is_not} in {name}")}
-                || coalesce(causes." cause", {_gone_sql(connection, reference)}, '')
+                || coalesce(causes." cause", '')
                 || case when {seen} <> ''
                     then printf(' (it holds the invisible character U+%04X)', unicode({seen}))
                     else '' end,
@@ -368,19 +354,6 @@ def _orphans_sql(
         left join ({causes}) as causes on {joined("causes")}
         where {" and ".join(f"child.{quoted(column)} is not null" for column in columns)}
     """
-
-
-def _gone_sql(connection: duckdb.DuckDBPyConnection, reference: Reference) -> str:
-    """SQL for words on a key that the published mart has, or null."""
-    columns = star_columns(connection, "published").get(reference.table, ())
-    if not {*reference.table_columns} <= {*columns}:
-        return "null"
-    known = row_text_sql(reference.table_columns)
-    return (
-        f"case when {row_text_sql(reference.columns, 'child')} in "
-        f"(select {known} from published.main.{quoted(reference.table)} where {known} is not null) "
-        "then ' any more: the published mart has it' end"
-    )
 
 
 def _apart(table: Table) -> list[str]:

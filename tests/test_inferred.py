@@ -9,7 +9,7 @@ from conftest import publish_checked, query, sql_of
 from mart_helpers.checks import run_checks
 from mart_helpers.contract import read_contract
 from mart_helpers.derived import derive_checks
-from mart_helpers.errors import InputError, StateError
+from mart_helpers.errors import StateError
 from mart_helpers.loading import Loader
 from mart_helpers.mart import create_candidate
 from mart_helpers.session import Session
@@ -97,17 +97,3 @@ def test_a_fact_is_not_inferred(candidate):
     candidate.connection.execute("comment on table contract.fact_sales is 'inferred: x'")
     with pytest.raises(StateError, match="only members of a dimension are inferred"):
         read_contract(candidate.connection, "fact_sales")
-
-
-def test_a_member_that_was_there_before_is_named_as_missing(tmp_path):
-    with closing(build(tmp_path)) as session:
-        publish_checked(session)
-    products = "\n".join([PRODUCTS.splitlines()[0], "P3,Cup,Desk,1,2\n"])
-    with pytest.raises(InputError) as raised:
-        build(tmp_path, products, "select 1")
-    told = str(raised.value).splitlines()
-    assert 'line 2: product_id "P1" is not in dim_product any more: the published mart has it' in told[1]
-    assert told[-1] == (
-        "Mend the file, add the rows that are missing from dim_customer and dim_product, or make a new "
-        "extract."
-    )
