@@ -8,8 +8,9 @@ import json
 import re
 import shutil
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from itertools import chain, combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,8 +51,6 @@ _STYLES = (
 
 # days are known by their form, even if some are bad; a number may be one by chance
 _NEARLY_ALL, _MOST = 0.95, 0.6
-
-_RESERVED = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
 
 # numbers that are names
 _LABEL = re.compile(r"\b(id|key|no|nr|number|nummer|code|zip|plz)\b", re.IGNORECASE)
@@ -188,7 +187,6 @@ def _looked_at(
     connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[str]
 ) -> tuple[int, list[_Seen]]:
     """How many rows were looked at, and what was seen of each column."""
-    reserved = {word for (word,) in connection.execute(_RESERVED).fetchall()}
     (rows,) = connection.execute(f"select count(*) from {quoted(name)}").fetchone()
     seen: list[_Seen] = []
     for column in columns:
@@ -212,7 +210,7 @@ def _looked_at(
         notes += ["different in each row"] if is_key else [f"{different:,} different"]
         notes += [f"{rows - filled:,} empty"] if filled < rows else []
         notes += [f"such as {one_line(example, 80)}"] if example else []
-        plain = _plain_name(column, [each.name for each in seen], reserved)
+        plain = _plain_name(column, [each.name for each in seen])
         seen.append(_Seen(column, plain, kind, sql.format(text), filled == rows, is_key, notes))
     return rows, seen
 
@@ -229,16 +227,22 @@ def _style(read: Sequence[int], filled: int) -> tuple[str, str, list[str]]:
     return kind, sql, [words, *(f"OR {each}?" for each in others), *cannot]
 
 
-def _plain_name(column: str, taken: Sequence[str] = (), reserved: Collection[str] = ()) -> str:
+def _plain_name(column: str, taken: Sequence[str] = ()) -> str:
     """The name in small letters, digits and underscores; in quotes where SQL means something by it."""
     plain = unicodedata.normalize("NFKD", column.replace("ß", "ss"))
     plain = plain.encode("ascii", "ignore").decode().lower()
     name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or "column"
     name = f"_{name}" if name[0].isdigit() else name
-    name = quoted(name) if name in reserved else name
-    while name in taken:
+    while name in taken or quoted(name) in taken:
         name += "_2"
-    return name
+    return quoted(name) if name in _reserved() else name
+
+
+@cache
+def _reserved() -> set[str]:
+    sql = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
+    with duckdb.connect() as connection:
+        return {word for (word,) in connection.execute(sql).fetchall()}
 
 
 def _draft(
@@ -289,16 +293,12 @@ def _view(said: Sequence[str], table: str, pairs: Sequence[tuple[str, _Seen | No
 
 
 def _cell(said: Sequence[str], begin: str, items: Sequence[str], notes: Sequence[str], end: str) -> str:
-    lines = ["%%sql", *(f"-- {each}" for each in said), *begin.split("\n")]
-    return "\n".join(f"# {line}" for line in [*lines, *_with_notes(items, notes), end])
-
-
-def _with_notes(items: Sequence[str], notes: Sequence[str]) -> list[str]:
-    """Lines of a list in SQL, each with a comment."""
-    ended = [f"{item}," for item in items[:-1]] + [items[-1]]
-    return [
-        f"    {item}" + (f"  -- {note}" if note else "") for item, note in zip(ended, notes, strict=True)
-    ]
+    """A cell of comments: a statement around items with their notes."""
+    ended = [*(f"{item}," for item in items[:-1]), items[-1]]
+    pairs = zip(ended, notes, strict=True)
+    listed = [f"    {item}" + (f"  -- {note}" if note else "") for item, note in pairs]
+    lines = ["%%sql", *(f"-- {each}" for each in said), *begin.split("\n"), *listed, end]
+    return "\n".join(f"# {line}" for line in lines)
 
 
 def _declaration(seen: _Seen, is_key: bool, reference: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from mart_helpers.contract import Table, ascends_sql, declared_tables, trimmed_sql
+from mart_helpers.contract import Table, declared_tables, trimmed_sql
 from mart_helpers.errors import InputError, StateError
 from mart_helpers.raw import IS_READ, PLACE, Raw, RawFiles
 from mart_helpers.raw import SCHEMA as SOURCE
@@ -62,17 +62,16 @@ class Mapping(NamedTuple):
     def count_rows(self, staged: str) -> int:
         """How many rows of the table `staged` were made. Raises StateError for two of one line."""
         place = quoted(PLACE.name)
-        ((ascends,),) = self.connection.execute(ascends_sql(staged, place)).fetchall()
-        if not ascends:
-            repeated = (
-                f"select {place} from {staged} group by all having count(*) > 1 or {place} is null"
+        rows, placed, repeated = self.connection.execute(
+            f"select count(*), count({place}), min({place}) filter ({place} = before) "
+            f"from (select {place}, lag({place}) over () as before from {staged})"
+        ).fetchone()
+        if placed < rows or repeated:
+            where = f"two rows of {self.raw.located(repeated)}" if repeated else "a row of no line"
+            raise StateError(
+                f"{self.name} makes {where}, as a join may. Make one row at most of each line."
             )
-            if found := self.connection.execute(f"{repeated} order by all limit 1").fetchone():
-                where = f"two rows of {self.raw.located(found[0])}" if found[0] else "a row of no line"
-                raise StateError(
-                    f"{self.name} makes {where}, as a join may. Make one row at most of each line."
-                )
-        return self.connection.execute(f"select count(*) from {staged}").fetchone()[0]
+        return rows
 
     def matching(
         self, source: Source, texts: Sequence[str], matches: str
