@@ -228,7 +228,8 @@ def draw_bars(
 def _add_bars(axes: Axes, heights: list[list[float]], labels: list[str], panels: int) -> None:
     """Lay bars as long as the first heights, with a line across at the second ones, if there are any."""
     values, *earlier = heights
-    ends = [_number(value, _decimals(values)) for value in values]
+    is_short = all(round(value, 1) == value for value in values)
+    ends = [_number(value, min(_decimals(values), 2 - is_short)) for value in values]
     # by place, not by name: two products may share a name
     axes.barh(range(len(values)), values, color=BLUE, height=0.7)
     for place, x in enumerate(earlier[0] if earlier else []):

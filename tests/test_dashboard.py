@@ -331,7 +331,7 @@ def test_another_filter_is_one_word(star, tmp_path):
 
 def test_a_mart_without_sales_says_so(tmp_path):
     text = make_page(make_star(tmp_path, sales=0), tmp_path).read_text()
-    assert "The mart holds none yet." in text
+    assert "The mart has no sales yet." in text
     assert "<script" not in text
 
 

@@ -132,9 +132,10 @@ function drawHead(then, best) {
   const words = FILTERS.filter(name => name in chosen).map(name => page.filters[name][chosen[name]]);
   const past = then && (then.months[2] ? "the same days of " : "") + period(then.months);
   byId("title").textContent = `${page.title}, ${period(months)}`;
-  byId("standfirst").textContent = (words.length ? `${words.join(", ")}: ${HEADLINE.name.toLowerCase()}` : HEADLINE.name)
+  const standfirst = (words.length ? `${words.join(", ")}: ${HEADLINE.name.toLowerCase()}` : HEADLINE.name)
     + ` of ${said(HEADLINE, now)}` + (!grown ? "." : grown === "unchanged" ? `, as in ${past}.` : `, ${grown} than in ${past}.`)
     + (best.length ? ` The largest ${best.slice(0, 2).map(([name, row]) => `${name.replaceAll("_", " ")} is ${row.name}, with ${percent(row.share)}`).join("; the largest ")}.` : "");
+  byId("standfirst").textContent = standfirst.replaceAll(" %", "\u00a0%");
   byId("cards").replaceChildren(...page.cards.map(card => {
     const [figure, past] = [months, then?.months].map(range => range ? value(card, chosen, range) : NaN);
     const node = make("div", {}, make("dt", { textContent: card.isAmount && !card.per && page.currency ? `${card.name}, ${page.currency}` : card.name }),
