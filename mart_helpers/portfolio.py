@@ -69,7 +69,7 @@ def _screenshot(browser: str, page: Path) -> bytes:
         try:
             room = os.environ | {"TMPDIR": gettempdir()}  # which a browser takes as it stands
             command = [browser, *_QUIET.split(), "--window-size=1280,1600", *places]
-            run(command, check=True, capture_output=True, timeout=60, env=room)
+            run(command, check=True, capture_output=True, timeout=300, env=room)
             return Path(folder, "shot.png").read_bytes()
         except (OSError, SubprocessError) as error:
             raise StateError(f"{browser} took no picture of {page.name}: {error}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from browsers import heard_of, in_a_browser
+from browsers import PATIENCE, heard_of, in_a_browser
 from conftest import code_cells, query, sql_of
 from playwright.sync_api import Browser, Page
 
@@ -130,6 +130,7 @@ def path(star: Path) -> Path:
 def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Opens a page without a network; at the end nothing was asked for and the console is empty."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    context.set_default_timeout(PATIENCE)
     pages = []
 
     def open_page(path: Path) -> Page:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browsers import in_a_browser
+from browsers import PATIENCE, in_a_browser
 from conftest import CHECKOUT, code_cells, query
 from golden import ORDER
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -84,7 +84,7 @@ def wait_for_connection(port: int) -> None:
 @pytest.fixture(scope="module")
 def its_page(browser: Browser) -> Page:
     page = browser.new_page(viewport={"width": 1300, "height": 1500})
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(PATIENCE)
     return page
 
 

@@ -10,7 +10,7 @@ import duckdb
 import nbformat
 import plain
 import pytest
-from browsers import heard_of, in_a_browser
+from browsers import PATIENCE, heard_of, in_a_browser
 from conftest import mart_command
 from golden import assert_as_kept
 from nbformat import NotebookNode
@@ -184,6 +184,7 @@ def reported(shared_home: Path) -> Run:
 def page(browser: Browser) -> Iterator[Page]:
     """A page of the browser, which in the end has asked for nothing and complained of nothing."""
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     heard = heard_of(page)
     yield page
     page.close()

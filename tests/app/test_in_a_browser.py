@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from browsers import heard_of, in_a_browser
+from browsers import PATIENCE, heard_of, in_a_browser
 from conftest import query
 from playwright.sync_api import Browser, Page
 
@@ -20,7 +20,6 @@ pytestmark = in_a_browser
 CHART = "[data-testid=stVegaLiteChart]"
 TABLE = "[data-testid=stDataFrame]"
 BEHIND = "[data-testid=stVerticalBlock]:has-text('Behind it')"
-SECONDS = 60_000
 
 
 def free_port() -> int:
@@ -51,7 +50,7 @@ def server(shared_mart: Path, shared_home: Path) -> Iterator[str]:
     assert "server started" in process.stdout.readline()
     yield f"http://localhost:{port}"
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=120)
     assert "Error" not in rest
     assert process.returncode == 0
 
@@ -61,6 +60,7 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A page of the browser, which asks nobody but this computer, and has nothing to complain of."""
     settings = getattr(request, "param", {})
     page = browser.new_page(viewport={"width": 1300, "height": 1000}, **settings)
+    page.set_default_timeout(PATIENCE)
     heard = heard_of(page)
     yield page
     page.close()
@@ -71,20 +71,19 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
 def look(page: Page, address: str) -> None:
     """Open the app, and wait until all is drawn."""
     page.goto(address)
-    page.wait_for_selector(f"{CHART} path", timeout=SECONDS)
+    page.wait_for_selector(f"{CHART} path")
     settled(page)
 
 
 def settled(page: Page) -> None:
     page.wait_for_function(
         "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'",
-        timeout=SECONDS,
     )
 
 
 def click_bar(page: Page, title: str, number: int) -> None:
     page.locator(CHART, has_text=title).locator(".mark-rect path").nth(number).click()
-    page.wait_for_selector(BEHIND, timeout=SECONDS)
+    page.wait_for_selector(BEHIND)
     settled(page)
 
 
@@ -108,7 +107,7 @@ def test_a_bar_leads_to_its_sales_and_a_sale_to_its_line_in_the_extract(
     )
     assert f"Behind it: {len(sales)} rows." in page.locator(BEHIND).last.inner_text()
     select_line(page, 0)
-    page.wait_for_selector("[data-testid=stCode]", timeout=SECONDS)
+    page.wait_for_selector("[data-testid=stCode]")
     told = page.locator("[data-testid=stCode]").inner_text()
     lines = (shared_home / "inputs" / "fact_sales.csv").read_text().splitlines()
     (number, line) = next(
@@ -122,7 +121,7 @@ def test_a_point_of_a_line_leads_to_the_sales_of_its_days(
 ) -> None:
     look(page, server)
     page.locator(f"{CHART} .mark-symbol path[aria-label*='2023-04']").first.click()
-    page.wait_for_selector(BEHIND, timeout=SECONDS)
+    page.wait_for_selector(BEHIND)
     (count,) = query(
         shared_mart,
         "select count(*) from all_sales where month_start = '2023-04-01'",
@@ -145,13 +144,13 @@ def test_a_table_is_downloaded_with_the_rows_that_it_shows(
 def test_the_page_of_the_checks_leads_from_a_reason_to_its_rows(page: Page, server: str) -> None:
     look(page, server)
     page.get_by_role("link", name="Can the mart be believed?").click()
-    page.get_by_role("heading", name="What is in quarantine").wait_for(timeout=SECONDS)
+    page.get_by_role("heading", name="What is in quarantine").wait_for()
     settled(page)
     table = page.locator(TABLE).nth(2)
     table.scroll_into_view_if_needed()
     box = table.bounding_box()
     page.mouse.click(box["x"] + 18, box["y"] + 35 + 17)
-    page.wait_for_selector(BEHIND, timeout=SECONDS)
+    page.wait_for_selector(BEHIND)
     assert "Behind it: 1 row." in page.locator(BEHIND).last.inner_text()
 
 
@@ -164,7 +163,7 @@ def test_nothing_is_wider_than_the_window(page: Page, server: str) -> None:
             f"Array.from(document.querySelectorAll('{CHART} svg, h1, h2, p, {TABLE}'))"
             f".filter(each => each.getBoundingClientRect().right > {width})"
         )
-        page.wait_for_function(f"{too_wide}.length === 0", timeout=SECONDS)
+        page.wait_for_function(f"{too_wide}.length === 0")
         assert page.evaluate(f"document.scrollingElement.scrollWidth <= {width}")
 
 
@@ -184,7 +183,7 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(
 ) -> None:
     port = int(server.rpartition(":")[2])
     refused = app_command(shared_mart, shared_home / "inputs", port)
-    said, _ = refused.communicate(timeout=60)
+    said, _ = refused.communicate(timeout=120)
     assert refused.returncode == 1
     assert re.fullmatch(rf"mart: Port {port} cannot be used: .*\. Give another with --port\.\n", said)
 
@@ -194,6 +193,7 @@ def test_two_people_who_click_at_once_both_see_the_newest_build(
 ) -> None:
     people = [browser.new_page() for _ in range(2)]
     for person in people:
+        person.set_default_timeout(PATIENCE)
         look(person, server)
     for build in range(2, 5):
         copy = tmp_path / "mart.duckdb"
@@ -204,7 +204,7 @@ def test_two_people_who_click_at_once_both_see_the_newest_build(
         for person in people:
             person.get_by_test_id("stNumberInputStepUp").click()
         for person in people:
-            person.wait_for_selector(f"text=, build {build} of", timeout=SECONDS)
+            person.wait_for_selector(f"text=, build {build} of")
             settled(person)
             assert person.locator("[data-testid=stAlert]").count() == 0
     for person in people:
