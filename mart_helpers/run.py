@@ -66,8 +66,9 @@ def run_notebook(
     is there after a failure or an interrupt, too. Raises NotebookFailed with one message where a cell
     fails, StateError where the notebook cannot be read or the copy not be written.
     """
-    # JupyterLab brings a grammar of URIs that takes a second to load; nobody here needs it.
-    sys.modules.setdefault("rfc3987_syntax", None)
+    # JupyterLab brings forms of text that take a second to load; nobody here needs them.
+    for unneeded in ("isoduration", "rfc3986_validator", "rfc3987_syntax"):
+        sys.modules.setdefault(unneeded, None)
     # Imported here, since this takes a second and not everybody runs notebooks; the engine comes last,
     # because papermill imports it too.
     from nbclient.exceptions import DeadKernelError
