@@ -76,8 +76,9 @@ def as_text(frame: pd.DataFrame) -> str:
 
 def as_texts(frame: pd.DataFrame) -> pd.DataFrame:
     """The first 60 rows, each value as it is shown."""
-    rows = frame.head(_MOST_ROWS)
-    return rows.apply(_texts, has_names=_has_names(frame)).astype(object) if frame.size else rows
+    rows, has_names = frame.head(_MOST_ROWS), _has_names(frame)
+    texts = {place: _texts(column, has_names) for place, (_, column) in enumerate(rows.items())}
+    return pd.DataFrame(texts, rows.index, dtype=object).set_axis(rows.columns, axis="columns")
 
 
 def without_mathematics(html: str) -> str:
@@ -94,17 +95,17 @@ def _rest(frame: pd.DataFrame, template: str) -> str:
     return template.format(f"the first {_MOST_ROWS} of {len(frame):,} rows") if is_cut else ""
 
 
-def _texts(column: pd.Series, has_names: bool) -> pd.Series:
+def _texts(column: pd.Series, has_names: bool) -> list[str]:
     name = str(column.name)
-    values = column.astype(object).where(column.notna(), None).tolist()
+    is_there = column.notna().tolist()
+    values = [value if there else None for value, there in zip(column, is_there, strict=True)]
     shares_decimals = name.endswith(PERCENTAGE) or not has_names
     names = repeat(name) if shares_decimals else map(str, column.index)
     decimals = [_decimals(value, each) for value, each in zip(values, names, strict=False)]
     if shares_decimals and all(isinstance(value, float) for value in values if value is not None):
-        decimals = [max(decimals)] * len(values)
+        decimals = [max(decimals, default=0)] * len(values)
     is_label = name.endswith(LABELS)
-    texts = [_text(*each, is_label) for each in zip(values, decimals, strict=True)]
-    return pd.Series(texts, column.index, object)
+    return [_text(*each, is_label) for each in zip(values, decimals, strict=True)]
 
 
 def _text(value: object, decimals: int, is_label: bool) -> str:
