@@ -20,6 +20,8 @@ from mart_helpers.texts import literal, quoted, row_sql, row_text_sql
 
 _MOST_NAMED = 5
 
+_Star = Mapping[str, Mapping[str, str]]  # tables, their columns, and the types or dimensions of these
+
 
 class Check(NamedTuple):
     """A view to be: its name, the query that finds the bad rows, and what holds when there are none."""
@@ -38,19 +40,21 @@ def derive_checks(session: Session) -> None:
     QueryError if the session only reads.
     """
     connection = session.connection
-    _refuse_references_to_nothing(connection)
-    connection.execute("create schema if not exists checks")
-    views = _checks_of_views(connection)
-    create_checks(connection, [*_structural_checks(connection), *_checks_of_books(connection), *views])
-
-
-def _refuse_references_to_nothing(connection: DuckDBPyConnection) -> None:
-    """A `<thing>_key` that is no declared column has to fit a dimension, else nothing would check it."""
+    declared = [read_contract(connection, name) for name in declared_tables(connection)]
     star, references = star_types(connection), star_references(connection)
+    _refuse_references_to_nothing(declared, star, references)
+    connection.execute("create schema if not exists checks")
+    checks = [*_structural_checks(declared, star, references)]
+    checks += [*_checks_of_books(connection, declared, star), *_checks_of_views(connection)]
+    create_checks(connection, checks)
+
+
+def _refuse_references_to_nothing(declared: Sequence[Table], star: _Star, references: _Star) -> None:
+    """A `<thing>_key` that is no declared column has to fit a dimension, else nothing would check it."""
+    inputs = {table.name: {*table.column_names} for table in declared}
     for table, columns in star.items():
         own = {surrogate_key(table), durable_key(table), f"{table.removeprefix('fact_')}_key"}
-        is_declared = table in declared_tables(connection)
-        own |= {*read_contract(connection, table).column_names} if is_declared else set()
+        own |= inputs.get(table, set())
         for column in columns:
             if column.endswith("_key") and column not in own and column not in references[table]:
                 thing = column.removesuffix("_key")
@@ -70,10 +74,8 @@ def create_checks(connection: DuckDBPyConnection, checks: Iterable[Check]) -> No
         connection.execute(f"comment on view {view} is {comment}")
 
 
-def _structural_checks(connection: DuckDBPyConnection) -> Iterator[Check]:
+def _structural_checks(declared: Sequence[Table], star: _Star, references: _Star) -> Iterator[Check]:
     """What holds by the names of the star and by what the contract declares."""
-    star, references = star_types(connection), star_references(connection)
-    declared = [read_contract(connection, name) for name in declared_tables(connection)]
     optional = {table.name for table in declared if table.is_optional}
     for table, columns in star.items():
         if table not in optional:
@@ -176,7 +178,7 @@ def _calendar_check(table: str, day: str) -> Check:
     )
 
 
-def _declared_checks(table: Table, star: Mapping[str, Mapping[str, str]]) -> Iterator[Check]:
+def _declared_checks(table: Table, star: _Star) -> Iterator[Check]:
     """What the contract says of a column holds in the star too; the unknown member is exempt."""
     columns, surrogate = {*star[table.name]}, surrogate_key(table.name)
     known = f"{quoted(surrogate)} <> -1" if surrogate in columns else "true"
@@ -218,19 +220,20 @@ def _declared_reference_check(table: str, reference: Reference) -> Check:
     )
 
 
-def _checks_of_books(connection: DuckDBPyConnection) -> Iterator[Check]:
+def _checks_of_books(
+    connection: DuckDBPyConnection, declared: Sequence[Table], star: _Star
+) -> Iterator[Check]:
     """Nothing is lost between the inputs and the star, and the build is about as large as usual."""
     if not has_table(connection, current_database(connection), "build_inputs"):
         return
-    star = star_types(connection)
-    for name in declared_tables(connection):
+    for table in declared:
+        name = table.name
         yield Check(
             f"{name}_has_no_row_in_quarantine",
             _IN_QUARANTINE.format(table=literal(name)),
             f"no row of {name} is in quarantine",
             "warn",
         )
-        table = read_contract(connection, name)
         if "inferred" in table.comment.prefixes:
             yield Check(
                 f"{name}_has_no_inferred_member",
