@@ -63,22 +63,12 @@ def export_tables(
     """Write the rows of each relation, a table or view, under the table name it is given for.
 
     `formats` are names of FORMATS with commas between them, `tables` likewise those to write, if not
-    all. The files, below `data_dir`, with rows in the order of the relation:
-
-    - `CSV-export/<table>.csv`: RFC 4180, UTF-8, a header; null is an empty field, empty text is `""`.
-      Text is written as it is, also where a spreadsheet would take it for a formula.
-    - `JSON-export/<table>.json`: an array of objects; a decimal is a number with all its digits.
-    - `NDJSON-export/<table>.ndjson`: the same objects, one a line.
-    - `Parquet-export/<table>.parquet`: the types of the mart, compressed with zstd;
-      a HUGEINT, as sums of whole numbers are, is a `decimal(38, 0)`.
-    - `Excel-export/<mart>.xlsx`: one workbook for the mart, a sheet a table. Dates, numbers and
-      booleans are real ones, and text is text, also `007` and `=1+1`. What a cell would not give back
-      is text as well: a whole number or decimal of more than 15 digits, a day before 1900-03-01 (from
-      then on programs agree on them), a time finer than milliseconds. Null is no cell; empty text is a
-      cell with an empty text, which looks the same, and for which ISBLANK is false. Amounts are shown
-      with two decimals and the `currency`. The first sheet is a summary, if there is one: the build, the
-      verdict of its quality report, and of the tables named in `summary` the first as figures, the
-      second as a chart.
+    all. docs/command_line.md says what the files below `data_dir` are; rows keep the order of the
+    relation. In CSV, what a spreadsheet would take for a formula is not disarmed. In Parquet a HUGEINT,
+    as sums of whole numbers are, is a `decimal(38, 0)`. In a workbook null is no cell, and empty text a
+    cell with an empty text; amounts are shown with two decimals and the `currency`; the first sheet is
+    a summary: the build, the verdict of its quality report, and of the tables named in `summary` the
+    first as figures, the second as a chart.
 
     Beside them, `manifest.json`: `format_version` 1, `build_id`, `start_date` and `end_date` as they
     were asked for (null: open), and `files`, for each table its file, table, rows (without the header),

@@ -117,21 +117,11 @@ class Outcome:
         return said
 
     def summary(self, exit_status: int, error: str = "") -> dict[str, object]:
-        """What `--notify` hands on, an object of version 1.
+        """What `--notify` hands on: the object of version 1 that docs/nights.md describes.
 
-        - `format_version` (1), `command`, `exit_status`; `error`: the message of a failure, or null
-        - `verdict`: `fail` if the command failed or a check has failed or is broken, else `warn` if one
-          warns, else `pass`; null if no checks have run
-        - `headline`: the error or the verdict, in a sentence
-        - `began_at` (ISO 8601, UTC), `seconds`; `notebooks`: each with `notebook`, `result` (`done`,
-          `stopped`, `not run`) and `seconds`
-        - `build`: what `build_facts` tells of the build that this run has published, or null
-        - `changes`: the rows of *Before and after* in 01_build, one a table, money as it is shown there,
-          or null; `is_changed`: whether a row was added, removed or changed, or null
-        - `checks`: `counts` and `failures` of the quality report that this run has written, or null
-        - `database`, `executed`, `quality`, `exports` and `pages`: absolute paths of what this run has
-          written, null or an empty list if it has not
-        - `lines`: what the notebooks say of themselves, as it is printed
+        Times are ISO 8601 in UTC, `build` is what `build_facts` tells, `checks` are the `counts` and
+        `failures` of the quality report, and money stands as *Before and after* shows it. What this run
+        has not done, or nobody knows, is null.
         """
         report, changes = self._new_report(), self._changes()
         return {

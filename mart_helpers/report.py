@@ -103,26 +103,13 @@ def write_quality_report(
     bad = [each for each in failures if each.bad_rows] if max_violations else []
     listed = {f"{VIOLATIONS}/{_file_name(each.check_name)}": each for each in bad}
     file_of = {each.check_name: name for name, each in listed.items()}
-    counts = check_results["status"].value_counts().to_dict()
     report = {
         "format_version": REPORT_VERSION,
         "mart": session.database.name,
         "start_date": days[0] or None,
         "end_date": days[1] or None,
         **last_build(session.connection),
-        "status": overall(check_results["status"]),
-        "headline": headline(check_results.to_dict("records")),
-        "counts": {"checks": len(check_results), **dict.fromkeys(RESULTS, 0), **counts},
-        "checks": _records(check_results),
-        "failures": [
-            {
-                **each._asdict(),
-                "bad_rows": each.bad_rows and int(each.bad_rows),
-                "sample": _records(each.sample),
-                "violations": file_of.get(each.check_name),
-            }
-            for each in failures
-        ],
+        **_findings(check_results, failures, file_of),
         "max_violations": max_violations,
         "row_counts": _records(row_counts),
         "inputs": _records(inputs),
@@ -158,6 +145,28 @@ def violations_in(folder: Path) -> set[str]:
         return {name for name in ours if (folder / VIOLATIONS / name).is_file()}
     except (OSError, ValueError, LookupError, TypeError):
         return set()
+
+
+def _findings(
+    check_results: pd.DataFrame, failures: Sequence[Failure], file_of: Mapping[str, str]
+) -> dict[str, object]:
+    """The part of the report on the checks."""
+    counts = check_results["status"].value_counts().to_dict()
+    return {
+        "status": overall(check_results["status"]),
+        "headline": headline(check_results.to_dict("records")),
+        "counts": {"checks": len(check_results), **dict.fromkeys(RESULTS, 0), **counts},
+        "checks": _records(check_results),
+        "failures": [
+            {
+                **each._asdict(),
+                "bad_rows": each.bad_rows and int(each.bad_rows),
+                "sample": _records(each.sample),
+                "violations": file_of.get(each.check_name),
+            }
+            for each in failures
+        ],
+    }
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
