@@ -180,7 +180,7 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
             if kind == "FOREIGN KEY"
         ),
         rules=tuple(
-            Rule(expression, tuple(names))
+            Rule(expression, tuple(dict.fromkeys(names)))
             for kind, names, expression, *_ in constraints
             if kind == "CHECK"
         ),

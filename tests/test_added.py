@@ -40,7 +40,7 @@ create table contract.dim_customer (
     channel varchar not null check (channel in ('shop', 'web')),
 """,
     "comment on table contract.fact_sales is": """\
-create table contract.fact_inventory (
+create table contract.fact_stocktake (
     count_id bigint primary key,
     count_date date not null,
     product_id varchar not null references contract.dim_product (product_id),
@@ -51,7 +51,7 @@ comment on table contract.fact_sales is""",
     'loader.load("fact_sales", from_seed=stage < 2)': """\
 loader.load("dim_store", from_seed=False)
 loader.load("fact_sales", from_seed=stage < 2)
-loader.load("fact_inventory", from_seed=False)""",
+loader.load("fact_stocktake", from_seed=False)""",
     "    null::varchar as customer_id,": "    null::integer as customer_id,",
     "-- one row per sale line\ncreate table fact_sales as": """\
 create table dim_store as
@@ -64,13 +64,13 @@ select
 from staging.dim_store
 order by store_key;
 
-create table fact_inventory as
+create table fact_stocktake as
 select
     inventory.count_id,
     dim_date.date_key,
     dim_product.product_key,
     inventory.units
-from staging.fact_inventory as inventory
+from staging.fact_stocktake as inventory
 inner join dim_date on inventory.count_date = dim_date.date
 inner join dim_product on inventory.product_id = dim_product.product_id
 order by inventory.count_id;
@@ -89,7 +89,7 @@ create schema checks;
 
 create view checks.few_units as
 select count_id, units
-from fact_inventory
+from fact_stocktake
 where units > 20;
 
 comment on view checks.few_units is 'warn: no count is above 20';
@@ -129,7 +129,7 @@ def write_inputs(folder: Path) -> None:
     (folder / "dim_store.csv").write_text("store_no,store_name\n7,Harbour\n8,Market\n")
     counts = [f"{n},2023-0{n}-01,P01,{n * 10}" for n in range(1, 4)]
     counts += ["4,2026-05-31,P02,0"]  # in a year in which nothing was sold
-    (folder / "fact_inventory.csv").write_text(
+    (folder / "fact_stocktake.csv").write_text(
         "\n".join(["count_id,count_date,product_id,units", *counts]) + "\n"
     )
 
@@ -163,7 +163,7 @@ def test_added_columns_and_tables_are_exported_in_the_range(project):
         {"store_key": "1", "store_no": "7", "store_name": "Harbour"},
         {"store_key": "2", "store_no": "8", "store_name": "Market"},
     ]
-    assert [row["count_id"] for row in rows(project, "fact_inventory")] == ["1", "2"]
+    assert [row["count_id"] for row in rows(project, "fact_stocktake")] == ["1", "2"]
     sales, wide = rows(project, "fact_sales"), rows(project, "sales")
     expected = query(mart(project), "select count(*) from fact_sales where date_key <= 20230201")
     assert [(len(sales),)] == [(len(wide),)] == expected
@@ -174,14 +174,14 @@ def test_added_columns_and_tables_are_exported_in_the_range(project):
 
 
 def test_the_calendar_has_the_days_of_every_fact(project):
-    rows = "select count(*), (select max(year) from dim_date) from fact_inventory"
+    rows = "select count(*), (select max(year) from dim_date) from fact_stocktake"
     assert query(mart(project), rows) == [(4, 2026)]
 
 
 def test_added_tables_can_be_named_for_an_export(project):
-    run_notebook("03_export", {"tables": "fact_inventory,dim_store", "data_dir": "other"}, project)
+    run_notebook("03_export", {"tables": "fact_stocktake,dim_store", "data_dir": "other"}, project)
     files = {path.stem for path in (project / "other" / "CSV-export").glob("*.csv")}
-    assert files == {"fact_inventory", "dim_store"}
+    assert files == {"fact_stocktake", "dim_store"}
 
 
 def test_keys_of_every_role_have_checks(project):
@@ -190,7 +190,7 @@ def test_keys_of_every_role_have_checks(project):
         "fact_sales_ship_to_customer_key_is_in_dim_customer",
         "fact_sales_ship_date_key_is_in_dim_date",
         "fact_sales_store_key_is_in_dim_store",
-        "fact_inventory_product_key_is_in_dim_product",
+        "fact_stocktake_product_key_is_in_dim_product",
     } <= {name for (name,) in query(mart(project), checks)}
 
 
@@ -199,7 +199,7 @@ def test_a_failed_check_on_numeric_keys_names_file_and_line(project):
     report = json.loads((project / "data" / "quality" / "quality_report.json").read_text())
     (failure,) = (each for each in report["failures"] if each["check_name"] == "few_units")
     (row,) = failure["sample"]
-    assert row == {"count_id": 3, "units": 30, "file": "fact_inventory.csv", "line": 4}
+    assert row == {"count_id": 3, "units": 30, "file": "fact_stocktake.csv", "line": 4}
 
 
 def test_added_tables_and_columns_are_described(project):
@@ -218,7 +218,7 @@ def test_arrows_lead_from_added_keys_to_their_dimensions(project):
     with closing(Session(open_published(path), path, {})) as session:
         figure = figure_of(draw_star, session)
     arrows = [each for each in figure.axes[0].patches if isinstance(each, FancyArrowPatch)]
-    assert len(arrows) == 8, "six of fact_sales, two of fact_inventory"
+    assert len(arrows) == 8, "six of fact_sales, two of fact_stocktake"
 
 
 def test_a_trace_shows_the_dimension_rows_of_every_role(project):
@@ -228,8 +228,8 @@ def test_a_trace_shows_the_dimension_rows_of_every_role(project):
         *("dim_date, date_key", "dim_customer, customer_key", "dim_customer, ship_to_customer_key"),
         *("dim_date, ship_date_key", "dim_store, store_key", "dim_product, product_key"),
     ]
-    text = trace(mart(project), "fact_inventory", "2", project / "inputs")
-    assert "inputs/fact_inventory.csv, line 3\n    2,2023-02-01,P01,20" in text
+    text = trace(mart(project), "fact_stocktake", "2", project / "inputs")
+    assert "inputs/fact_stocktake.csv, line 3\n    2,2023-02-01,P01,20" in text
 
 
 def test_a_customer_more_changes_no_sale(project, tmp_path):
@@ -245,7 +245,7 @@ def test_a_customer_more_changes_no_sale(project, tmp_path):
     assert lines["dim_customer"] == [f"{members}", f"{members + 1}", "1", "0", "0"]
     ((sales,),) = query(earlier, "select count(*)::varchar from fact_sales")
     assert lines["fact_sales"][:5] == [sales, sales, "0", "0", "0"]
-    assert lines["fact_inventory"] == ["4", "4", "0", "0", "0"]
+    assert lines["fact_stocktake"] == ["4", "4", "0", "0", "0"]
     keys = "select customer_id, customer_key from dim_customer where customer_id is not null order by 2"
     assert query(mart(project), keys) == [*query(earlier, keys), (0, members)]
 

@@ -156,6 +156,26 @@ copy (
 """
 
 
+# The units sold of each product in each month, the first one first.
+SOLD = """
+with months as (
+    select product_id, last_day(sale_date) as month_end, sum(quantity)::bigint as units
+    from read_csv($path)
+    group by all
+),
+units_of_months as (
+    select product_id, month_end, coalesce(units, 0) as units
+    from (select distinct month_end from months)
+    cross join (select distinct product_id from months)
+    left join months using (product_id, month_end)
+)
+select product_id, map_from_entries(list((month_end, units) order by month_end))
+from units_of_months
+group by product_id
+order by product_id
+"""
+
+
 def generate(sales: int, out: Path, seed: int = USUAL_SEED, *, history: bool = False) -> list[Path]:
     """Write dim_customer.csv, dim_product.csv, fact_sales.csv into folder `out`; give the paths.
 
@@ -168,7 +188,8 @@ def generate(sales: int, out: Path, seed: int = USUAL_SEED, *, history: bool = F
 
     With `history` the customers are a folder of quarterly extracts in place of the one file, such as
     dim_customer/2023-04-01.csv, each with those who had signed up by its day. From one to the next 2 %
-    of them move, 1 % become another kind of business, 1 % get another name, and 1 % are left out.
+    of them move, 1 % become another kind of business, 1 % get another name, and 1 % are left out. A file
+    more, fact_inventory.csv, has what is left of each product at the end of each month.
 
     Raises UsageError where `sales` is below 1 or above MOST_SALES, or `out` is no folder, and
     StateError where the files cannot be written.
@@ -179,12 +200,13 @@ def generate(sales: int, out: Path, seed: int = USUAL_SEED, *, history: bool = F
         )
     folder = resolve(out)
     extracts = [f"dim_customer/{day}" for day in EXTRACTS] if history else ["dim_customer"]
-    paths = [folder / f"{name}.csv" for name in (*extracts, "dim_product", "fact_sales")]
+    facts = ["fact_sales", "fact_inventory"] if history else ["fact_sales"]
+    paths = [folder / f"{name}.csv" for name in (*extracts, "dim_product", *facts)]
     try:
         for path in (paths[0], paths[-1]):
             path.parent.mkdir(parents=True, exist_ok=True)
         with whole_files(paths) as parts:
-            _write(sales, parts, seed)
+            _write(sales, parts, seed, history)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(
             f"{shown(folder)}: is a file, or lies below one. Give --out a folder."
@@ -197,16 +219,17 @@ def generate(sales: int, out: Path, seed: int = USUAL_SEED, *, history: bool = F
     return paths
 
 
-def _write(sales: int, paths: list[Path], seed: int) -> None:
+def _write(sales: int, paths: list[Path], seed: int, history: bool) -> None:
     extra = max(0, sales - SMALL_COMPANY)
     customers = len(CUSTOMERS) + extra // 200
     products = min(MOST_PRODUCTS, len(PRODUCTS) + extra // 2_000)
-    *extracts, products_path, sales_path = paths
-    is_single = len(extracts) == 1
+    *extracts, products_path, sales_path = paths[:-1] if history else paths
     for number, path in enumerate(extracts):
-        _write_rows(path, _customer_rows(customers, None if is_single else number, seed))
+        _write_rows(path, _customer_rows(customers, number if history else None, seed))
     _write_rows(products_path, _product_rows(products))
     _write_sales(sales_path, sales, customers, products, draw(0, seed))
+    if history:
+        _write_rows(paths[-1], _stock_rows(sales_path, seed))
 
 
 def _write_rows(path: Path, rows: Iterator[tuple[str, ...]]) -> None:
@@ -258,6 +281,23 @@ def _product_rows(count: int) -> Iterator[tuple[str, ...]]:
         name = _variant_name(product.name, variant)
         prices = [money(product.unit_cost + variant % 40 * 5), money(_list_price(index))]
         yield f"P{index + 1:0{_width(count, 2)}}", name, product.category, *prices
+
+
+def _stock_rows(sales_path: Path, seed: int) -> Iterator[tuple[str, ...]]:
+    """What is left of each product at each month end, where some are ordered late and some too early."""
+    yield "product_id", "month_end", "units_on_hand"
+    with connect(":memory:") as connection:
+        sold = connection.execute(SOLD, {"path": str(sales_path)}).fetchall()
+    for number, (product, months) in enumerate(sold):
+        usual = sum(months.values()) // len(months) + 1
+        # half a month to four and a half months of sales are ordered at once
+        least, ordered = usual // 4, usual // 2 + draw(number, draw(2, seed)) % (4 * usual)
+        left = least + ordered
+        for month_end, units in months.items():
+            left -= units
+            while left < least:
+                left += ordered
+            yield product, month_end.isoformat(), str(left)
 
 
 def _write_sales(path: Path, sales: int, customers: int, products: int, seed: int) -> None:

@@ -138,8 +138,8 @@ def write_sample(out: Path) -> list[Path]:
     """Write dim_customer.csv, dim_product.csv and fact_sales.csv into the folder `out`; their paths.
 
     The sales are in the order of their days, about 2,500 of 2023 and 2024. In `out`/history are the
-    extracts of stage 4, whose customers are dated. Files of these names are replaced. Raises StateError
-    where they cannot be written.
+    extracts of stage 4: dated customers, and the stock. Files of these names are replaced. Raises
+    StateError where they cannot be written.
     """
     tables = {"dim_customer": customer_rows(), "dim_product": product_rows(), "fact_sales": sale_rows()}
     tables["dim_customer"].append(dict(zip(tables["dim_customer"][0], BAD_CUSTOMER, strict=True)))
