@@ -244,7 +244,7 @@ ALSO = {
 def test_the_sample_passes_every_check_but_those_that_warn(with_fault):
     results = run_checks(with_fault("select 1"))
     assert failed(results) == SLIPS
-    assert len(results) == 53
+    assert len(results) == 67
     assert set(FAULTS) < set(results["check_name"])
 
 

@@ -69,7 +69,7 @@ def value(sales: duckdb.DuckDBPyConnection, sql: str) -> object:
 
 def test_the_inputs_are_made_again_byte_for_byte(tmp_path: Path) -> None:
     made = write_sample(tmp_path)
-    assert len(made) == 13
+    assert len(made) == 14
     for path in made:
         assert path.read_bytes() == (plain.INPUTS / path.relative_to(tmp_path)).read_bytes()
 
