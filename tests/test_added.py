@@ -218,7 +218,7 @@ def test_arrows_lead_from_added_keys_to_their_dimensions(project):
     with closing(Session(open_published(path), path, {})) as session:
         figure = figure_of(draw_star, session)
     arrows = [each for each in figure.axes[0].patches if isinstance(each, FancyArrowPatch)]
-    assert len(arrows) == 8, "six of fact_sales, two of fact_stocktake"
+    assert len(arrows) == 10, "six of fact_sales, two of each other fact"
 
 
 def test_a_trace_shows_the_dimension_rows_of_every_role(project):
