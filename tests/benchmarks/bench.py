@@ -24,8 +24,8 @@ from rows import HERE, PEERS, PEERS_BIN, Bench, Row, Task
 QUICK_SCALE = 0.005
 HEADER = ("row", "work", "ours", "compared with", "theirs", "ours ÷ theirs", "target", "met")
 LEGEND = """\
-Seconds, and GB at the peak of all processes together, are medians. The ratio is the median of those of
-the pairs; of several others the quickest counts.\
+Seconds, those of all cores, and GB at the peak of all processes together, are medians. The ratio is the
+median of those of the pairs; of several others the quickest counts.\
 """
 
 
@@ -187,7 +187,8 @@ def _cells(result: Result) -> tuple[str, ...]:
 
 
 def _figures(runs: list[Run]) -> str:
-    return f"{seconds(runs):.2f} s, {peak(runs) / 1e9:.2f} GB"
+    cpu = median(run.cpu for run in runs)
+    return f"{seconds(runs):.2f} s, {cpu:.2f} s, {peak(runs) / 1e9:.2f} GB"
 
 
 def say(text: str) -> None:

@@ -1,6 +1,7 @@
 """The extracts and marts that are measured with: made once in the scratch folder, then used again."""
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from measuring import measure
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+DATED = Path(__file__).with_name("dated.py")
 COLUMNS = ("sale_id", "sale_date", "customer_id", "product_id", "quantity", "unit_price", "discount")
 LINES_PER_BAD = 100
 CHANGED_MONTH = "2024-06-"
@@ -85,6 +87,32 @@ class Extracts:
             self.make()
             run("build", "--inputs-dir", str(self.folder), *place(self.mart, self.folder / "runs"))
         _read_once(self.mart)
+
+
+@dataclass(frozen=True)
+class DatedExtracts:
+    """Clean sales, and a dated file of all customers for each month or day, with 1 % of them changed."""
+
+    clean: Extracts
+    files: int
+    customers: int
+    step: str
+
+    @property
+    def folder(self) -> Path:
+        return self.clean.scratch / f"{self.step}ly-{self.files}-{self.clean.sales}"
+
+    def make(self) -> None:
+        """Write the files if they are not there yet, and read the sales, to have them in memory."""
+        sales = self.folder / "fact_sales.csv"
+        if not sales.exists():
+            self.clean.make()
+            (self.folder / "dim_customer").mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.clean.folder / "dim_product.csv", self.folder)
+            # a process of its own, so that this one stays small
+            values = (self.clean.folder, self.folder, self.files, self.customers, self.step)
+            subprocess.run([sys.executable, DATED, *map(str, values)], check=True)
+        _read_once(sales)
 
 
 def run(*arguments: str) -> None:

@@ -24,10 +24,11 @@ class CommandFailed(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """What one run took: wall-clock seconds, and peak bytes of resident memory."""
+    """What one run took: wall-clock seconds, peak bytes of resident memory, seconds of all cores."""
 
     seconds: float
     peak: int
+    cpu: float = 0
 
 
 def measure(command: list[str], cwd: Path, environment: dict[str, str]) -> Run:
@@ -60,7 +61,8 @@ def measure(command: list[str], cwd: Path, environment: dict[str, str]) -> Run:
             said = output.read().decode(errors="replace")[-3000:]
             raise CommandFailed(f"{' '.join(command)}\nended with {process.returncode}:\n{said}")
     largest, ours = usage.ru_maxrss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Run(seconds, max(watch.peak, largest * 1024 if largest > ours else 0))
+    highest = max(watch.peak, largest * 1024 if largest > ours else 0)
+    return Run(seconds, highest, usage.ru_utime + usage.ru_stime)
 
 
 class _Watch(threading.Thread):

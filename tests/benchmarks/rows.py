@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from extracts import CHECKOUT, Extracts, mart_command, place
+from extracts import CHECKOUT, DatedExtracts, Extracts, mart_command, place
 
 HERE = Path(__file__).resolve().parent
 PEERS_BIN = HERE / ".venv" / "bin"
@@ -82,6 +82,8 @@ class Bench:
             yield self._peer(peer, sales, at_most)
         yield self._load("build-clean", self.extracts(10_000_000), 2)
         yield self._load("build-damaged", self.extracts(10_000_000, "damaged"), 3)
+        yield self._history(36, 100_000, "month")
+        yield self._history(1_000, 3_000, "day")
         yield from (self._export(kind) for kind in ("csv", "json", "parquet"))
         yield self._diff()
         yield self._growth(1_000_000, 10_000_000)
@@ -192,6 +194,20 @@ class Bench:
             at_most=at_most,
             bad_rows=extracts.bad_rows,
             needs=(extracts.make,),
+        )
+
+    def _history(self, files: int, customers: int, step: str) -> Row:
+        """Beside a plain read of the same files into tables."""
+        clean, out = self.extracts(5_000_000), self.out("other")
+        dated = DatedExtracts(clean, files, max(100, round(customers * min(self.scale, 1))), step)
+        read = [str(HERE / "floor.py"), "read", str(dated.folder), str(out / "floor.duckdb")]
+        return Row(
+            f"history-{files}",
+            f"build, {clean.sales:,} sales, {files:,} files of {dated.customers:,} customers",
+            self.build("ours", dated.folder),
+            {"read_csv": Task([sys.executable, *read], out)},
+            at_most=2,
+            needs=(dated.make,),
         )
 
     def _export(self, kind: str) -> Row:
