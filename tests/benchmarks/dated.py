@@ -27,9 +27,9 @@ copy (
 
 def write(clean: str, out: str, files: int, customers: int, step: str) -> None:
     with duckdb.connect() as connection:
-        first = f"date '2025-01-01' - interval {files} {step}"
         days = (
-            f"select ({first} + interval 1 {step} * n)::date::varchar from range({files}) as files (n)"
+            f"select (date '2025-01-01' - interval 1 {step} * ({files} - n))::date::varchar "
+            f"from range({files}) as files (n) order by n"
         )
         for number, (day,) in enumerate(connection.execute(days).fetchall()):
             connection.execute(FILE.format(number=number, customers=customers, out=out, day=day))
