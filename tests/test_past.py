@@ -67,6 +67,7 @@ def test_a_closed_month_that_lost_changed_or_moved_a_row_stops_the_build_unless_
     assert "gone" in done.stderr
     assert "→ 77" in done.stderr
     assert "20230102 → 20241231" in done.stderr
+    assert "mart reset --database data/mini_data_mart.duckdb" in done.stderr, "for other data"
     allowed = nightly.build("--allow-restated")
     assert allowed.returncode == 0, allowed.stderr
     assert "3 published rows of closed months are gone or have other amounts" in allowed.stdout
