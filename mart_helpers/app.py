@@ -101,8 +101,8 @@ def show(database: Path, inputs_dir: Path) -> None:
     pages = []
     for name in PAGES:
         title = "".join(notebook_cells(notebook_path(name))[0]["source"]).partition("\n")[0]
-        draw = partial(show_page, name, database, inputs_dir)
-        pages.append(st.Page(draw, title=title.rpartition("· ")[2], url_path=name[3:]))
+        draw, title = partial(show_page, name, database, inputs_dir), title.rpartition("· ")[2]
+        pages.append(st.Page(draw, title=title, url_path=name[3:]))
     page = st.navigation(pages)
     st.set_page_config(f"{page.title} · {database.stem}")
     page.run()
@@ -288,9 +288,9 @@ def _show_table(frame: pd.DataFrame, name: str, key: str) -> list[int]:
         table = frame.set_axis(frame.columns, axis=1)
     table.attrs, columns, formats = {}, {}, {}
     for each, kind in table.dtypes.items():
-        columns[each] = column(in_words(each).capitalize())
+        words = in_words(each).capitalize()
+        columns[each] = column(words)
         if pd.api.types.is_datetime64_any_dtype(kind):
-            words = in_words(each).capitalize()
             columns[each] = st.column_config.DateColumn(words, format="YYYY-MM-DD")
         elif pd.api.types.is_numeric_dtype(kind) and not each.endswith(LABELS):
             decimals = 0 if kind.kind in "iu" else 1 if each.endswith("_pct") else 2
@@ -305,9 +305,8 @@ def _show_table(frame: pd.DataFrame, name: str, key: str) -> list[int]:
         on_select="rerun",
         selection_mode="single-row",
     )
-    csv, file = frame.to_csv(index=has_names), f"{name}.csv"
-    icon = ":material/download:"
-    st.download_button(file, csv, file, "text/csv", f"{key} csv", on_click="ignore", icon=icon)
+    csv, look = frame.to_csv(index=has_names), {"on_click": "ignore", "icon": ":material/download:"}
+    st.download_button(f"{name}.csv", csv, f"{name}.csv", "text/csv", f"{key} csv", **look)
     return state["selection"]["rows"]
 
 
@@ -316,10 +315,9 @@ def _selected_behind(part: Part) -> pd.Series | None:
     if part.behind.empty:
         st.caption("This line stands for no single rows of the mart.")
         return None
-    count = len(part.behind)
-    most = "the first " if count == _MOST_ROWS else ""
-    rows = f"{count:,} row{'s' * (count != 1)}"
-    st.caption(f"Behind it: {most}{rows}. Select one to see where it comes from.")
+    count, most = len(part.behind), "the first " if len(part.behind) == _MOST_ROWS else ""
+    rows = f"{most}{count:,} row{'s' * (count != 1)}"
+    st.caption(f"Behind it: {rows}. Select one to see where it comes from.")
     lines = _show_table(part.behind, f"{part.name}_rows", f"{part.key} rows")
     return part.behind.iloc[lines[0]] if lines else None
 
@@ -361,7 +359,9 @@ def _drawn(kind: str, frame: pd.DataFrame, label: str, *given: Any, **named: Any
     )
     tips = ["name:N", "series:N", alt.Tooltip("value:Q", format=",.2~f")]
     base = alt.Chart(rows.dropna(), title=title).encode(tooltip=tips)
-    series = alt.Scale(domain=[*map(in_words, values)], range=_COLOURS.get(kind, [charts.BLUE]))
+    second = "#9DB8C9" if kind == "draw_line" else charts.ORANGE
+    colours = [charts.BLUE, second, charts.PALE]
+    series = alt.Scale(domain=[*map(in_words, values)], range=colours)
     chart = _marked(kind, base, lines["name"], unit, series)
     return Part(chart, re.sub(r"\W+", "_", title.lower()), frame=frame)
 
@@ -397,9 +397,3 @@ def _marked(kind: str, base: alt.Chart, names: list[str], unit: str, series: alt
     marks = base.mark_point(filled=True, size=50, opacity=1) if is_line else base.mark_bar()
     marks = marks.encode(opacity=paler).add_params(_PICKED)
     return base.mark_line() + marks if is_line else alt.layer(marks)
-
-
-_COLOURS = {
-    "draw_line": [charts.BLUE, "#9DB8C9"],
-    "draw_stacks": [charts.BLUE, charts.ORANGE, charts.PALE],
-}

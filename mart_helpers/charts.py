@@ -129,7 +129,7 @@ def draw_line(
     lines = {y: {"color": BLUE, "marker": "o", "markersize": 3.5}}
     if before and rows[before].notna().any():
         lines = {before: {"color": PALE, "linewidth": 2.5}} | lines
-    values = [_floats(rows[name]) for name in lines]
+    values = [rows[name].astype(float) for name in lines]
     for (name, look), heights in zip(lines.items(), values, strict=True):
         axes.plot(rows[x], heights, label=in_words(name), clip_on=False, **look)
     _lay_columns(axes, rows[x], rows[x], pd.concat(values), unit)
@@ -149,7 +149,7 @@ def draw_stacks(frame: pd.DataFrame, x: str, parts: Sequence[str], title: str, u
     figure, axes = _new_figure(title, height=3.4)
     places, foot = pd.Series(range(len(rows))), pd.Series(0.0, rows.index)
     for part, colour in zip(parts, (BLUE, ORANGE, PALE), strict=False):
-        height = _floats(rows[part].fillna(0))
+        height = rows[part].fillna(0).astype(float)
         width = 0.75 * min(len(rows) / _MOST_TICKS, 1)  # a few bars would be fat
         axes.bar(places, height, bottom=foot, color=colour, width=width, label=in_words(part))
         foot = foot + height
@@ -167,7 +167,7 @@ def draw_heat_map(frame: pd.DataFrame, label: str, title: str, unit: str = "") -
     the first 40 are drawn, as the title then says. `unit` stands below.
     """
     rows, title = _first_rows(frame, title)
-    numbers = rows.drop(columns=label).apply(_floats).dropna(axis="columns", how="all")
+    numbers = rows.drop(columns=label).astype(float).dropna(axis="columns", how="all")
     if numbers.empty:
         return _empty_figure(title)
     in_thousands = numbers.abs().max(axis=None) >= 1_000_000
@@ -218,7 +218,9 @@ def draw_bars(
     names = [value, before] if before and rows[before].notna().any() else [value]
     for (name, panel), texts, each in zip(panels.items(), labels, axes, strict=True):
         each.set_title(in_words(name), loc="left", size=10, weight="bold")
-        _add_bars(each, [_floats(panel[name].fillna(0)).tolist() for name in names], texts, len(panels))
+        _add_bars(
+            each, [panel[name].fillna(0).astype(float).tolist() for name in names], texts, len(panels)
+        )
         each.set_ylim(max(map(len, labels)) - 0.4, -0.6)
     words = [unit.strip(), *(f"line: {in_words(name)}" for name in names[1:])]
     axes[0].set_xlabel("; ".join(words), loc="left")
@@ -284,11 +286,6 @@ def _decimals(values: list[float]) -> int:
 
 def _number(value: float, decimals: int) -> str:
     return f"{value:z,.{decimals}f}" if abs(value) < 1e15 else f"{value:.3g}"
-
-
-def _floats(values: pd.Series) -> pd.Series:
-    """The values as matplotlib can scale them, whose sums are still numbers."""
-    return values.astype(float).clip(-1e300, 1e300)
 
 
 def _named(values: pd.Series) -> tuple[str, list[str]]:

@@ -226,10 +226,10 @@ def _in_mart(inputs: _Inputs, key: Key) -> list[str]:
         return []
     pairs = zip(columns, key, strict=True)
     where = " and ".join(f"{quoted(column)}::varchar = {literal(text)}" for column, text in pairs)
-    references, texts = star_references(connection)[name], []
+    texts = []
     for row in _rows(connection, name, where):
         lines = [_listed(row.items(), "  ")]
-        for column, dimension in references.items():
+        for column, dimension in star_references(connection)[name].items():
             own = surrogate_key(dimension)
             for member in _rows(connection, dimension, f"{quoted(own)} = {row[column] or 'null'}"):
                 del member[own]

