@@ -75,7 +75,8 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
     """
     rows, inferring = staging_of(table.name), [*inferring_references(connection, table)]
     inferred = {reference.table for reference in inferring}
-    connection.execute(f"insert into problems by name {problems_sql(table)}")
+    if _is_true(connection, f"select count({SUSPECT}) > 0 from {rows}"):
+        connection.execute(f"insert into problems by name {problems_sql(table)}")
     for reference in table.references:
         if not has_table(connection, "staging", reference.table):
             raise StateError(f"Load {reference.table} before {table.name}, which refers to it.")

@@ -382,11 +382,6 @@ SIZES = [
         sales(sale(1), sale("x" * 32_000_000)),
         "the row that begins on line 3 is longer than 8 MB",
     ),
-    refuses(
-        "an open quote, then 45 MB",
-        sales(sale(1), f'"{sale(2)}', *[sale(3)] * 1_600_000),
-        "the row that begins on line 3 is longer than 8 MB: a quote in it is never closed",
-    ),
     loads(
         "a number of 400 digits",
         sales(sale(1), f"S2,2024-01-01,C1,P1,{'9' * 400},2,0"),
@@ -735,45 +730,31 @@ def test_a_line_of_1_gb_is_refused_in_little_memory(tmp_path: Path):
 
 
 BAD_ROWS = {
-    "too many fields": (1_000_000, lambda number: f"P{number},Pen,Desk,1,2,3,4,5\n"),
-    "values": (1_000_000, lambda number: f"P{number},Pen,Desk,1;2,2\n"),
-    "repeats": (3_000_000, lambda number: "P1,Pen,Desk,1,2\n"),
+    "too many fields": (300_000, lambda number: f"P{number},Pen,Desk,1,2,3,4,5\n", 0.1),
+    "values": (300_000, lambda number: f"P{number},Pen,Desk,1;2,2\n", 0.1),
+    "repeats": (1_000_000, lambda number: "P1,Pen,Desk,1,2\n", 0.1),
+    "repeats that may be": (200_000, lambda number: "P1,Pen,Desk,1,2\n", 1),
 }
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kind", BAD_ROWS)
-def test_millions_of_bad_rows_are_refused_in_little_memory(tmp_path: Path, kind: str):
-    path = tmp_path / "dim_product.csv.gz"
-    rows, bad_row = BAD_ROWS[kind]
-    with gzip.open(path, "wt", compresslevel=1) as file:
+def test_very_many_bad_rows_take_little_memory(tmp_path: Path, kind: str):
+    rows, bad_row, share = BAD_ROWS[kind]
+    with gzip.open(tmp_path / "dim_product.csv.gz", "wt", compresslevel=1) as file:
         file.write(PRODUCTS)
         file.writelines(map(bad_row, range(rows)))
     done = subprocess.run(
-        [sys.executable, "-c", _LOAD_AND_MEASURE, str(tmp_path / "mart.duckdb"), "0.1"],
+        [sys.executable, "-c", _LOAD_AND_MEASURE, str(tmp_path / "mart.duckdb"), str(share)],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
     )
     *message, kilobytes = done.stdout.splitlines()
-    assert f"{rows:,} of its {rows + 1:,} rows" in message[0], done.stderr
-    assert "the first at line" in message[1]
-    assert int(kilobytes) < 600_000
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_half_a_million_bad_rows_are_set_aside_in_little_memory(tmp_path: Path):
-    with gzip.open(tmp_path / "dim_product.csv.gz", "wt", compresslevel=1) as file:
-        file.write(PRODUCTS)
-        file.writelines(map(BAD_ROWS["repeats"][1], range(500_000)))
-    done = subprocess.run(
-        [sys.executable, "-c", _LOAD_AND_MEASURE, str(tmp_path / "mart.duckdb"), "1"],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-    )
-    (kilobytes,) = done.stdout.splitlines()
-    assert int(kilobytes) < 570_000
+    if share < 1:
+        assert f"{rows:,} of its {rows + 1:,} rows" in message[0], done.stderr
+        assert "line 2" in message[1] or "line 3" in message[1]
+    assert int(kilobytes) < 450_000
 
 
 BAD_VALUES = [

@@ -113,12 +113,9 @@ def test_a_nul_byte_is_refused_with_its_line(in_blocks, written):
         count(written(b'a,b\n"1\n2",3\n4,\0\n'))
 
 
-@pytest.mark.parametrize(
-    "record", [b"x" * (9 << 20), b'"' + b"x\n" * (9 << 19) + b'"'], ids=["one line", "in quotes"]
-)
-def test_a_record_of_more_than_8_mb_is_refused_with_its_line(written, record):
+def test_a_record_of_more_than_8_mb_is_refused_with_its_line(written):
     with pytest.raises(InputError, match="row that begins on line 3 is longer than 8 MB"):
-        count(written(b"a,b\n1,2\n3," + record + b"\n5,6\n"))
+        count(written(b"a,b\n1,2\n3," + b"x" * (9 << 20) + b"\n5,6\n"))
 
 
 def mended(block, delimiter: str = ",", fields: int = 2) -> list[str]:
@@ -245,13 +242,12 @@ def rows_of(folder: Path, odd: list[str]) -> list[tuple]:
     return rows
 
 
-@pytest.mark.parametrize("text", [b"x" * (1 << 20), b"x\n" * (1 << 19)], ids=["one line", "in quotes"])
-def test_what_never_ends_takes_little_memory(tmp_path, text):
+def test_a_quote_that_never_ends_takes_little_memory(tmp_path):
     path = tmp_path / "long.csv"
     with path.open("wb") as file:
-        file.write(b'a,b\n1,"' if b"\n" in text else b"a,b\n1,")
+        file.write(b'a,b\n1,"')
         for _ in range(300):
-            file.write(text)
+            file.write(b"x\n" * (1 << 19))
     code = f"""
 import resource
 from pathlib import Path
