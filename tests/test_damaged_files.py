@@ -878,21 +878,3 @@ def test_hostile_values_stand_in_quarantine_as_they_were_in_the_file(candidate: 
     assert [reason for _, _, reason in found] == [
         f'sale_date "{value}" is not a date (yyyy-mm-dd)' for value in values
     ]
-
-
-def test_each_file_of_a_folder_has_its_own_account(candidate: Session, inputs: Path):
-    put(
-        inputs,
-        {
-            "fact_sales/1.csv": sales(sale(1), "S2,no,C9,P1,many,2,0", "S3").encode(),
-            "fact_sales/2.csv": sales(sale(1), sale(4)).encode(),
-        },
-    )
-    load(candidate)
-    books = rows_of(
-        candidate,
-        "select file, rows_read, rows_loaded, rows_quarantined from build_inputs "
-        "where table_name = 'fact_sales' order by file",
-    )
-    assert books == [("fact_sales/1.csv", 3, 1, 2), ("fact_sales/2.csv", 2, 1, 1)]
-    assert len(entries(candidate)) == 5

@@ -71,54 +71,32 @@ def test_good_rows_are_staged_in_file_order_with_their_types(candidate, inputs):
     assert counts(candidate) == (2, 2, 0)
 
 
-@pytest.mark.parametrize(
-    ("column", "value"),
-    [
-        ("sale_date", "2024-02-30"),
-        ("sale_date", "2024-01-05T10:00:00Z"),
-        ("sale_date", "1899-12-31"),
-        ("quantity", "2.5"),
-        ("quantity", "9" * 400),
-        ("unit_price", "1.23456"),
-        ("unit_price", "1,50"),
-        ("discount", "1.5"),
-    ],
-)
-def test_a_value_that_is_not_of_its_type_goes_to_quarantine(candidate, inputs, column, value):
-    names = SALES_HEADER.split(",")
-    row = dict(zip(names, f"S2,{GOOD_SALE}".split(","), strict=True)) | {column: f'"{value}"'}
-    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", ",".join(row.values())))
-    assert staged(candidate) == ["S1"]
-    assert quarantined(candidate) == [(3, column, value)]
-    assert quarantined(candidate, "reason")[0][0].startswith(f'{column} "{value}" ')
+PLAIN = [
+    ("sale_date", "2024-01-05 23:59:59.5", "2024-01-05"),
+    ("sale_date", "2024-01-05T08:30", "2024-01-05"),
+    ("sale_date", " 2024-01-05 ", "2024-01-05"),
+    ("quantity", "12.0", "12"),
+    ("quantity", "-9223372036854775807", "-9223372036854775807"),
+    ("quantity", "+7", "7"),
+    ("unit_price", "1.50000000", "1.5000"),
+    ("unit_price", ".5", "0.5000"),
+    ("unit_price", "0.0001", "0.0001"),
+    ("discount", "0.123456", "0.123456"),
+    ("discount", "", "0.000000"),
+    ("customer_id", "", None),
+    ("sale_id", " 007 ", "007"),
+    ("sale_id", "1e3", "1e3"),
+]
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "loaded"),
-    [
-        ("sale_date", "2024-01-05 23:59:59.5", "2024-01-05"),
-        ("sale_date", "2024-01-05T08:30", "2024-01-05"),
-        ("sale_date", " 2024-01-05 ", "2024-01-05"),
-        ("quantity", "12.0", "12"),
-        ("quantity", "-9223372036854775807", "-9223372036854775807"),
-        ("quantity", "+7", "7"),
-        ("unit_price", "1.50000000", "1.5000"),
-        ("unit_price", ".5", "0.5000"),
-        ("unit_price", "0.0001", "0.0001"),
-        ("discount", "0.123456", "0.123456"),
-        ("discount", "", "0.000000"),
-        ("customer_id", "", None),
-        ("sale_id", " 007 ", "007"),
-        ("sale_id", "1e3", "1e3"),
-    ],
-)
-def test_a_value_that_is_plain_is_loaded_as_it_is(candidate, inputs, column, value, loaded):
+def test_values_that_are_plain_are_loaded_as_they_are(candidate, inputs):
     names = SALES_HEADER.split(",")
-    row = dict(zip(names, f"S1,{GOOD_SALE}".split(","), strict=True)) | {column: value}
-    if column == "quantity":
-        row["unit_price"] = "0"
-    load_sales(candidate, inputs, sales(",".join(row.values())))
-    assert staged(candidate, f"{column}::varchar") == [loaded]
+    good = dict(zip(names, ["", *GOOD_SALE.split(",")], strict=True)) | {"unit_price": "0"}
+    rows = [good | {"sale_id": f"S{n}", column: value} for n, (column, value, _) in enumerate(PLAIN)]
+    load_sales(candidate, inputs, sales(*(",".join(row.values()) for row in rows)))
+    loaded = staged(candidate, ", ".join(f"{name}::varchar" for name in names))
+    found = [row[names.index(column)] for row, (column, _, _) in zip(loaded, PLAIN, strict=True)]
+    assert found == [value for _, _, value in PLAIN]
 
 
 def test_blanks_alone_are_an_empty_value(candidate, inputs):
@@ -146,12 +124,14 @@ def test_ids_that_look_like_numbers_or_differ_in_case_stay_apart(candidate, inpu
     assert staged(candidate) == ids
 
 
-@pytest.mark.parametrize("column", ["sale_id", "sale_date", "unit_price"])
-def test_a_required_value_that_is_missing_is_named(candidate, inputs, column):
-    names = SALES_HEADER.split(",")
-    row = dict(zip(names, f"S2,{GOOD_SALE}".split(","), strict=True)) | {column: "  "}
-    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", ",".join(row.values())))
-    assert quarantined(candidate, "line, column_name, reason") == [(3, column, f"{column} is missing")]
+def test_a_required_value_that_is_missing_is_named(candidate, inputs):
+    names, needed = SALES_HEADER.split(","), ["sale_id", "sale_date", "unit_price"]
+    row = dict(zip(names, f"S2,{GOOD_SALE}".split(","), strict=True))
+    bad = [",".join((row | {column: "  "}).values()) for column in needed]
+    load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", *bad))
+    assert quarantined(candidate, "line, column_name, reason") == [
+        (line, column, f"{column} is missing") for line, column in enumerate(needed, 3)
+    ]
 
 
 def test_a_repeated_key_keeps_the_first_row_and_names_its_line(candidate, inputs):
@@ -266,22 +246,6 @@ def test_a_row_with_too_few_or_too_many_fields_goes_to_quarantine_with_its_text(
     assert counts(candidate) == (3, 1, 2)
 
 
-def test_lines_are_physical_behind_blank_lines_and_newlines_in_quotes(candidate, inputs):
-    header = f"{SALES_HEADER},note"
-    load_sales(
-        candidate,
-        inputs,
-        sales(
-            f'S1,{GOOD_SALE},"two\nlines"',
-            "",
-            f"S2,{GOOD_SALE},",
-            "S3,no,C1,P1,1,2,0,",
-            header=header,
-        ),
-    )
-    assert quarantined(candidate) == [(6, "sale_date", "no")]
-
-
 def test_columns_may_come_in_any_order_and_case_and_unknown_ones_are_named(candidate, inputs):
     header = "Unit_Price, QUANTITY ,colour,product_id,customer_id,sale_date,SALE_ID"
     load_sales(candidate, inputs, sales("2.50,3,red,P1,C1,2024-01-01,S1", header=header))
@@ -292,11 +256,6 @@ def test_columns_may_come_in_any_order_and_case_and_unknown_ones_are_named(candi
         "select ignored_columns from build_inputs where table_name = 'fact_sales'"
     )
     assert ignored.fetchone() == ("colour",)
-
-
-def test_a_missing_column_is_named_with_what_was_found(candidate, inputs):
-    with pytest.raises(InputError, match=r'missing column "unit_price" \(found: sale_id, sale_date'):
-        load_sales(candidate, inputs, sales(header=SALES_HEADER.replace("unit_price", "price")))
 
 
 def test_more_bad_rows_than_allowed_refuse_the_file_and_say_which_are_commonest(candidate, inputs):
