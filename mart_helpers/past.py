@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 from duckdb import DuckDBPyConnection
 
-from mart_helpers.contract import declared_keys, declared_tables, read_contract
+from mart_helpers.contract import declared_tables, read_contract
 from mart_helpers.derived import Check, create_checks
 from mart_helpers.metrics import additive_metrics, is_number
 from mart_helpers.restated import Mart, restated_by, restated_notes
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
 from mart_helpers.sources import SEED_ROWS
-from mart_helpers.star import day_of, star_references, star_types
 from mart_helpers.texts import literal, quoted, row_sql
 
 # beside the columns of a fact, whose names begin with no blank
@@ -51,8 +50,9 @@ def check_past(session: Session, allow_restated: bool) -> None:
     a warning if `allow_restated`. Raises QueryError if the session only reads.
     """
     connection = session.connection
+    marts = Mart(connection, "published"), Mart(connection, current_database(connection))
     checks, promised = [_columns_check(connection)], []
-    for fact in _facts(connection):
+    for fact in _facts(*marts):
         checks.append(_newest_month_check(fact))
         if fact.is_comparable and _from_files(connection, fact.name):
             promised.append(fact.name)
@@ -60,27 +60,21 @@ def check_past(session: Session, allow_restated: bool) -> None:
             severity = "warn" if allow_restated else "error"
             checks += [*_past_checks(fact, severity), _growth_check(connection, fact, severity)]
     if promised:
-        checks.append(_restated_check(connection, promised))
+        checks.append(_restated_check(connection, *marts, promised))
     create_checks(connection, checks)
 
 
-def _facts(connection: DuckDBPyConnection) -> Iterator[_Fact]:
-    keys, references = declared_keys(connection), star_references(connection)
-    before = star_types(connection, "published")
-    for name, types in star_types(connection).items():
-        day = day_of(references[name])
-        if name.startswith("fact_") and day and name in keys and {*keys[name]} <= {*types}:
-            same = before.get(name, types)
-            amounts = [
-                column
-                for column, type_ in types.items()
-                if column not in (*keys[name], *references[name])
-                and is_number(type_)
-                and is_number(same.get(column, ""))
-            ]
-            known_by = (*keys[name], day)
-            is_comparable = all(same.get(column) == types[column] for column in known_by)
-            yield _Fact(name, keys[name], day, amounts, is_comparable)
+def _facts(before: Mart, after: Mart) -> Iterator[_Fact]:
+    for name, types in after.star.items():
+        key, day = after.keys.get(name), after.day(name)
+        if name.startswith("fact_") and key and day:
+            same = before.star.get(name, types)
+            numbers = [column for column, type_ in types.items() if is_number(type_)]
+            numbers = [column for column in numbers if is_number(same.get(column, ""))]
+            keys = {*key, *after.references[name]}
+            amounts = [column for column in numbers if column not in keys]
+            is_comparable = all(same.get(column) == types[column] for column in (*key, day))
+            yield _Fact(name, key, day, amounts, is_comparable)
 
 
 def _from_files(connection: DuckDBPyConnection, fact: str) -> bool:
@@ -221,9 +215,10 @@ def _growth_check(connection: DuckDBPyConnection, fact: _Fact, severity: str) ->
     )
 
 
-def _restated_check(connection: DuckDBPyConnection, facts: Collection[str]) -> Check:
+def _restated_check(
+    connection: DuckDBPyConnection, before: Mart, after: Mart, facts: Collection[str]
+) -> Check:
     """Notes what changed dimensions do to the metrics of these facts, and tells the first of it."""
-    before, after = Mart(connection, "published"), Mart(connection, current_database(connection))
     metrics = additive_metrics(connection, after.name)
     found = restated_by(connection, metrics, before, after, facts)
     connection.execute(
