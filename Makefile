@@ -91,7 +91,7 @@ lock:  ## Rebuild the lock files; LOCK_ARGS=--upgrade for newer packages.
 		--output-file $(BENCHMARKS)/requirements-peers.lock >/dev/null
 
 $(RUN_READY): requirements.lock pyproject.toml | $(VENV_PYTHON)
-	@echo 'Installing what a run needs into .venv …'
+	@echo 'Installing what a run needs into .venv. This takes a minute or two …'
 	@$(INSTALL) requirements.lock
 	@$(INSTALL_PROJECT)
 	@$(BYTECODE)
@@ -100,7 +100,7 @@ $(RUN_READY): requirements.lock pyproject.toml | $(VENV_PYTHON)
 
 # The tests' packages include those of a run, at the same versions: no second install for `make run`.
 $(DEV_READY): requirements-dev.lock requirements.lock pyproject.toml | $(VENV_PYTHON)
-	@echo 'Installing what tests and JupyterLab need into .venv …'
+	@echo 'Installing what tests and JupyterLab need into .venv. This takes a minute or two …'
 	@$(INSTALL) requirements-dev.lock
 	@$(INSTALL_PROJECT)
 	@$(BYTECODE)

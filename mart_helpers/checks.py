@@ -21,7 +21,7 @@ from mart_helpers.errors import CheckFailed
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
 from mart_helpers.star import day_of, references_in, star_columns, surrogate_key, unused_columns
-from mart_helpers.tables import without_mathematics
+from mart_helpers.tables import laid, without_mathematics
 from mart_helpers.texts import aligned, quoted
 from mart_helpers.verdict import NOT_PASSED, RESULTS, STOPPED_BY, headline, verdict_lines
 
@@ -330,7 +330,7 @@ def _as_html(failure: Failure) -> str:
     if failure.bad_rows is None:
         return headline
     with pd.option_context("display.max_colwidth", _LONGEST_TEXT):
-        table = failure.sample.to_html(index=False, border=0)
+        table = laid(failure.sample.to_html(index=False, border=0), failure.sample)
     all_of_them = f"<p>All of them: <code>{escape(failure.query)}</code></p>"
     return without_mathematics(f"{headline}{table}{all_of_them}")
 

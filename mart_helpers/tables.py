@@ -9,6 +9,7 @@ from numbers import Integral, Real
 
 import pandas as pd
 from IPython.core.interactiveshell import InteractiveShell
+from numpy import ndarray
 
 from mart_helpers.texts import PERCENTAGE
 
@@ -41,20 +42,20 @@ def as_html(frame: pd.DataFrame) -> str:
     Of more than 60 rows the first 60 are there, and how many there are. Texts end at 100 characters.
     They stand at the left, numbers at the right.
     """
-    texts = as_texts(frame)
     with pd.option_context("display.max_colwidth", None):
-        table = texts.to_html(border=0, index=_has_names(frame), index_names=False)
-    return _laid(without_mathematics(table), frame, texts) + _rest(frame, "\n<p>{}</p>")
+        table = as_texts(frame).to_html(border=0, index=_has_names(frame), index_names=False)
+    return laid(without_mathematics(table), frame) + _rest(frame, "\n<p>{}</p>")
 
 
-def _laid(table: str, frame: pd.DataFrame, texts: pd.DataFrame) -> str:
-    """The table with its texts at the left, which JupyterLab sets at the right; short ones unbroken."""
-    sides = ["" if _is_number(column) else _LEFT for _, column in frame.head(_MOST_ROWS).items()]
+def laid(table: str, frame: pd.DataFrame) -> str:
+    """The frame's table with texts at the left, where JupyterLab sets none; short ones do not break."""
+    rows = frame.head(_MOST_ROWS)
+    sides = ["" if _is_number(column) else _LEFT for _, column in rows.items()]
     heads, cells = cycle([*[_LEFT] * _has_names(frame), *sides]), cycle(sides)
     head, _, body = table.partition("</thead>")
     head = re.sub("<th>", lambda _: f"<th{next(heads)}>", head)
     body = re.sub("<td>", lambda _: f"<td{next(cells)}>", body.replace("<th>", f"<th{_LEFT}>"))
-    if texts.map(lambda text: len(str(text))).to_numpy().max(initial=0) <= _LONGEST_UNBROKEN:
+    if rows.map(lambda value: len(str(value))).to_numpy().max(initial=0) <= _LONGEST_UNBROKEN:
         head = head.replace("<table ", '<table style="white-space: nowrap" ', 1)
     return f"{head}</thead>{body}"
 
@@ -118,6 +119,8 @@ def _text(value: object, decimals: int, is_label: bool) -> str:
         return f"{value:z,.{decimals}f}"
     if isinstance(value, Integral) and not isinstance(value, bool) and not is_label:
         return f"{value:,}"
+    if isinstance(value, list | ndarray):
+        value = f"[{', '.join('null' if each is None else str(each) for each in value)}]"
     text = str(value).translate(_ESCAPES)
     return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
 

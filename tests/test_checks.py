@@ -416,7 +416,7 @@ def test_a_failure_shows_rows_with_natural_keys_file_and_line(with_fault, tmp_pa
     assert reference.sample["customer_id"].notna().all()
     assert list(reference.sample["line"]) == [6]
     assert "S000002" in repr(failures)
-    assert "<td>S000002</td>" in failures._repr_html_()
+    assert ">S000002</td>" in failures._repr_html_()
     (tmp_path / "fact_sales.csv").write_text("another than the build has read")
     elsewhere = {each.check_name: each for each in explain_failures(session, results, str(tmp_path))}
     assert "line" not in elsewhere[price.check_name].sample
