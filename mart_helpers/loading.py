@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mart_helpers.contract import Table, declared_tables, read_contract, refuse_lengths
+from mart_helpers.contract import FILE_DAY, Table, declared_tables, read_contract, refuse_lengths
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
 from mart_helpers.inferred import forget_inferred
@@ -43,7 +43,6 @@ from mart_helpers.staging import (
     create_days,
     create_staging,
     fill_staging,
-    set_days,
     staging_of,
 )
 from mart_helpers.texts import first_of, one_line, quoted
@@ -159,9 +158,11 @@ class Loader:
         reading = Reading(self._session, table)
         reading.read_all(sources)
         days = file_days(sources) if table.history_names else {}
-        if days:
-            runs = [(run.row, run.count, days[run.source.name]) for run in reading.runs]
-            set_days(self._connection, table, runs)
+        for run in reading.runs if days else ():
+            self._connection.execute(
+                f"update {staging_of(table.name)} set {FILE_DAY} = ? where rowid between ? and ?",
+                [days[run.source.name], run.row, run.row + run.count - 1],
+            )
         return _Staged(sources, states, reading.records(sources), Counter(), reading.runs)
 
     def _seed(self, table: Table) -> list[Source]:

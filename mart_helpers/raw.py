@@ -17,7 +17,7 @@ import duckdb
 
 from mart_helpers.contract import Column, Table
 from mart_helpers.reading import Reading, Run, origins
-from mart_helpers.session import Session
+from mart_helpers.session import Session, current_database
 from mart_helpers.sources import (
     FEWER_FIELDS,
     MORE_FIELDS,
@@ -116,25 +116,15 @@ class Raw(NamedTuple):
 
 
 def keep_columns(connection: duckdb.DuckDBPyConnection) -> None:
-    """Have a mart whose mappings name files keep the columns of these, so that its views can be read."""
-    mart, mappings = connection.execute(_MAPPINGS).fetchone()
+    """Have a mart keep the columns of the files that were read, so that views of these can be read."""
     views = connection.execute(f"select view_name from duckdb_views() where database_name = '{SCHEMA}'")
-    for (name,) in views.fetchall() if mappings else ():
-        table = f"{quoted(mart)}.{SCHEMA}.{quoted(name)}"
-        connection.execute(f"create schema if not exists {quoted(mart)}.{SCHEMA}")
-        connection.execute(
-            f"create or replace table {table} as from {SCHEMA}.main.{quoted(name)} limit 0"
-        )
-        connection.execute(
-            f"comment on table {table} is 'columns of a file that mappings read; no rows'"
-        )
-
-
-_MAPPINGS = """
-select current_database(), count(*)
-from duckdb_views()
-where database_name = current_database() and schema_name = 'mapping'
-"""
+    for (name,) in views.fetchall():
+        table = f"{quoted(current_database(connection))}.{SCHEMA}.{quoted(name)}"
+        connection.execute(f"""
+            create schema if not exists {quoted(current_database(connection))}.{SCHEMA};
+            create or replace table {table} as from {SCHEMA}.main.{quoted(name)} limit 0;
+            comment on table {table} is 'columns of a file that mappings read; no rows'
+        """)
 
 
 class RawFiles:

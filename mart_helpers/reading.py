@@ -132,10 +132,14 @@ def read_batch(batch: Sequence[Part], folder: Path, run: Callable[[str], int]) -
         if not isinstance(source, CsvFile):
             rows = run(source.rows_sql)
         elif not any(part.block.is_odd for part in batch):
+            texts = [part.block.text for part in batch]
+            line_end = r"\r\n" if texts[-1].endswith(b"\r\n") else r"\n"
+            # on several threads DuckDB refuses fields that hold line ends
+            is_plain = all(part.block.is_plain for part in batch)
             with suppress(duckdb.InvalidInputException):
-                rows = _read_texts(batch, [part.block.text for part in batch], folder, run)
+                rows = _read_texts(source, texts, folder, run, line_end, parallel=is_plain)
         if rows != count and isinstance(source, CsvFile):
-            rows = _read_texts(batch, _mended(batch, not_utf8), folder, run)
+            rows = _read_texts(source, _mended(batch, not_utf8), folder, run, r"\n", parallel=False)
     except duckdb.InvalidInputException as error:
         reason = one_line(str(error))
         raise InputError(f"{source.name}: cannot be read ({reason}). Make a new extract.") from error
@@ -148,18 +152,20 @@ def read_batch(batch: Sequence[Part], folder: Path, run: Callable[[str], int]) -
 
 
 def _read_texts(
-    batch: Sequence[Part], texts: Iterable[bytes], folder: Path, run: Callable[[str], int]
+    source: CsvFile,
+    texts: Iterable[bytes],
+    folder: Path,
+    run: Callable[[str], int],
+    line_end: str,
+    *,
+    parallel: bool,
 ) -> int:
-    source, is_as_it_stands = batch[0].source, isinstance(texts, list)
+    path = folder / "rows.csv"
     folder.mkdir(exist_ok=True)
     try:
-        path = folder / "rows.csv"
         with path.open("wb") as file:
             file.writelines(texts)
-        has_crlf = is_as_it_stands and texts[-1].endswith(b"\r\n")
-        # on several threads DuckDB refuses fields that hold line ends
-        is_plain = is_as_it_stands and all(part.block.is_plain for part in batch)
-        return run(source.rows_sql(path, r"\r\n" if has_crlf else r"\n", parallel=is_plain))
+        return run(source.rows_sql(path, line_end, parallel=parallel))
     finally:
         shutil.rmtree(folder)
 

@@ -214,7 +214,10 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
         whole, newline, tail = data.rpartition(b"\n") if data else (b"", end, b"")
         text = b"".join([rest, whole, newline])
         if (nul := text.find(0)) >= 0:
-            raise _nul(name, line + text.count(b"\n", 0, nul))
+            raise InputError(
+                f"{name}: line {line + text[:nul].count(10)} holds a NUL byte, which no text has. "
+                "The file is damaged, or UTF-16: make a new extract, as UTF-8."
+            )
         spans, open_line = _records(text, delimiter) if newline else (None, 0)
         lines = text.count(b"\n")
         if open_line is None:
@@ -222,10 +225,17 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
             yield Block(text, line, number, count, spans)
             rest, line, number = tail, line + lines, number + count
         elif not data:
-            raise _open_quote(name, line + open_line)
+            raise InputError(
+                f"{name}: a quote that opens on line {line + open_line} is never closed, so the rest of "
+                "the file cannot be told apart. Close it, or make a new extract."
+            )
         elif len(rest := text + tail) > _LONGEST_BYTES:
             spans, _ = _records(rest + b"\n", delimiter)
-            raise _long(name, line + (spans[-1][0] if spans else lines))
+            begin = line + (spans[-1][0] if spans else lines)
+            raise InputError(
+                f"{name}: the row that begins on line {begin} is longer than 8 MB: a quote in it is never "
+                "closed, or its line ends are damaged. Mend that, or make a new extract."
+            )
 
 
 def _records(text: bytes, delimiter: str) -> tuple[list[tuple[int, int]] | None, int | None]:
@@ -271,24 +281,3 @@ def _read(lines: list[bytes], delimiter: str) -> tuple[list[tuple[int, int]], in
             spans.append((first, reader.line_num))
         first = reader.line_num
     return (spans[:-1], 0) if row == _END else (spans, row[-1].count("\n"))
-
-
-def _open_quote(name: str, line: int) -> InputError:
-    return InputError(
-        f"{name}: a quote that opens on line {line} is never closed, so the rest of the file cannot be "
-        "told apart. Close it, or make a new extract."
-    )
-
-
-def _nul(name: str, line: int) -> InputError:
-    return InputError(
-        f"{name}: line {line} holds a NUL byte, which no text has. The file is damaged, or UTF-16: "
-        "make a new extract, as UTF-8."
-    )
-
-
-def _long(name: str, line: int) -> InputError:
-    return InputError(
-        f"{name}: the row that begins on line {line} is longer than 8 MB: a quote in it is never "
-        "closed, or its line ends are damaged. Mend that, or make a new extract."
-    )

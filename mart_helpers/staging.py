@@ -93,27 +93,6 @@ def fill_staging(
     return added.fetchone()[0]
 
 
-def set_days(
-    connection: duckdb.DuckDBPyConnection, table: Table, runs: Iterable[tuple[int, int, date]]
-) -> None:
-    """Set the day of the rows of the staging table, by runs: first row id, how many rows, their day."""
-    firsts, counts, days = map(list, zip(*runs, strict=True))
-    connection.execute(
-        f"update {staging_of(table.name)} as staged set {FILE_DAY} = runs.day from "
-        "(select unnest($firsts) as first, unnest($counts) as rows, unnest($days) as day) as runs "
-        "where staged.rowid >= runs.first and staged.rowid < runs.first + runs.rows "
-        # else all rows would be compared with all runs
-        "and staged.rowid between $begin and $end",
-        {
-            "firsts": firsts,
-            "counts": counts,
-            "days": days,
-            "begin": firsts[0],
-            "end": firsts[-1] + counts[-1],
-        },
-    )
-
-
 def problems_sql(table: Table, most: int | None = None) -> str:
     """A query for what is wrong with single rows, or the first `most`, of the staging table, by fault.
 
