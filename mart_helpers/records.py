@@ -233,8 +233,8 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
             spans, _ = _records(rest + b"\n", delimiter)
             begin = line + (spans[-1][0] if spans else lines)
             raise InputError(
-                f"{name}: the row that begins on line {begin} is longer than 8 MB: a quote in it is never "
-                "closed, or its line ends are damaged. Mend that, or make a new extract."
+                f"{name}: the row that begins on line {begin} is longer than 8 MB: a quote in it is "
+                "never closed, or its line ends are damaged. Mend that, or make a new extract."
             )
 
 
