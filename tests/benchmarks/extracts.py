@@ -100,7 +100,7 @@ class DatedExtracts:
 
     @property
     def folder(self) -> Path:
-        return self.clean.scratch / f"{self.step}ly-{self.files}-{self.clean.sales}"
+        return self.clean.scratch / f"{self.step}s-{self.files}-{self.clean.sales}"
 
     def make(self) -> None:
         """Write the files if they are not there yet, and read the sales, to have them in memory."""
