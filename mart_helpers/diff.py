@@ -18,6 +18,7 @@ from mart_helpers.metrics import Metric, additive_metrics, first_made_of
 from mart_helpers.parameters import shown
 from mart_helpers.restated import Mart, restated_by, restated_notes
 from mart_helpers.session import Session, confine, connect, current_database, in_words
+from mart_helpers.star import VALID_FROM, VALID_TO
 from mart_helpers.texts import aligned, literal, one_line, row_sql, row_text_sql
 
 _MOST_ROWS = 20
@@ -114,15 +115,20 @@ def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> C
     """The differences between two marts that `connection` has attached under these names.
 
     A column that only one of them has, or of which they do not agree what it refers to, is not compared.
-    A table whose natural key has another name or type than before is removed and added as a whole. Takes
-    the time of reading both marts, and room for the rows that differ, which DuckDB moves to disk where
+    A table whose natural key has another name or type than before is removed and added as a whole. Of a
+    dimension that only one of them has from dated extracts, the newest versions are compared. Takes the
+    time of reading both marts, and room for the rows that differ, which DuckDB moves to disk where
     memory ends.
     """
     connection.execute(_RESULTS)
     marts = Mart(connection, before), Mart(connection, after)
     metrics = additive_metrics(connection, after)
     tables = [_table(name, metrics, *marts) for name in sorted({*marts[0].star, *marts[1].star})]
-    notes: list[str] = []
+    notes = [
+        f"{each.name} is from dated extracts in one mart only: its newest versions are compared"
+        for each in tables
+        if each.is_of_newest
+    ]
     counts = [_compare_table(connection, table, notes) for table in tables]
     restated = restated_by(connection, metrics, *marts)
     return Comparison(
@@ -141,14 +147,16 @@ class _Table(NamedTuple):
     """A table of the star as both marts have it, in queries with the columns `c0`, `c1` ….
 
     `columns` are their names in the mart. Of these, `day` is None and `key` empty where there is none;
-    `is_other` says that the marts do not agree on the key. Of the pairs of queries the first is of the
-    mart before. `plain` ones leave surrogate keys as they are, at less cost. A mart without the table
-    has no rows.
+    `is_other` says that the marts do not agree on the key, `is_of_newest` that only one of them has
+    versions from dated extracts, so that the rows are the newest ones. Of the pairs of queries the first
+    is of the mart before. `plain` ones leave surrogate keys as they are, at less cost. A mart without
+    the table has no rows.
     """
 
     name: str
     columns: list[str]
     is_other: bool
+    is_of_newest: bool
     key: list[str]
     day: str | None
     metric: Metric | None
@@ -167,7 +175,11 @@ def _table(name: str, metrics: list[Metric], before: Mart, after: Mart) -> _Tabl
     marts = [mart for mart in (before, after) if name in mart.star]
     meanings, others = marts[-1].meanings(name), marts[0].meanings(name)
     shared = [column for column, meaning in meanings.items() if others.get(column) == meaning]
-    key, day = marts[-1].key(name), marts[-1].day(name)
+    keys, day = [mart.key(name) for mart in marts], marts[-1].day(name)
+    is_of_newest = sum(name in mart.dated for mart in marts) == 1 < len(marts)
+    if is_of_newest:
+        shared = [column for column in shared if column not in (VALID_FROM, VALID_TO)]
+        keys = [{column: key[column] for column in key if column != VALID_FROM} for key in keys]
     metric = first_made_of(shared, metrics) if name.startswith("fact_") else None
 
     def place(column: str | None) -> str | None:
@@ -176,15 +188,18 @@ def _table(name: str, metrics: list[Metric], before: Mart, after: Mart) -> _Tabl
     def queries(*, resolved: bool) -> list[str]:
         nothing = f"from ({marts[0].rows(name, shared, resolved=resolved)}) where false"
         return [
-            mart.rows(name, shared, resolved=resolved) if mart in marts else nothing
+            mart.rows(name, shared, resolved=resolved, only_newest=is_of_newest)
+            if mart in marts
+            else nothing
             for mart in (before, after)
         ]
 
     return _Table(
         name,
         [meanings[column][0] for column in shared],
-        is_other=key != marts[0].key(name),
-        key=[place(column) for column in key] if {*key} <= {*shared} else [],
+        is_other=keys[0] != keys[-1],
+        is_of_newest=is_of_newest,
+        key=[place(column) for column in keys[-1]] if {*keys[-1]} <= {*shared} else [],
         day=place(day),
         metric=metric,
         sources=[place(column) for column in metric.columns] if metric else [],

@@ -80,8 +80,11 @@ class Mart:
                 found[column] = column, type_
         return found
 
-    def rows(self, table: str, columns: list[str], *, resolved: bool) -> str:
-        """A query for these columns as `c0`, `c1` …, keys as they are or as what they stand for."""
+    def rows(self, table: str, columns: list[str], *, resolved: bool, only_newest: bool = False) -> str:
+        """A query for these columns as `c0`, `c1` …, keys as they are or as what they stand for.
+
+        With `only_newest`, it gives the newest version of each member of a dimension.
+        """
         chosen, joins = [], []
         for place, column in enumerate(columns):
             source = f"stored.{quoted(column)}"
@@ -91,7 +94,10 @@ class Mart:
                 joins.append(f"left join {self.stored(dimension)} as d{place} on {source} = {key}")
                 source = row_sql(self.keys[dimension], f"d{place}")
             chosen.append(f"{source} as c{place}")
-        return f"select {', '.join(chosen)} from {self.stored(table)} as stored {' '.join(joins)}"
+        member = f"partition by stored.{quoted(durable_key(table))}"
+        newest = f"qualify stored.{VALID_FROM} = max(stored.{VALID_FROM}) over ({member})"
+        source = f"{self.stored(table)} as stored {' '.join(joins)}"
+        return f"select {', '.join(chosen)} from {source} {newest if only_newest else ''}"
 
     def stored(self, table: str) -> str:
         """The table, qualified."""

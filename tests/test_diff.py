@@ -65,6 +65,19 @@ def test_a_mart_does_not_differ_from_itself(changed):
     assert len(found.months) == len(found.values) == 0
 
 
+def test_a_dimension_that_becomes_dated_is_compared_as_its_members_are_now(changed):
+    version = (
+        "update dim_customer set valid_from = '2023-01-01' where customer_key <> -1",
+        "insert into dim_customer select * replace (99 as customer_key, 'Leipzig' as city, "
+        "date '2024-07-01' as valid_from) from dim_customer where customer_id = 'C001'",
+        "update dim_customer set valid_to = '2024-06-30', is_current = false where customer_key = 1",
+    )
+    found = changed.by(*version)
+    assert counts(found, "dim_customer") == (0, 0, 1)
+    assert list(found.values["column_name"]) == ["city"]
+    assert found.notes[0].startswith("dim_customer is from dated extracts in one mart only")
+
+
 def test_added_removed_and_changed_sales_are_told_apart_in_rows_and_money(changed):
     found = changed.by(
         "delete from fact_sales where sale_id in ('S000010', 'S000011')",
