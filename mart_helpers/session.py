@@ -172,7 +172,8 @@ class Session:
         if not is_select and list(kinds) in ([], ["Success"], ["Count"]):
             return None
         sums = {name: "Int64" for name, kind in kinds.items() if kind == "HUGEINT"}
-        return self.connection.df().astype(sums)
+        rows = self.connection.df()
+        return rows.astype(sums) if sums else rows
 
 
 class Cursor:
