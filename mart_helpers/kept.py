@@ -233,7 +233,9 @@ def _sign(descriptor: int) -> None:
 
 
 def _signature(path: Path) -> str:
-    sleep(_SIGNING)
-    with suppress(OSError, ValueError):  # Windows lets nobody read a locked file
-        return f" ({path.read_text(encoding='utf-8')})"
+    for _ in range(20):  # it is empty until its holder has signed it
+        sleep(_SIGNING)
+        with suppress(OSError, ValueError):  # Windows lets nobody read a locked file
+            if text := path.read_text(encoding="utf-8"):
+                return f" ({text})"
     return ""

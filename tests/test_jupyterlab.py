@@ -64,7 +64,8 @@ def lab(shared_home: Path, shared_mart: Path) -> Iterator[str]:
 
 def make_lab() -> list[str]:
     """What `make lab` gives to Python."""
-    told = subprocess.run(["make", "--dry-run", "lab"], cwd=CHECKOUT, capture_output=True, text=True)
+    make = ["make", "--no-print-directory", "--dry-run", "lab"]
+    told = subprocess.run(make, cwd=CHECKOUT, capture_output=True, text=True)
     _, *words = shlex.split(told.stdout.splitlines()[-1])
     return [word.replace("settings_dir=", f"settings_dir={CHECKOUT}/") for word in words]
 
