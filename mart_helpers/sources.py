@@ -145,9 +145,11 @@ class Relation(NamedTuple):
         yield Part(self, 1, rows)
 
     def places(self, numbers: Iterable[int]) -> Iterator[Located]:
+        texts = ", ".join(f"coalesce(row.{quoted(name)}::varchar, '')" for name in self.columns)
+        raw = f"array_to_string([{texts}], ',')" if self.path else "row::varchar"
         with self._session() as session:
             rows = session.execute(
-                "select number, number, row::varchar "
+                f"select number, number, {raw} "
                 f"from (select row_number() over () as number, row from {self.rows} as row) "
                 "where number in (select unnest($numbers)) order by number",
                 {"numbers": list(numbers)},

@@ -68,7 +68,7 @@ def built(folder: Path, inputs: Path, threads: int = 2) -> Session:
         if cell.startswith("%%sql"):
             for statement in mart.connection.extract_statements(cell.partition("\n")[2]):
                 mart.execute(statement.query)
-        elif cell.startswith("loader = "):
+        elif cell.startswith("loader"):
             exec(cell, names)
     raise AssertionError("01_build joins no star")
 
