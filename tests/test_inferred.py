@@ -41,7 +41,7 @@ def build(folder: Path, products: str = PRODUCTS, also: str = INFERRED) -> Sessi
         Loader(session, folder, 1.0).load(table, from_seed=False)
     amounts = [f"create macro {name}_amount" for name in ("gross", "discount", "net")]
     makes = ("set variable history", "create view staging.", "create table staging.")
-    for cell in sql_of("01_build", *amounts, *makes, "create table dim_", "create table fact_"):
+    for cell in sql_of("01_build", *amounts, *makes, "create table dim_", "create table fact_sales"):
         session.execute(cell)
     return session
 
