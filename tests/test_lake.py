@@ -236,11 +236,12 @@ def test_a_fact_that_a_view_asks_for_more_than_its_rows_is_not_published(databas
     assert facts(database) == 3
 
 
-def test_a_value_that_parquet_does_not_hold_is_not_published_as_another(database):
+@pytest.mark.parametrize(
+    "value", ["170141183460469231731687303715884105727::hugeint", "interval 1 microsecond"]
+)
+def test_a_value_that_parquet_does_not_hold_is_not_published_as_another(database, value):
     with closing(create_candidate(database, lake=lake_of(database))) as session:
-        session.connection.execute(
-            "create table fact_sums as select 170141183460469231731687303715884105727::hugeint as big"
-        )
+        session.connection.execute(f"create table fact_sums as select {value} as one")
         with pytest.raises(StateError, match="fact_sums cannot be kept as Parquet files"):
             publish_checked(session)
     assert not database.exists()
