@@ -263,7 +263,8 @@ def test_reset_removes_the_facts_and_the_link_but_nothing_else(database, tmp_pat
 def test_the_notebooks_give_the_same_results_with_a_lake(home, sample_mart, tmp_path):
     assert mart_command("build", "--lake", tmp_path / "lake", cwd=home).returncode == 0
     database = home / "data" / "mini_data_mart.duckdb"
-    assert [path.name for path in builds_in(tmp_path / "lake")[0].iterdir()] == ["fact_sales"]
+    [folder] = builds_in(tmp_path / "lake")
+    assert "fact_sales" in [path.name for path in folder.iterdir()]
     differences = compare_files(sample_mart, database).tables[["added", "removed", "changed"]]
     assert not differences.any(axis=None)
     one, other = (
