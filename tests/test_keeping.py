@@ -1,5 +1,5 @@
-import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import duckdb
 import pytest
 from conftest import mart_command, publish_checked, query
+from forks import FORKS, start_server
 
 from mart_helpers import files
 from mart_helpers.checks import run_checks
@@ -32,12 +33,19 @@ def published(database: Path) -> int:
     return query(database, "select max(build_id) from build_log")[0][0]
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
-    path = tmp_path / "mart.duckdb"
+@pytest.fixture(scope="module")
+def four_builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a mart was built four times; no test changes it."""
+    folder = tmp_path_factory.mktemp("four")
     for _ in range(4):
-        build(path)
-    return path
+        build(folder / "mart.duckdb")
+    return folder
+
+
+@pytest.fixture
+def database(four_builds: Path, tmp_path: Path) -> Path:
+    shutil.copytree(four_builds, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "mart.duckdb"
 
 
 def test_the_newest_of_the_replaced_marts_are_kept(database):
@@ -100,17 +108,13 @@ def test_an_earlier_mart_is_named_by_its_build_its_file_or_not_at_all(database, 
         earlier_mart(database, "9")
 
 
-def test_builds_after_a_rollback_take_numbers_that_no_mart_has(home):
-    database = home / "data" / "mini_data_mart.duckdb"
-    words = ("build", "--stage", "1", "--database", database)
-    for _ in range(3):
-        assert mart_command(*words, cwd=home).returncode == 0
-    result = mart_command("rollback", cwd=home)
-    assert result.stdout == "data/mini_data_mart.duckdb is build 2 again. Kept beside it: build 3, 1.\n"
-    assert mart_command(*words, "--keep-previous", "3", cwd=home).returncode == 0
+def test_builds_after_a_rollback_take_numbers_that_no_mart_has(database):
+    result = mart_command("rollback", "--database", database)
+    assert result.stdout == f"{database} is build 3 again. Kept beside it: build 4, 2.\n"
+    build(database, keep=3)
     log = query(database, "select build_id from build_log order by build_id")
-    assert log == [(1,), (2,), (4,)]
-    assert kept_builds(database) == [3, 2, 1]
+    assert log == [(1,), (2,), (3,), (5,)]
+    assert kept_builds(database) == [4, 3, 2]
 
 
 # What is there is never destroyed
@@ -187,7 +191,8 @@ def test_a_mart_that_may_not_be_read_is_not_taken_for_damaged():
         database.chmod(0o600)
         marts = [database, previous_path(database, 1)]
         before = [mart.read_bytes() for mart in marts]
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        start_server()
+        with ProcessPoolExecutor(1, FORKS) as pool:
             said = pool.submit(take_back_as_nobody, database).result()
         assert "cannot be opened now" in said
         assert "Permission denied" in said
@@ -229,7 +234,8 @@ def test_a_folder_that_cannot_be_synchronised_does_not_unsay_what_is_published()
     with TemporaryDirectory() as name:
         database = Path(name) / "mart.duckdb"
         os.chown(name, 65534, 65534)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        start_server()
+        with ProcessPoolExecutor(1, FORKS) as pool:
             said = pool.submit(publish_as_nobody_where_no_folder_opens, database).result()
         assert "is replaced, as it should be" in said
         assert "cannot be synchronised" in said
