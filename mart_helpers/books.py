@@ -1,7 +1,7 @@
-"""The books of a mart: what a build records about itself, and what the last build says of its rows.
+"""The tables in which a build records what it did, and a summary of the last build.
 
-`build_log` has a row for each build, `build_inputs` one for each file that a build read, `quarantine`
-one for each bad value. A new build opens them empty, and takes over the history of the mart before.
+`build_log` has one row per build, `build_inputs` one per file that a build read, `quarantine` one per
+bad value. A new build creates them and copies the history of the published mart.
 """
 
 from collections.abc import Mapping
@@ -85,10 +85,10 @@ _TABLES = {
 
 
 def open_books(connection: duckdb.DuckDBPyConnection, newest_kept: int) -> None:
-    """Create the books in an empty mart, with the history of the mart attached as `published`.
+    """Create these tables in an empty mart, with the history of the mart attached as `published`.
 
-    Enters this build, begun now, under the number after the newest that is published or kept. The SQL
-    variable `build_id` is that number.
+    Adds a row for this build, which begins now. Its number, also in the SQL variable `build_id`, follows
+    the newest one that is published or kept.
     """
     for table, (comment, columns) in _TABLES.items():
         declared = ", ".join(f"{name} {type_}" for name, type_, _ in columns)
@@ -109,7 +109,7 @@ def open_books(connection: duckdb.DuckDBPyConnection, newest_kept: int) -> None:
 
 
 def close_books(connection: duckdb.DuckDBPyConnection) -> None:
-    """Enter what became of the rows of this build, and the seconds since it began."""
+    """Record what became of the rows of this build, and the seconds since it began."""
     connection.execute(f"""
         update {BUILD_LOG}
         set
@@ -127,18 +127,18 @@ def close_books(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def build_time(connection: duckdb.DuckDBPyConnection) -> datetime | None:
-    """When the last build of the mart began, in UTC, which tells it from any other; None if unknown."""
+    """When the last build of the mart began, in UTC, which identifies the build; None if unknown."""
     with suppress(duckdb.Error):
         return connection.execute(f"select max_by(built_at, build_id) from {BUILD_LOG}").fetchone()[0]
     return None
 
 
 def build_facts(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
-    """What the log says of the last build; null is what the mart does not know.
+    """What the log says about the last build; unknown values are None.
 
-    `build_id`, `built_at` (ISO 8601, UTC), `rows_loaded`, `rows_quarantined`, `revenue_loaded`,
-    `revenue_quarantined` of the rows that can be read (money is text with all its decimals), and
-    `rows_of_unknown_amount`, those that cannot.
+    Keys: `build_id`, `built_at` (ISO 8601, UTC), `rows_loaded`, `rows_quarantined`, `revenue_loaded`,
+    `revenue_quarantined` (of rows with a readable amount; money is text with all its decimals), and
+    `rows_of_unknown_amount` (the other rows in quarantine).
     """
     found = connection.execute(f"from {BUILD_LOG} order by build_id desc limit 1")
     columns = [column for column, *_ in found.description]
@@ -156,9 +156,9 @@ def build_facts(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
 
 
 def money_aside(build: Mapping[str, object]) -> str | None:
-    """The money in quarantine, of which a part may be unknown, in words; None if nothing is known of it.
+    """The money in quarantine in words, with any unknown part; None if nothing is known about it.
 
-    `build` is what `build_facts` tells.
+    `build` comes from `build_facts`.
     """
     if build["revenue_quarantined"] is None:
         return None
@@ -172,8 +172,8 @@ def money_aside(build: Mapping[str, object]) -> str | None:
 def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """What the last build did with the rows it read, as lines of text.
 
-    Further lines tell the money and the commonest reasons in its quarantine, and which columns its files
-    lacked or had in vain.
+    Further lines give the money and the most common reasons in quarantine, and the columns that the
+    files lack or that are ignored.
     """
     from mart_helpers.quarantine import commonest_reasons
 
@@ -187,7 +187,7 @@ def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
     reasons += [first_of(count, f"{file}, line {line}", reason) for count, file, line, reason in found]
     reasons += [f"and {more} more, in the table quarantine"] if more else []
     columns = []
-    with suppress(duckdb.Error):  # a mart of an older 01_build
+    with suppress(duckdb.Error):  # a mart built by an older 01_build
         columns = [line for (line,) in connection.execute(_ODD_COLUMNS).fetchall()]
     account = "{:,} read, {:,} loaded, {:,} in quarantine".format(*rows)
     return [account + (f", {left_out:,} left out" if left_out else ""), *reasons, *columns]
@@ -220,7 +220,7 @@ order by min(file), line desc
 
 
 def _take_over(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    """Copy the rows of the mart before, as far as it has the same columns."""
+    """Copy the rows of the published mart, in the columns that both have."""
     columns = connection.table(table).columns
     same = [name for name in connection.table(f"published.{table}").columns if name in columns]
     names = ", ".join(map(quoted, same))

@@ -1,9 +1,9 @@
-"""Checks: a check is a view of bad rows in schema `checks`, its comment `severity: sentence`.
+"""Checks: each is a view in schema `checks` that returns bad rows; its comment is `severity: sentence`.
 
-Those that any mart needs are derived (`derived`), what a business knows beyond that is written in
-01_build. All are run the same way. Two columns of a view mean something: a reason in `skipped_because`
-says that nobody asked, in a row that is none of the bad ones; `found_in_words` says what was found in
-better words than a count, the same in each row.
+The checks that every mart needs are derived from the contract (`derived`); 01_build adds those of the
+business. All run the same way. Two columns have a meaning of their own: a row with a reason in
+`skipped_because` is not a bad row but says that the check was skipped; `found_in_words`, the same in
+each row, is a sentence to show in place of the count.
 """
 
 import re
@@ -37,7 +37,7 @@ _LONGEST_TEXT = 100
 
 _MOST_UNUSED = 5
 
-_SHOWN_WHOLE = 4  # of failed checks, so that a message fits on one screen
+_SHOWN_WHOLE = 4  # failed checks, so that a message fits on one screen
 
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 
@@ -47,8 +47,8 @@ _NOTHING_FAILED = "No check has failed."
 class Failure(NamedTuple):
     """A check that did not pass: some of its bad rows, and the query that shows all of them.
 
-    `sample` has the view's columns, natural keys beside surrogate ones, and, where the row comes from an
-    input, `file` and `line`; it is empty for a broken check. `bad_rows` is None there.
+    `sample` has the view's columns, with natural keys next to surrogate keys, and `file` and `line` if
+    the row comes from an input. For a broken check, `sample` is empty and `bad_rows` is None.
     """
 
     check_name: str
@@ -62,13 +62,13 @@ class Failure(NamedTuple):
 
 
 def run_checks(session: Session, start_date: str = "", end_date: str = "") -> pd.DataFrame:
-    """Count the bad rows of every check: one row a check, the worst and those of most rows first.
+    """Count the bad rows of every check: one row per check, sorted by severity, then by bad rows.
 
-    If a view has a column of the day of a fact, as the contract declares it or as a key of the calendar,
-    only rows from `start_date` to `end_date` count (ISO 8601, both included, empty: open). Columns:
+    If a view has a date column of a fact (one that the contract declares, or a key of the calendar),
+    only rows from `start_date` to `end_date` count (ISO 8601, both inclusive, empty: no limit). Columns:
     check_name, severity, status (one of `verdict.RESULTS`), bad_rows (missing if broken or skipped),
     finding (what was found, in words; missing if passed), sentence (what should hold), query (for all
-    bad rows). The attribute `built_at` tells of which build these results are.
+    bad rows). The attribute `built_at` identifies the build that these results belong to.
     """
     connection = session.connection
     is_within = _days_of(connection, start_date, end_date) if start_date or end_date else lambda _: []
@@ -97,10 +97,10 @@ class Failures(list[Failure]):
 def explain_failures(
     session: Session, check_results: pd.DataFrame, inputs_dir: str | None = None
 ) -> Failures:
-    """What is wrong, for each check of `run_checks` that did not pass: at most five of its bad rows.
+    """At most five bad rows for each check of `run_checks` that did not pass.
 
-    Beside surrogate keys stand the natural ones. With `inputs_dir`, rows that come from an extract name
-    its file and line, as long as the file is the one that the last build read.
+    Natural keys are shown next to surrogate keys. With `inputs_dir`, rows that come from an extract name
+    its file and line, as long as the file has not changed since the last build.
     """
     natural_keys = declared_keys(session.connection)
     failed = check_results[check_results["status"].isin(NOT_PASSED)]
@@ -120,10 +120,10 @@ def explain_failures(
 def stop_on_failures(
     session: Session, check_results: pd.DataFrame, fail_on: str, inputs_dir: str | None = None
 ) -> None:
-    """Raise CheckFailed if a check came out as bad as `fail_on`, one of error, warn and never.
+    """Raise CheckFailed if a check failed with severity `fail_on` (error, warn or never) or worse.
 
-    A broken check counts as an error, a skipped one never stops. The message names each such check with
-    its count and some of its rows.
+    A broken check counts as an error; a skipped check never stops the run. The message names each
+    failed check with its count and some of its rows.
     """
     if fail_on == "never":
         return
@@ -134,12 +134,12 @@ def stop_on_failures(
         texts += [_headline(each) for each in failed[_SHOWN_WHOLE:]]
         if session.candidate:
             texts.append(
-                "Nothing is published, the mart is as it was. "
-                f"Look closer in {shown(session.candidate)}."
+                "Nothing is published; the mart is unchanged. "
+                f"To look closer, open {shown(session.candidate)}."
             )
         if session.candidate and stopping["sentence"].str.contains("--allow-restated").any():
             texts.append(
-                "If these are the data of another company, name another --database, or first remove "
+                "If this is the data of another company, name another --database, or first remove "
                 f"this mart: mart reset --database {shown(session.database)}"
             )
         raise CheckFailed("\n".join([f"{headline(check_results.to_dict('records'))}.", *texts]))
@@ -159,12 +159,12 @@ group by views.view_name
 
 
 def _plain(name: str) -> str:
-    """An identifier as people write it, quoted only where it must be."""
+    """An identifier as people write it, quoted only if it must be."""
     return name if _PLAIN_NAME.fullmatch(name) else quoted(name)
 
 
 class _View(NamedTuple):
-    """A check to run: the query for its bad rows, and SQL for the words it has for them."""
+    """A check to run: the query for its bad rows, and SQL for its own description of them."""
 
     name: str
     severity: str
@@ -200,9 +200,9 @@ class _View(NamedTuple):
 def _counted_at_once(
     connection: duckdb.DuckDBPyConnection, views: list[_View]
 ) -> Sequence[tuple | None]:
-    """The rows of each check, counted side by side, and its words; None for all where one of them fails.
+    """The counts of all checks in one query, with their descriptions; all None if one of them fails.
 
-    Within a transaction of a cell they are planned twice, by `sql`: a failure would end it by `execute`.
+    Inside a cell's transaction, `sql` plans the query first, since an error in `execute` would abort it.
     """
     ask = connection.sql if _is_in_transaction(connection) else connection.execute
     counts = [f"select {n} as n, {view.count}" for n, view in enumerate(views)]
@@ -214,7 +214,7 @@ def _counted_at_once(
 
 
 def _is_in_transaction(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether one is open; else each statement has a transaction of its own."""
+    """Whether a transaction is open; otherwise each statement has its own."""
     first, second = (connection.execute("select txid_current()").fetchall() for _ in range(2))
     return first == second
 
@@ -223,7 +223,7 @@ def _result(connection: duckdb.DuckDBPyConnection, view: _View, count: tuple | N
     """The row of a check in the results."""
     try:
         bad_rows, finding, skipped = count or connection.sql(f"select {view.count}").fetchall()[0]
-        if bad_rows:  # counting reads no columns, and one of them may be what fails
+        if bad_rows:  # count(*) reads no columns, and reading one may fail
             connection.execute(f"select count(hash(bad)) from ({view.query}) as bad").fetchall()
     except duckdb.Error as error:
         status, bad_rows = "broken", None
@@ -243,7 +243,7 @@ def _result(connection: duckdb.DuckDBPyConnection, view: _View, count: tuple | N
 def _days_of(
     connection: duckdb.DuckDBPyConnection, start_date: str, end_date: str
 ) -> Callable[[Sequence[str]], list[str]]:
-    """The conditions that keep to the days, by the columns of rows, as far as these belong to days."""
+    """The conditions that limit the rows to the days, for those of the columns that are dates."""
     star = star_columns(connection)
     declared = {
         column.name
@@ -269,7 +269,7 @@ def _days_of(
 def _sample(
     connection: duckdb.DuckDBPyConnection, query: str, natural_keys: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
-    """The first bad rows of a check, the natural keys of what they point to in front."""
+    """The first bad rows of a check, preceded by the natural keys of the rows that they refer to."""
     columns = connection.sql(query).columns
     references = references_in(columns, star_columns(connection))
     ids, joins = [], []
@@ -295,10 +295,10 @@ def _add_origins(
     natural_keys: Mapping[str, Sequence[str]],
     inputs_dir: Path,
 ) -> None:
-    """Add `file` and `line` to the samples whose rows are known by the key of an input."""
+    """Add `file` and `line` to the samples whose rows have the key of an input."""
     from mart_helpers.trace import origins
 
-    # facts come last in the contract, and a row of theirs holds keys of dimensions too
+    # facts come last in the contract, and their rows hold keys of dimensions too
     for table, key in reversed(natural_keys.items()):
         theirs = [each for each in samples if {*key} <= {*each} and "line" not in each]
         rows = [
@@ -336,11 +336,11 @@ def _as_html(failure: Failure) -> str:
 
 
 def build_summary(session: Session, check_results: pd.DataFrame) -> str:
-    """What a build did with its rows, and which checks did not pass, as aligned lines of text."""
+    """What a build did with its rows and which checks did not pass, as aligned lines of text."""
     rows, checks = account_of(session.connection), verdict_lines(check_results.to_dict("records"))
     if unused := unused_columns(session):
         more = f" and {len(unused) - _MOST_UNUSED} more" if len(unused) > _MOST_UNUSED else ""
         shown_first = ", ".join(unused[:_MOST_UNUSED])
-        rows.append(f"{shown_first}{more}: declared, but no cell makes anything of it")
+        rows.append(f"{shown_first}{more}: declared, but no cell uses it")
     words = ["rows", *[""] * (len(rows) - 1), "checks", *[""] * (len(checks) - 1)]
     return aligned(list(zip(words, [*rows, *checks], strict=True)), indent="")

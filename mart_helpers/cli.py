@@ -1,7 +1,7 @@
-"""`mart`, or `python -m mart`: the notebooks, and a few tools around the mart, from the command line.
+"""`mart`, or `python -m mart`: runs the notebooks and a few tools from the command line.
 
-The options of a notebook's command are those of its parameters cell. Whatever takes long to import
-is imported by the function that needs it, so that `--help` answers at once.
+A notebook's command has the options of its parameters cell. Each function imports the slow modules
+that it needs, so that `--help` answers at once.
 """
 
 import os
@@ -36,12 +36,12 @@ def main(argv: list[str] | None = None, program: str = "mart") -> int:
         with mart.make_context(program, words) as context:
             mart.invoke(context)
         return 0
-    except click.exceptions.Exit as done:  # after --help and the like
+    except click.exceptions.Exit as done:  # after --help or --version
         return done.exit_code
     except click.UsageError as error:
         asked = error.ctx.command_path if error.ctx else program
         return _refused(f"{error.format_message()} See `{asked} --help`.", error.exit_code)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+    except BrokenPipeError:  # the program that reads our output, like `head`, stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MartError, OSError) as error:
@@ -49,10 +49,10 @@ def main(argv: list[str] | None = None, program: str = "mart") -> int:
 
 
 def _told(error: Exception) -> tuple[str, int]:
-    """What is said of an error, and the exit status."""
+    """The message for an error, and the exit status."""
     if isinstance(error, MartError):
         return str(error), error.exit_status
-    if isinstance(error, OSError):  # a full disk, no folder for temporary files, and the like
+    if isinstance(error, OSError):  # for example a full disk, or no folder for temporary files
         where = f"{shown(error.filename)}: " if error.filename else ""
         return f"{where}{error.strerror or error}.", 1
     return f"{type(error).__name__}: {error}", 1
@@ -65,7 +65,7 @@ def _refused(message: str, status: int) -> int:
 
 
 def _say(text: str) -> None:
-    """Print a result. Raises StateError where it cannot be written."""
+    """Print a result. Raises StateError if it cannot be written."""
     try:
         print(visible(text), flush=True)
     except OSError as error:
@@ -102,17 +102,17 @@ def mart(ctx: click.Context) -> None:
 
 @click.pass_context
 def _run_notebooks(ctx: click.Context, **values: object) -> None:
-    """Run the notebooks of the command, each with the values given for it; say where the results are."""
+    """Run the command's notebooks, each with its own values, and print where the results are."""
     is_paged = values.get("html", True)  # a report is a page
     if values.get("show_code") and not is_paged:
-        raise UsageError("--show-code is about the page of a notebook: give --html as well.")
+        raise UsageError("--show-code needs a page to show the code on: add --html.")
     if values["notify"] is not None and not values["notify"].strip():
         raise UsageError('--notify: found "", expected a command.')
     places = map(resolve, (values["database"], values["data_dir"]))
     outcome = Outcome(ctx.info_name, ctx.command.notebooks, *places)
     with _notified(values["notify"], outcome):
-        gettempdir()  # cells are compiled there, so its lack is told now
-        if "formats" in values:  # an unknown one is refused now, not when others have run
+        gettempdir()  # cells are compiled there, so fail now if it is missing
+        if "formats" in values:  # refuse an unknown one before any notebook runs
             from mart_helpers.export import export_folders
 
             outcome.exports = list(export_folders(outcome.data_dir, values["formats"]))
@@ -128,7 +128,7 @@ def _run_notebooks(ctx: click.Context, **values: object) -> None:
 
 @contextmanager
 def _notified(command: str | None, outcome: Outcome) -> Iterator[None]:
-    """Hand the outcome of the block to `command`, unless there is none or somebody interrupts."""
+    """Pass the outcome of the block to `command`, if there is one and nobody interrupts the run."""
     try:
         yield
     except Exception as error:
@@ -140,7 +140,7 @@ def _notified(command: str | None, outcome: Outcome) -> Iterator[None]:
 def _notify(command: str | None, outcome: Outcome, error: str, status: int) -> None:
     try:
         problem = command and hand_on(command, outcome.summary(status, error))
-    except Exception as failure:  # what is done counts, not who is told
+    except Exception as failure:  # a failed notification does not undo the run
         problem = f"was not called: {_told(failure)[0]}"
     if problem:
         _refused(f"--notify: `{command}` {problem}", status)
@@ -149,7 +149,7 @@ def _notify(command: str | None, outcome: Outcome, error: str, status: int) -> N
 PAGED, CODE, OPEN, VERBOSE = (
     click.Option(words, is_flag=True, help=text)
     for words, text in (
-        (["--html"], "also write each notebook as a page of HTML, to read or to mail"),
+        (["--html"], "also write each notebook as an HTML page to read or mail"),
         (["--show-code"], "show the code of the notebook's cells on the page"),
         (["--open"], "open the page in a browser"),
         (["-v", "--verbose"], "print a line for each cell, with its seconds"),
@@ -171,14 +171,14 @@ for name, notebooks, flags, text in (
         "dashboard",
         ALL[-1:],
         [PAGED, CODE, OPEN],
-        "Make one page of figures and charts with filters.",
+        "Make one page with figures, charts and filters.",
     ),
     ("all", ALL, [PAGED, CODE, OPEN], "Build, quality, explore, export and dashboard, in this order."),
     (
         "report",
         ALL,
         [OPEN],
-        "Do the same as all, and write one page to print or mail.",
+        "Do the same as all, and also write one page to print or mail.",
     ),
 ):
     settings = {"help": text, "params": [*flags, VERBOSE, NOTIFY], "callback": _run_notebooks}
@@ -186,11 +186,9 @@ for name, notebooks, flags, text in (
 
 
 @mart.command(cls=Command, notebooks=ALL[:1], only=("inputs_dir",))
-@click.option(
-    "--port", default=8501, show_default=True, help="port of this computer on which the app runs"
-)
+@click.option("--port", default=8501, show_default=True, help="port on this computer for the app")
 def app(port: int, inputs_dir: str, database: str, **_: object) -> None:
-    """Show the mart in a browser, with dates and filters to set."""
+    """Show the mart in a browser, with dates and filters."""
     try:
         from mart_helpers.app import serve
     except ModuleNotFoundError as error:
@@ -215,7 +213,7 @@ def inspect(database: str, **_: object) -> None:
 def trace(table: str, key: str, inputs_dir: str, database: str, **_: object) -> None:
     """Show where a row of the mart comes from.
 
-    TABLE is an input, KEY the natural key of its row, as in: mart trace fact_sales S000123
+    TABLE is an input, KEY the natural key of its row. Example: mart trace fact_sales S000123
     """
     from mart_helpers.trace import trace
 
@@ -236,7 +234,7 @@ def diff(before: str, database: str, **_: object) -> None:
 
 @mart.command(cls=Command)
 @click.option(
-    "--build", type=int, help="number of the kept build to bring back; default: the newest one before"
+    "--build", type=int, help="number of the kept build to bring back; default: the newest kept one"
 )
 def rollback(build: int | None, database: str, **_: object) -> None:
     """Bring back the mart that the last build replaced."""
@@ -273,7 +271,7 @@ def reset(dry_run: bool, database: str, data_dir: str) -> None:
 @mart.command(cls=Command, notebooks=ALL[:1], only=("inputs_dir",))
 @click.option("--out", required=True, type=click.Path(), help="folder for the pictures")
 def portfolio(out: str, inputs_dir: str, **_: object) -> None:
-    """Make pictures of the mart and its pages, to show to others."""
+    """Make pictures of the mart and its pages to show to others."""
     from mart_helpers.portfolio import make_portfolio
 
     with reported("portfolio"):
@@ -287,9 +285,9 @@ def portfolio(out: str, inputs_dir: str, **_: object) -> None:
 def init(folder: Path, files: tuple[Path, ...]) -> None:
     """Make a folder of your own, with a draft for your files.
 
-    DIR must be new or empty. It gets the notebooks, and each FILE is copied into its inputs. 01_build
-    gets a draft of the cells for your files, as comments: types, date and number formats, keys,
-    references. Check the draft and remove the comment signs.
+    DIR must be new or empty. The command copies the notebooks and each FILE into it, and drafts the
+    cells for your files in 01_build, as comments: types, date and number formats, keys, references.
+    Check the draft and remove the comment signs.
     """
     from mart_helpers.draft import make_place
 
@@ -307,10 +305,10 @@ def init(folder: Path, files: tuple[Path, ...]) -> None:
 
 @mart.command(cls=Command)
 @click.option(
-    "--sales", type=int, help="number of sale lines; without it, the sample of inputs/ is written again"
+    "--sales", type=int, help="number of sale lines; default: write the sample of inputs/ again"
 )
 @click.option("--out", required=True, type=click.Path(), help="folder for the CSV files")
-@click.option("--seed", type=int, help="a number; the same one gives the same rows")
+@click.option("--seed", type=int, help="a number; the same seed gives the same rows")
 @click.option("--history", is_flag=True, help="write the customers as a folder of dated extracts")
 def generate(sales: int | None, out: str, seed: int | None, history: bool, **_: object) -> None:
     """Write synthetic inputs of any size, or the sample again."""
@@ -325,7 +323,7 @@ def generate(sales: int | None, out: str, seed: int | None, history: bool, **_: 
 
 
 class BreakCommand(Command):
-    """`break`, whose help lists the kinds of damage."""
+    """The command `break`; its help lists the kinds of damage."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from mart_helpers.lab.damage import KINDS
@@ -338,7 +336,7 @@ class BreakCommand(Command):
 @click.argument("kind")
 @click.option("--out", required=True, type=click.Path(), help="a new or empty folder for the files")
 def break_(kind: str, out: str, inputs_dir: str, data_dir: str, **_: object) -> None:
-    """Damage a copy of the inputs, for you to find out how."""
+    """Damage a copy of the inputs, and leave you to find out how."""
     from mart_helpers.lab.damage import break_inputs
 
     paths, as_of = break_inputs(kind, resolve(inputs_dir), Path(out))
@@ -353,6 +351,6 @@ def break_(kind: str, out: str, inputs_dir: str, data_dir: str, **_: object) -> 
 
 
 def _typed(path: Path) -> str:
-    """`path` as it is typed in the caller's folder."""
+    """`path` as the caller would type it from the current folder."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

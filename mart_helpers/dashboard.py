@@ -1,13 +1,13 @@
-"""The dashboard: one page that is filtered in the browser and asks the network for nothing.
+"""The dashboard: one page that filters in the browser and loads nothing from the network.
 
-It draws cubes and knows nothing else of the mart. A cube is a table with a row per month and choice of
-filters. It has the columns
+It draws cubes and knows nothing else about the mart. A cube is a table with one row per month and choice
+of filters. It has the columns
 
-- `month`, its first day, and perhaps `previous_month`, in which the same people were there before
-- `choice`, a list: a member of each filter, in their order, null for all members
-- perhaps `is_left_out`: the month's days that an unfinished last month is not compared with
-- any texts: members that are only ranked, such as products
-- any numbers: its figures, amounts if they have decimals, else counts
+- `month`, its first day, and optionally `previous_month`, the month of the same people's previous visit
+- `choice`, a list: a member of each filter, in the order of the filters, null for all members
+- optionally `is_left_out`: days that are left out of a comparison with an unfinished last month
+- any texts: members that are only ranked, for example products
+- any numbers: its figures; those with decimals are amounts, the others counts
 """
 
 import hashlib
@@ -34,17 +34,17 @@ from mart_helpers.texts import quoted
 from mart_helpers.verdict import vouched
 
 LARGEST_PAGE = 2_000_000  # bytes
-AMOUNT = 10_000  # amounts are whole ten-thousandths, so that the browser adds them up exactly
+AMOUNT = 10_000  # amounts are whole ten-thousandths, so that the browser adds them exactly
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_RANKED_PER_BAR = 6  # a filter leaves few of a ranking, so the page holds more than it shows
+_RANKED_PER_BAR = 6  # a filter removes many of a ranking, so the page holds more than it shows
 
 
 class Cube(NamedTuple):
-    """The rows of a cube in whole numbers, the multiple of each figure in them, and what it ranks.
+    """The rows of a cube in whole numbers, the scale of each figure, and the columns that it ranks.
 
-    `month` counts from the first one shown. `previous` is 0 for none, 1 for one before those shown, else
-    its number plus 2. A member that is missing stands for all.
+    `month` counts from the first month shown. `previous` is 0 for none, 1 for a month before the first
+    one shown, otherwise its number plus 2. A missing member means all members.
     """
 
     rows: pd.DataFrame
@@ -65,13 +65,13 @@ def write_dashboard(
     bars: int = 9,
     currency: str = "",
 ) -> str:
-    """Write `<data_dir>/pages/dashboard.html`, whole or not at all; its path, as people are shown it.
+    """Write `<data_dir>/pages/dashboard.html`, completely or not at all; returns its path to show.
 
     `cubes` are tables of the session, as described above; the first has the figure of the first card.
-    `cards` give the name of a figure its formula, a column of a cube or a quotient of two (in per cent),
-    and its definition. `days` are the first and the last with data. The page shows the latest `months`,
-    and up to `bars` members of a filter, as many as fit in 2 MB; the others share a line. What the cubes
-    have nothing for is left out. The same mart gives the same bytes. Raises StateError if the folder
+    `cards` map the name of a figure to its formula (a column of a cube, or the ratio of two in percent)
+    and its definition. `days` are the first and the last with data. The page shows the latest `months`
+    and up to `bars` members of each filter, as many as fit in 2 MB; the others share a line. Cards and
+    charts without data are left out. The same mart gives the same bytes. Raises StateError if the folder
     cannot be written.
     """
     first, last = mart.connection.execute(_bounds(cubes[0])).fetchone()
@@ -122,13 +122,13 @@ def _read(mart: Session, cube: str, filters: Sequence[str], start: int) -> Cube:
         f"where {_number('month')} >= {start} group by all"
     ).df()
     rows = rows.set_axis([*columns, *scales], axis="columns")
-    # sums that JavaScript cannot hold to the unit anyway stay floats, as pandas has such large ones
+    # pandas keeps sums this large as floats, and JavaScript could not hold them exactly anyway
     whole = {name: "int64" for name in scales if rows[name].abs().max() < 2**53}
     return Cube(rows.astype(whole), scales, ranked)
 
 
 def _drawn(cubes: Sequence[Cube], filters: Sequence[str], cards: Mapping) -> dict[str, object]:
-    """The cards, all members of filters and rankings, those with the most first, and who comes again."""
+    """The cards, the members of all filters and rankings (largest first), and returning customers."""
     holds = {figure: cube for cube in reversed(cubes) for figure in cube.scales}
     found = []
     for name, (formula, _) in cards.items():
@@ -158,7 +158,7 @@ def _members(cube: Cube, name: str, filters: Sequence[str], figure: str) -> list
 
 
 def _fitted(page: dict, cubes: Sequence[Cube], filters: Sequence[str], words: dict, bars: int) -> str:
-    """The page with as many of the `bars` as fit; the cubes are folded, the mart is not read again."""
+    """The page with as many of the `bars` as fit; it folds the cubes without reading the mart again."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=True
     )
@@ -179,11 +179,11 @@ def _fitted(page: dict, cubes: Sequence[Cube], filters: Sequence[str], words: di
 
 
 def _packed(cube: Cube, kept: Mapping[str, list[str]], filters: Sequence[str], months: int) -> dict:
-    """The cube as columns of numbers: steps from the place of one row to that of the next, and figures.
+    """The cube as columns of numbers: the step from each row's position to the next one's, and figures.
 
-    The digits of a place are the choice, the ranked member, the month, the previous one, and whether the
-    row is left out of comparisons. Rows of members that are not `kept` are dropped: the page knows the
-    rows of all members together.
+    The digits of a position are the choice, the ranked member, the month, the previous month, and
+    whether the row is left out of comparisons. Rows of members that are not `kept` are dropped: the page
+    has the rows of all members together.
     """
     place, is_kept, sizes = 0, True, []
     for name in (*filters, *cube.ranked):
@@ -205,7 +205,7 @@ def _packed(cube: Cube, kept: Mapping[str, list[str]], filters: Sequence[str], m
 
 
 def _build(mart: Session, report: Path) -> dict[str, str]:
-    """What the page says of the build, and how far the quality report vouches for it."""
+    """What the page says about the build and about its quality report."""
     build = build_facts(mart.connection)
     status, said = vouched(report, build)
     day = _words(date.fromisoformat(build["built_at"][:10]))
@@ -217,7 +217,7 @@ def _words(day: date) -> str:
 
 
 def _vega() -> dict[str, object]:
-    """Vega as a script, and the charts compiled for it: made once per installation, in some seconds."""
+    """Vega as a script and the charts compiled for it; this takes seconds, once per installation."""
     charts = _TEMPLATES / "dashboard.charts.json"
     made_by = version("vl-convert-python").encode() + Path(__file__).read_bytes() + charts.read_bytes()
     name = f"vega-{hashlib.sha256(made_by).hexdigest()[:16]}.json"
@@ -239,7 +239,7 @@ def _vega() -> dict[str, object]:
 def _compiled(shared: dict, **charts: dict) -> dict[str, object]:
     import vl_convert as vl
 
-    # where vl-convert carries Vega without Vega-Lite: it is in the package, nothing is fetched
+    # vl-convert bundles Vega without Vega-Lite, so nothing is downloaded
     vega = f"https://cdn.jsdelivr.net/npm/vega@{vl.get_vega_version()}/+esm"
     engine = vl.javascript_bundle(
         f"import {{parse, View}} from '{vega}'; window.vega = {{parse, View}};"

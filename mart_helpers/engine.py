@@ -1,9 +1,9 @@
 """A papermill engine that runs the cells of a notebook in a process forked from this one.
 
-A Jupyter kernel takes a second to start, and then imports everything anew. The forked process has the
-imports already. Its shell is the one of a Jupyter kernel, and its messages are Jupyter's; they only come
-through a pipe. So neither cells nor papermill can tell the difference. Where forking is missing or
-unsafe, papermill's own engine runs. `papermill --engine mart` finds this one by its entry point.
+A Jupyter kernel takes a second to start and then imports everything again. The forked process already
+has the imports. It uses the shell of a Jupyter kernel and sends Jupyter's messages, but through a pipe,
+so neither cells nor papermill notice the difference. If the system cannot fork safely, papermill's own
+engine runs instead. `papermill --engine mart` finds this engine by its entry point.
 """
 
 import gc
@@ -36,7 +36,7 @@ from mart_helpers.parameters import is_run, tags
 
 CAN_FORK = sys.platform == "linux"
 
-# What notebooks need beside the helpers that their cells import. None of it opens a file of ours.
+# What notebooks need besides the helpers that their cells import. None of these open our files.
 _IMPORTED_BY_ALL = (
     "ipykernel.zmqshell",
     "pandas",
@@ -52,15 +52,15 @@ _OPTIONS = ("log_output", "stdout_file", "stderr_file", "on_cell_start")
 
 
 class MartEngine(Engine):
-    """Runs each notebook in a forked process of its own, which ends with the notebook."""
+    """Runs each notebook in its own forked process, which ends with the notebook."""
 
     @classmethod
     def execute_notebook(
         cls, nb: NotebookNode, kernel_name: str, output_path: str | None = None, **options: object
     ) -> NotebookNode:
-        """The executed notebook, which papermill then writes; after an interrupt it is written here.
+        """The executed notebook, which papermill then writes; after an interrupt this method writes it.
 
-        It is written once, not after each cell: to write it is to validate all of it.
+        It is written once rather than after each cell, since each write validates the whole notebook.
         """
         try:
             return super().execute_notebook(nb, kernel_name, output_path=None, **options)
@@ -72,7 +72,7 @@ class MartEngine(Engine):
     def execute_managed_notebook(
         cls, nb_man: NotebookExecutionManager, kernel_name: str, **options: object
     ) -> None:
-        """Run the cells; `on_cell_start`, as nbclient has it, is called before each."""
+        """Run the cells, and call `on_cell_start` (a hook of nbclient) before each."""
         if not CAN_FORK or options.get("execution_timeout"):
             NBClientEngine.execute_managed_notebook(nb_man, kernel_name, **options)
             return
@@ -81,7 +81,7 @@ class MartEngine(Engine):
 
 
 class _Client(PapermillNotebookClient):
-    """papermill's way through a notebook, with a forked process in place of a kernel."""
+    """papermill's notebook client, with a forked process in place of a kernel."""
 
     def execute(self) -> NotebookNode:
         self.nb.metadata["language_info"] = {
@@ -95,7 +95,7 @@ class _Client(PapermillNotebookClient):
         return self.nb
 
     def execute_cell(self, cell: NotebookNode, cell_index: int) -> NotebookNode:
-        """Fill the cell with what it shows. Raises CellExecutionError where it fails."""
+        """Run the cell and store its outputs in it. Raises CellExecutionError if it fails."""
         if self.on_cell_start:
             self.on_cell_start(cell=cell, cell_index=cell_index)
         if not is_run(cell):
@@ -113,7 +113,7 @@ class _Client(PapermillNotebookClient):
         return cell
 
     def _run(self, cell: NotebookNode, cell_index: int) -> bool:
-        """Whether the cell fails. Raises EOFError or ConnectionError where the process ends."""
+        """Run the cell; True if it fails. Raises EOFError or ConnectionError if the process ends."""
         self._pipe.send(cell.source)
         while True:
             message = json.loads(self._pipe.recv_bytes().decode(errors="replace"))
@@ -122,7 +122,7 @@ class _Client(PapermillNotebookClient):
             self.process_message(message, cell, cell_index)
 
     def output(self, outs: list, msg: dict, display_id: str | None, cell_index: int) -> NotebookNode:
-        """The output with the message; text behind text of the same stream is one output."""
+        """The output that the message adds; consecutive texts of one stream become one output."""
         last, content = outs[-1] if outs else {}, msg["content"]
         if last.get("name") == content.get("name", "") and not self.clear_before_next_output:
             last["text"] += content["text"]
@@ -131,21 +131,21 @@ class _Client(PapermillNotebookClient):
 
 
 def _end(exitcode: int) -> dict[str, object]:
-    """The error of the cell in which the process has ended."""
+    """The error of the cell during which the process ended."""
     reason = f"by signal {-exitcode}" if exitcode < 0 else f"with status {exitcode}"
     if exitcode == -signal.SIGKILL:
-        reason += ", which is how the system ends what takes too much memory"
-    text = f"the process that runs the cells has ended {reason}"
+        reason += "; the system kills processes that way if memory runs out"
+    text = f"the process that runs the cells ended {reason}"
     return {"ename": "DeadKernelError", "evalue": text, "traceback": [f"DeadKernelError: {text}"]}
 
 
 def _import_for(cells: list[NotebookNode]) -> None:
-    """Import here what the cells need, so that this process and those forked from it have it.
+    """Import what the cells need, so that this process and those forked from it have it.
 
-    What cannot be imported is left to the cell that asks for it.
+    If an import fails here, the cell that needs it reports the error.
     """
     helpers = [name for cell in cells if is_run(cell) for name in _HELPERS.findall(cell.source)]
-    # JupySQL imports pyplot for `%sqlplot` alone, which takes as long as all the rest of it
+    # JupySQL imports pyplot only for `%sqlplot`, and that takes as long as its other imports together
     is_hidden = sys.modules.setdefault(_PYPLOT, None) is None
     for name in (*_IMPORTED_BY_ALL, *helpers):
         with suppress(Exception):
@@ -156,14 +156,14 @@ def _import_for(cells: list[NotebookNode]) -> None:
 
 @contextmanager
 def _forked() -> Iterator[tuple[Connection, BaseProcess]]:
-    """The pipe to a process that runs cells, and the process. It ends with the block, or with us."""
+    """The pipe to a process that runs cells, and the process; it ends with the block or with us."""
     context = get_context("fork")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=[theirs])
     try:
-        # until the new process is ready to ignore them, interrupts wait
+        # block interrupts until the new process is ready to ignore them
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with warnings.catch_warnings():  # of threads in numpy and DuckDB, which are prepared for it
+        with warnings.catch_warnings():  # about threads; those of numpy and DuckDB survive a fork
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
         theirs.close()
@@ -176,9 +176,9 @@ def _forked() -> Iterator[tuple[Connection, BaseProcess]]:
 
 
 def _serve(pipe: Connection) -> None:
-    """Run the cells that come through the pipe, each answered by messages; the last is its error."""
-    gc.freeze()  # there is no garbage in what was imported: never look there again
-    signal.signal(signal.SIGINT, lambda *_: None)  # the parent hears it too, and ends us
+    """Run the cells that come through the pipe; answer each with messages, its error last."""
+    gc.freeze()  # the imports contain no garbage, so never scan them again
+    signal.signal(signal.SIGINT, lambda *_: None)  # the parent gets it too, and ends this process
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     Thread(target=_end_with_parent, daemon=True).start()
     from ipykernel.compiler import XCachingCompiler
@@ -187,23 +187,23 @@ def _serve(pipe: Connection) -> None:
 
     session = _Messages(pipe)
     sys.stdout, sys.stderr = streams = _Stream(1, "stdout", session), _Stream(2, "stderr", session)
-    # a shell without its application reads no profile and no start-up files of a user
+    # a shell without its application reads neither profiles nor the user's start-up files
     config = Config({"HistoryManager": {"enabled": False}})
     shell = ZMQInteractiveShell.instance(config=config, compiler_class=XCachingCompiler)
     shell.displayhook.session = shell.display_pub.session = session
     shell.enable_gui = lambda *_: None
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    if "matplotlib" in sys.modules:  # too late for that
+    if "matplotlib" in sys.modules:  # too late to prevent the import
         shell.run_line_magic("matplotlib", "inline")
     while True:
         source = pipe.recv()
-        if "%sqlplot" in source:  # with pyplot, now
+        if "%sqlplot" in source:  # this time with pyplot
             reload(import_module("sql.plot"))
         session.send(None, "execute_input", {"code": source, "execution_count": shell.execution_count})
         result = shell.run_cell(source, store_history=True)
         for stream in streams:
             stream.flush()
-        is_good = result.success and not shell._last_traceback  # such as that of a `repr`
+        is_good = result.success and not shell._last_traceback  # for example an error in a `repr`
         session.send(None, "execute_reply", {"status": "ok" if is_good else "error"})
 
 
@@ -213,7 +213,7 @@ def _end_with_parent() -> None:
 
 
 class _Messages(Session):
-    """Sends messages through a pipe. Threads of a cell take turns, and its forks send nothing."""
+    """Sends messages through a pipe. Threads of a cell take turns; processes that it forks send none."""
 
     def __init__(self, pipe: Connection) -> None:
         super().__init__()
@@ -234,17 +234,17 @@ class _Messages(Session):
 
 
 class _Stream(TextIOWrapper):
-    """What is printed, and what other code writes to the descriptor; sent on each `flush`."""
+    """Collects what is printed or written to the file descriptor, and sends it on each `flush`."""
 
     def __init__(self, descriptor: int, name: str, session: _Messages) -> None:
-        # in this mode each write goes to the end, so forks that write at once lose nothing
+        # in this mode each write is appended, so processes that write at the same time lose nothing
         file = TemporaryFile("a+b", buffering=0)  # noqa: SIM115 (open as long as the stream)
         super().__init__(file, "utf-8", "backslashreplace", write_through=True)
         os.dup2(file.fileno(), descriptor)
         self._name, self._session, self._sent = name, session, 0
 
     def flush(self) -> None:
-        """Send what was written since the last time."""
+        """Send what was written since the last flush."""
         super().flush()
         with self._session.turn:
             if os.getpid() == self._session.pid:

@@ -2,40 +2,40 @@
 
 MartError
 ├── UsageError      the call is wrong: unknown option, wrong type, bad date
-├── InputError      an input file cannot be taken as it is
-├── StateError      the mart is missing, foreign, busy or cannot be written
-│   └── Unavailable it cannot be opened now, which says nothing of what is in it
+├── InputError      an input file is missing or has a fault
+├── StateError      the mart is missing, not ours, in use, or cannot be written
+│   └── Unavailable the mart cannot be opened now; its contents may be fine
 ├── QueryError      an SQL statement failed
-└── CheckFailed     the checks say no
+└── CheckFailed     a check failed that stops the run
 """
 
 
 class MartError(Exception):
-    """Something a user can mend; its text says what happened, where, and what to do next."""
+    """An error that the user can fix. Its text says what happened, where, and what to do next."""
 
     exit_status = 1
 
     def _render_traceback_(self) -> list[str]:
-        """Give IPython the message alone, in place of a stack of helper code."""
+        """Give IPython only the message, not a traceback through the helpers."""
         return [f"{type(self).__name__}: {self}"]
 
 
 class UsageError(MartError):
-    """The call itself is wrong: an unknown name, a value of the wrong type, a range turned around."""
+    """The call is wrong: an unknown name, a value of the wrong type, an end before its start."""
 
     exit_status = 2
 
 
 class InputError(MartError):
-    """An input file is missing, or cannot be taken as it is."""
+    """An input file is missing or has a fault that must be fixed first."""
 
 
 class StateError(MartError):
-    """The mart is not there, is no mart, is being built by someone else, or cannot be written."""
+    """The mart is missing, is not a mart, is being built by another run, or cannot be written."""
 
 
 class Unavailable(StateError):
-    """The mart cannot be opened now: it is in use, or closed to us. That does not make it damaged."""
+    """The mart cannot be opened now: it is in use, or we lack permission. It may well be undamaged."""
 
 
 class QueryError(MartError):
@@ -43,4 +43,4 @@ class QueryError(MartError):
 
 
 class CheckFailed(MartError):
-    """Checks found bad rows of a severity that stops the work."""
+    """Checks found bad rows, and their severity stops the run."""

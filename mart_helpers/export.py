@@ -1,4 +1,4 @@
-"""Tables of the mart as files for other programs, each folder with a manifest of what is in it."""
+"""Exports tables of the mart as files for other programs; each folder has a manifest of its files."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,9 +30,9 @@ MANIFEST = "manifest.json"
 
 
 class Format(NamedTuple):
-    """A kind of file: its folder in `data_dir`, its ending, and its options for DuckDB's `copy`.
+    """A file format: its folder in `data_dir`, its ending, and its options for DuckDB's `copy`.
 
-    The one without options is not written by DuckDB: it is one workbook for all tables.
+    The format without options is the workbook: one file for all tables, not written by DuckDB.
     """
 
     folder: str
@@ -60,26 +60,25 @@ def export_tables(
     currency: str = "",
     summary: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Write the rows of each relation, a table or view, under the table name it is given for.
+    """Write each relation (a table or view) to files named after its table.
 
-    `formats` are names of FORMATS with commas between them, `tables` likewise those to write, if not
-    all. docs/command_line.md says what the files below `data_dir` are; rows keep the order of the
-    relation. In CSV, what a spreadsheet would take for a formula is not disarmed. In Parquet a HUGEINT,
-    as sums of whole numbers are, is a `decimal(38, 0)`. In a workbook null is no cell, and empty text a
-    cell with an empty text; amounts are shown with two decimals and the `currency`; the first sheet is
-    a summary: the build, the verdict of its quality report, and of the tables named in `summary` the
-    first as figures, the second as a chart.
+    `formats` lists names of FORMATS, separated by commas; `tables` lists the tables to write (empty:
+    all). docs/command_line.md describes the files in `data_dir`; rows keep the order of the relation.
+    CSV does not escape text that a spreadsheet would read as a formula. In Parquet a HUGEINT, the type
+    of sums of whole numbers, becomes `decimal(38, 0)`. In a workbook a null has no cell, and an empty
+    text has an empty cell; amounts have two decimals and the `currency`. Its first sheet is a summary:
+    the build, the verdict of its quality report, and of the tables named in `summary` the first as
+    figures, the second as a chart.
 
-    Beside them, `manifest.json`: `format_version` 1, `build_id`, `start_date` and `end_date` as they
-    were asked for (null: open), and `files`, for each table its file, table, rows (without the header),
-    bytes and sha256, and in a workbook its sheet. Files that the manifest before named and this one does
-    not are removed; others are left alone. A folder gets all of its new files or none, and the manifest
-    comes last. The folder of a format not asked for stays as it is.
+    `manifest.json` in each folder holds `format_version` 1, `build_id`, the requested `start_date` and
+    `end_date` (null: open), and `files`: for each table its file, table, rows (without the header),
+    bytes and sha256, and in a workbook its sheet. Files that only the previous manifest names are
+    removed; other files stay. A folder gets all of its new files or none, the manifest last. The folders
+    of other formats stay as they are.
 
-    The answer has one row a file: file (relative to `data_dir`), rows, bytes, and the first 12 digits
-    of its sha256. Raises UsageError for an unknown format or table, StateError where a table cannot be
-    read or written. A table that does not fit into a sheet is refused before anything is written in any
-    format.
+    Returns one row per file: file (relative to `data_dir`), rows, bytes, and the first 12 digits of its
+    sha256. Raises UsageError for an unknown format or table, StateError if a table cannot be read or
+    written. A table that does not fit into a sheet is refused before any file is written.
     """
     kinds = [FORMATS[name] for name in listed("formats", formats, FORMATS)]
     if tables:
@@ -94,7 +93,7 @@ def export_tables(
     written: list[dict] = []
     with _one_thread(connection):
         sheets = []
-        if FORMATS["xlsx"] in kinds:  # refused before anything is written
+        if FORMATS["xlsx"] in kinds:  # refuse them before anything is written
             names = sheet_names(list(relations))
             for (table, relation), name in zip(relations.items(), names, strict=True):
                 with _in_words(relation, folder):
@@ -116,11 +115,11 @@ def export_tables(
 
 
 def star_in_range(session: Session, start_date: str, end_date: str) -> dict[str, str]:
-    """Each table of the star, and what to export of it from `start_date` to `end_date` (ISO, or empty).
+    """Each table of the star with its relation to export from `start_date` to `end_date` (ISO or empty).
 
     A dimension is exported as it is. A fact that refers to `dim_date` gets a temporary view
-    `<fact>_in_range`: which day counts, says `day_of`.
-    Only an open range has rows whose day is not known.
+    `<fact>_in_range`; `day_of` decides which of its days counts. Rows without a known day are exported
+    only if the range is open.
     """
     relations = {}
     for table, references in star_references(session.connection).items():
@@ -139,17 +138,17 @@ def star_in_range(session: Session, start_date: str, end_date: str) -> dict[str,
 def export_folders(data_dir: str | Path, formats: str) -> Iterator[Path]:
     """The folders that an export of these formats writes to. Raises UsageError for an unknown format.
 
-    They are made up only as they are asked for: by then `open_mart` has checked the parameters.
+    This is a generator, so that `open_mart` can check the other parameters first.
     """
     yield from (resolve(data_dir) / FORMATS[name].folder for name in listed("formats", formats, FORMATS))
 
 
 def named_in(manifest: Path) -> set[str]:
-    """Names of the files that an export has left beside its `manifest`; none where that is damaged."""
+    """Names of the files that an export left next to its `manifest`; none if the manifest is damaged."""
     try:
         files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
         names = {each["file"] for each in files}
-        # a path would lead out of the folder, and is none of ours
+        # a path would lead out of the folder, so we did not write it
         return {name for name in names if Path(name).name == name}
     except (OSError, ValueError, LookupError, TypeError):
         return set()
@@ -185,7 +184,7 @@ def _copies(
     for (table, relation), part in zip(relations.items(), parts, strict=True):
         with _in_words(relation, part.parent):
             columns = "*"
-            if kind.ending == "parquet":  # it has no whole numbers of 128 bits, only binary floats
+            if kind.ending == "parquet":  # Parquet has no 128-bit integers and would store floats
                 described = connection.execute(f"from {quoted(relation)} limit 0").description
                 huge = [quoted(name) for name, type_, *_ in described if "hugeint" in type_.id]
                 casts = ", ".join(f"{name}::decimal(38, 0) as {name}" for name in huge)
@@ -236,17 +235,17 @@ def _in_words(relation: str, folder: Path) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         raise StateError(
-            f"{relation} cannot be exported to {shown(folder)}. Mend the name or the view, or make "
-            f"room in the folder. DuckDB says: {error}"
+            f"{relation} cannot be exported to {shown(folder)}. Correct the name or the view, or free "
+            f"space in the folder. DuckDB says: {error}"
         ) from error
 
 
 @contextmanager
 def _one_thread(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """One thread in the block.
+    """Use one thread within the block.
 
-    Behind joins several threads put single rows out of order. Little is lost: for 10 million rows as CSV
-    two threads take 6.6 s of processor time and 0.6 GB of memory, one 5.7 s and 0.2 GB.
+    After joins, several threads put some rows out of order. One thread costs little: for 10 million rows
+    as CSV it takes 5.7 s of processor time and 0.2 GB of memory, two take 6.6 s and 0.6 GB.
     """
     (usual,) = connection.execute("select current_setting('threads')").fetchone()
     connection.execute("set threads = 1")

@@ -1,6 +1,6 @@
-"""Writing files whole or not at all: a name never stands for half a file.
+"""Writes files completely or not at all, so that no name ever refers to half a file.
 
-What is written goes to a part file beside its target, and takes the target's place by a rename.
+The data goes to a part file next to its target, and a rename puts it in the target's place.
 """
 
 import glob
@@ -24,10 +24,10 @@ except ImportError:
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """A path to write to, beside `target`, that replaces it in one step when the block is done.
+    """A path to write to, next to `target`, that replaces it in one step at the end of the block.
 
-    Until then the target stays as it is, and for good where the block raises or the process dies.
-    Raises StateError where the folder or the disk do not let it be written.
+    If the block raises or the process dies, the target stays as it is. Raises StateError if the folder
+    or the disk cannot be written.
     """
     with whole_files([target]) as (part,):
         yield part
@@ -37,12 +37,12 @@ def whole_file(target: Path) -> Iterator[Path]:
 def whole_files(
     targets: Sequence[Path], outdated: Callable[[], Iterable[Path]] = list
 ) -> Iterator[list[Path]]:
-    """As `whole_file`, for several targets in one folder and those below it: all of them or none.
+    """Like `whole_file` for several targets in a folder and its subfolders: all of them or none.
 
     All are complete on disk before the first is replaced. They are replaced in the order given, so the
-    last can vouch for the others; before it, the files that `outdated` names are removed. Where one
-    cannot be replaced, all are put back. Of two processes that write the same targets, the later one
-    replaces all that the other wrote (on Windows, which locks no folders, file by file).
+    last can list the others; just before it, the files in `outdated` are removed. If one cannot be
+    replaced, all are restored. If two processes write the same targets, the later one replaces
+    everything that the other wrote (on Windows, which cannot lock folders, file by file).
     """
     try:
         with ExitStack() as stack:
@@ -56,7 +56,7 @@ def whole_files(
                     locks.enter_context(sole_writer(folder))
                 _replace(parts, targets, sorted({*outdated()} - {*targets}))
             for folder in folders:
-                with suppress(OSError):  # all is in place, though perhaps not yet on the disk
+                with suppress(OSError):  # all files are in place, though perhaps not yet on disk
                     sync(folder)
     except OSError as error:
         raise _not_writable(targets[0].parent, error) from error
@@ -64,9 +64,9 @@ def whole_files(
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block for the folder, and keep others waiting.
+    """Let one process at a time into the block for a folder; the others wait.
 
-    Windows locks no folders: there all go on at once. Raises StateError where the folder cannot be made.
+    Windows cannot lock folders, so nobody waits there. Raises StateError if the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
 def _not_writable(folder: Path, error: OSError) -> StateError:
     return StateError(
         f"{shown(folder)} cannot be written to: {error.strerror or error}. "
-        "Make room or make it writable, or name another folder."
+        "Free disk space, make it writable, or name another folder."
     )
 
 
@@ -98,16 +98,16 @@ def sha256_of(path: Path) -> str:
 
 def _sync(descriptor: int) -> None:
     if F_FULLFSYNC is not None:
-        with suppress(OSError):  # network drives do not know it
+        with suppress(OSError):  # network drives do not support it
             fcntl(descriptor, F_FULLFSYNC)
             return
     os.fsync(descriptor)
 
 
 def sync(path: Path) -> None:
-    """Wait until the file or the folder is on the disk."""
+    """Wait until the file or the folder is on disk."""
     if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
+        return  # Windows cannot open folders
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         _sync(descriptor)
@@ -116,12 +116,12 @@ def sync(path: Path) -> None:
 
 
 def _replace(parts: Sequence[Path], targets: Sequence[Path], outdated: Sequence[Path]) -> None:
-    """Put each part in the place of its target, and remove what is outdated; or leave all as it was."""
+    """Put each part in its target's place and remove outdated files, or leave everything unchanged."""
     *swaps, last = zip(parts, targets, strict=True)
-    # before the last, which may be what names them: nothing else would ever remove them
+    # before the last target, which may be the only file that names them
     swaps += [*((None, path) for path in outdated), last]
     with ExitStack() as stack:
-        # a single rename is all or nothing anyway
+        # a single rename either happens or not
         backups = [stack.enter_context(_backup(target)) for _, target in swaps if len(swaps) > 1]
         done = 0
         try:
@@ -136,14 +136,14 @@ def _replace(parts: Sequence[Path], targets: Sequence[Path], outdated: Sequence[
 
 @contextmanager
 def _backup(target: Path) -> Iterator[Path | None]:
-    """A second name for the file that is there now, if there is one, as long as the block lasts."""
+    """A second name for the present file, if there is one, until the end of the block."""
     if not os.path.lexists(target):
         yield None
         return
     backup = _part_path(target)
     try:
         os.link(target, backup)
-    except OSError:  # the file system knows no links, or this is no file
+    except OSError:  # the file system has no links, or this is not a file
         shutil.copy2(target, backup)
     try:
         yield backup
@@ -157,15 +157,15 @@ def _part_path(target: Path) -> Path:
 
 @contextmanager
 def _part(target: Path) -> Iterator[Path]:
-    """A new, empty file beside `target`, locked for as long as it is there."""
+    """A new, empty file next to `target`, locked as long as it exists."""
     part = _part_path(target)
-    with sole_writer(target.parent):  # so that nobody takes it for abandoned before it is locked
+    with sole_writer(target.parent):  # so that nobody removes it as abandoned before it is locked
         _remove_abandoned(target)
         descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        with suppress(OSError):  # some network drives know no locks: nothing is swept there
+        with suppress(OSError):  # some network drives have no locks; nothing is swept there
             lock_descriptor(descriptor)
     try:
-        if os.name == "nt":  # a file that is locked or open can there neither be written nor renamed
+        if os.name == "nt":  # Windows can neither write nor rename a locked or open file
             os.close(descriptor)
         yield part
     finally:
@@ -175,7 +175,7 @@ def _part(target: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove the parts of processes that were killed: nobody holds the lock of such a part."""
+    """Remove the part files of killed processes, which nobody has locked."""
     for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         with suppress(OSError), part.open("rb+") as file:
             if lock_descriptor(file.fileno(), blocking=False):

@@ -1,8 +1,7 @@
-"""What has to hold of a dimension with versions, and of the facts that refer to it, as checks.
+"""Checks for slowly changing dimensions of type 2 (Kimball) and for the facts that refer to them.
 
-Such a dimension has `<thing>_durable_key`, the same in all versions of a member, and `valid_from` and
-`valid_to`, the first and the last day of a version (as in the slowly changing dimensions of type 2 that
-Kimball describes).
+Such a dimension has `<thing>_durable_key`, which all versions of a member share, and `valid_from` and
+`valid_to`, the first and the last day of a version.
 """
 
 from collections.abc import Iterator
@@ -31,11 +30,11 @@ _MOST_CLOSED = 0.2
 
 @in_words()
 def check_history(session: Session, allow_restated: bool) -> None:
-    """Create a view in schema `checks` for what has to hold of each dimension with versions.
+    """Create the checks of each dimension with versions, as views in schema `checks`.
 
     A file that closes more than a fifth of the open members is an error, or a warning if
-    `allow_restated`; what the published mart has closed already is not asked again. Raises QueryError if
-    the session only reads.
+    `allow_restated`, unless the published mart closed them already. Raises QueryError if the session is
+    read-only.
     """
     connection = session.connection
     star = star_types(connection)
@@ -96,7 +95,7 @@ def _loaded_checks(
         yield Check(
             f"{table.name}_has_each_loaded_state",
             f"from checks.{quoted(f'lost_of_{table.name}')}",
-            f"each row that was loaded is in the version of its day in {table.name}",
+            f"each loaded row is in the version of its day in {table.name}",
         )
     others = [name for name in shared if name not in [*key, *kept]]
     if others:
@@ -107,12 +106,12 @@ def _loaded_checks(
         yield Check(
             f"{table.name}_differs_by_history_alone",
             f"select {durable} from {star} group by {durable} having {differ}",
-            f"versions of a member of {table.name} differ in columns that the contract marks history:",
+            f"versions of a member of {table.name} differ only in columns declared history:",
         )
 
 
 def _few_are_closed(connection: DuckDBPyConnection, dimension: str, severity: str) -> Check:
-    """Compares, on each day that closes members, how many were open the day before."""
+    """Compares the members closed on each day with those open the day before."""
     known = _closed_before(connection, dimension)
     told = f"and (closed_on, closed) not in ({', '.join(known)})" if known else ""
     return Check(
@@ -132,7 +131,7 @@ def _few_are_closed(connection: DuckDBPyConnection, dimension: str, severity: st
 
 
 def _closed_before(connection: DuckDBPyConnection, dimension: str) -> list[str]:
-    """The days on which the published mart has closed members, and how many, as SQL."""
+    """The days on which the published mart closed members, and how many, as SQL."""
     if dimension not in with_versions(star_types(connection, "published")):
         return []
     closed = _closed(f"published.main.{quoted(dimension)}", dimension)
@@ -141,7 +140,7 @@ def _closed_before(connection: DuckDBPyConnection, dimension: str) -> list[str]:
 
 
 def _closed(relation: str, dimension: str) -> str:
-    """A query for the days that closed members, how many those are, and how many were open before."""
+    """A query for the days on which members closed: how many closed, and how many were open before."""
     key, durable = quoted(surrogate_key(dimension)), quoted(durable_key(dimension))
     return f"""
         with versions as (
@@ -196,7 +195,7 @@ def _fact_checks(fact: str, column: str, dimension: str, day: str, calendar: str
             )
         where {is_outside}
         """,
-        f"each {column} of {fact} is the last version that began by its day, or the first",
+        f"each {column} of {fact} is the latest version that began by its day, or else the first",
     )
     yield Check(
         f"{fact}_{column}_is_valid_on_its_day",
@@ -213,6 +212,6 @@ def _fact_checks(fact: str, column: str, dimension: str, day: str, calendar: str
         {dated}
         where {is_outside}
         """,
-        f"each row of {fact} is of a day on which an extract had its member of {dimension}",
+        f"each row of {fact} has a day on which an extract had its member of {dimension}",
         "warn",
     )

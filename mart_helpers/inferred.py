@@ -1,7 +1,7 @@
-"""Placeholder members: a dimension that is declared `inferred:` has each key that a row refers to.
+"""Inferred members: a dimension declared `inferred:` gets a placeholder for each key it lacks.
 
-So a product that comes later than its sales stops none of them. Such a member has its key, and else what
-the contract has as defaults; the book `inferred_members` tells of it until the dimension has the row.
+So a product that arrives later than its sales holds none of them back. A placeholder has its key and the
+defaults of the contract; the table `inferred_members` lists it until an extract has the row itself.
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ INFERRED = "inferred_members"
 
 
 def inferring_references(connection: duckdb.DuckDBPyConnection, table: Table) -> Iterator[Reference]:
-    """The references of a table to dimensions that are declared `inferred:`, by their primary keys.
+    """The references of a table to the primary keys of dimensions declared `inferred:`.
 
-    Raises StateError for one to other columns, from which no member can be made.
+    Raises StateError for a reference to other columns: no member can be made from those.
     """
     for reference in table.references:
         parent = read_contract(connection, reference.table)
@@ -28,13 +28,13 @@ def inferring_references(connection: duckdb.DuckDBPyConnection, table: Table) ->
             if {*columns} != {*parent.key}:
                 raise StateError(
                     f"contract.{table.name} refers to {', '.join(columns)} of {parent.name}, whose "
-                    f"comment begins with inferred: refer to its primary key, {', '.join(parent.key)}."
+                    f"members are inferred. Refer to its primary key, {', '.join(parent.key)}."
                 )
             yield Reference(tuple(columns[name] for name in parent.key), parent.name, parent.key)
 
 
 def forget_inferred(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """Take back what an earlier loading of the table has inferred, and what was inferred for it."""
+    """Delete the members inferred in this table, and those that an earlier load of it inferred."""
     of_others = f"""
         select table_name, list(key) from {INFERRED}
         where referring_table = {literal(table.name)} and table_name <> referring_table
@@ -49,13 +49,13 @@ def forget_inferred(connection: duckdb.DuckDBPyConnection, table: Table) -> None
 
 
 def infer_members(connection: duckdb.DuckDBPyConnection, table: Table, reference: Reference) -> None:
-    """Add a member to the staged dimension for each key that is missing there, and tell of it.
+    """Add a member to the staged dimension for each missing key, and list it in `inferred_members`.
 
     The temporary table `orphans` has the rows that refer to such keys, `places` the first row of each.
     """
     parent = read_contract(connection, reference.table)
     defaults = {each.name: each.default for each in parent.columns if each.default is not None}
-    if parent.has_days:  # it is a member of the newest extract
+    if parent.has_days:  # it joins the newest extract
         defaults[FILE_DAY] = f"select max({FILE_DAY}) from {staging_of(parent.name)}"
     names = [*reference.table_columns, *(name for name in defaults if name not in parent.key)]
     keys, first = ", ".join(map(quoted, reference.columns)), quoted(" first")

@@ -1,4 +1,4 @@
-"""What a mart holds, as plain text."""
+"""Describes the contents of a mart as plain text."""
 
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +12,9 @@ from mart_helpers.texts import aligned, one_line, quoted, size_text
 
 
 def describe_mart(database: Path) -> str:
-    """File, last build, and each table of the mart with its rows, columns, types and comments.
+    """The file, the last build, and each table of the mart with its rows, columns, types and comments.
 
-    The star comes first, then the books. Raises StateError where there is no mart to read.
+    The star comes first, then the tables of `books`. Raises StateError if there is no mart to read.
     """
     with open_published(database) as connection:
         try:
@@ -26,7 +26,7 @@ def describe_mart(database: Path) -> str:
 
 
 def _newest_build(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """The newest row of the build log, whatever columns it has; nothing where there was no build."""
+    """The newest row of the build log with all its columns; nothing if there was no build."""
     newest = connection.execute(f"select * from {BUILD_LOG} order by build_id desc limit 1")
     names = [column for column, *_ in newest.description]
     rows = [zip(names, map(_text, row), strict=True) for row in newest.fetchall()]

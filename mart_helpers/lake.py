@@ -1,9 +1,9 @@
 """The lake of a mart: a folder in which each build keeps its facts as Parquet files.
 
-It lies beside the mart as `<database>.lake`, which may be a link to another place. A fact is then a view
-over `<lake>/build_<number>_<random>/<fact>/*.parquet`. A variable named like the build says
-where the lake is, so a mart can be moved with its lake. Other DuckDB clients set no such variable; for
-them the view looks where the mart was built.
+It is next to the mart as `<database>.lake`, which may be a link to another place. A fact is then a view
+over `<lake>/build_<number>_<random>/<fact>/*.parquet`. An SQL variable with the name of the build holds
+the path of the lake, so a mart can be moved with its lake. Other DuckDB clients do not set the variable;
+for them the view looks in the place where the mart was built.
 """
 
 import glob
@@ -22,10 +22,10 @@ from mart_helpers.texts import literal, quoted
 
 _BUILD = r"build_[0-9]+_[0-9a-f]{8}"
 
-# What stands behind the name of a mart in those of its candidate and of those kept beside it.
+# Suffixes after the name of a mart: its candidate, and the kept marts next to it.
 _BESIDE = re.compile(r"\.candidate$|\.(previous|damaged)-[0-9]+$")
 
-# The tables of a mart with the views that stand for facts: as the lists of both, where these agree.
+# The tables of a mart and the views in place of facts, with the columns that both system lists share.
 TABLES = """(
     select database_name, database_oid, schema_name, table_name, table_oid, comment from duckdb_tables()
     union all
@@ -35,22 +35,22 @@ TABLES = """(
 
 
 def lake_of(database: Path) -> Path:
-    """Where the lake of a mart is, of one kept beside it, or of its candidate; perhaps there is none."""
+    """The path of the lake of a mart, of a kept mart, or of a candidate, whether or not it exists."""
     mart = database.resolve()
     return mart.with_name(f"{_BESIDE.sub('', mart.name)}.lake")
 
 
 def builds_in(lake: Path) -> list[Path]:
-    """The folders of builds in a lake."""
+    """The build folders in a lake."""
     found = lake.iterdir() if lake.is_dir() else ()
     return sorted(each for each in found if re.fullmatch(_BUILD, each.name))
 
 
 def make_lake(database: Path, folder: Path) -> Path:
-    """The lake of a mart in `folder`, made and linked if need be.
+    """The lake of a mart in `folder`, created and linked if necessary.
 
-    Raises UsageError if the facts of another mart are there, or those of this one elsewhere, StateError
-    if it cannot be made.
+    Raises UsageError if the folder holds the facts of another mart, or if the facts of this mart are in
+    another folder, and StateError if the lake cannot be created.
     """
     lake = lake_of(database)
     try:
@@ -60,28 +60,28 @@ def make_lake(database: Path, folder: Path) -> Path:
         if builds_in(lake):
             raise UsageError(
                 f"lake: facts of {shown(database)} are in {shown(lake.resolve())}. Name that folder, or "
-                f"first move what is in it, and put a link {lake.name} to the new place beside the mart."
+                f"first move its contents, and put a link {lake.name} to the new place next to the mart."
             )
         if builds_in(folder):
             raise UsageError(
-                f"lake: in {shown(folder)} are the facts of another mart. Name another folder; or, if "
-                f"they are of this one, put a link {lake.name} to it beside the mart."
+                f"lake: {shown(folder)} holds the facts of another mart. Name another folder; or, if "
+                f"they belong to this one, put a link {lake.name} to it next to the mart."
             )
         lake.unlink() if lake.is_symlink() else lake.exists() and lake.rmdir()
         lake.symlink_to(folder, target_is_directory=True)
     except OSError as error:
         raise StateError(
-            f"lake: {shown(folder)} cannot be made or linked ({error}). Make it writable, or name "
+            f"lake: {shown(folder)} cannot be created or linked ({error}). Make it writable, or name "
             f"{shown(lake)}, which needs no link."
         ) from error
     return lake
 
 
 def reach_lake(connection: duckdb.DuckDBPyConnection, database: Path, attached: str = "") -> list[Path]:
-    """Let the views of the mart at `database` find their files; the folders that they have to reach.
+    """Let the views of the mart at `database` find their files, and return the folders that they read.
 
-    `attached` is the name under which the connection has the mart, by default its own. That is always
-    the lake beside `database`: which others the file names does not matter.
+    `attached` is the name of the mart in the connection, by default its main database. Only the lake
+    next to `database` is used, whatever path the file contains.
     """
     lake = lake_of(database)
     builds = _builds_of(connection, attached)
@@ -91,7 +91,7 @@ def reach_lake(connection: duckdb.DuckDBPyConnection, database: Path, attached: 
 
 
 def _builds_of(connection: duckdb.DuckDBPyConnection, attached: str = "") -> list[str]:
-    """The builds whose folders the views of a mart are over: one, or none."""
+    """The build whose folder the views of a mart read, as a list: one, or none."""
     found = connection.execute(
         f"select distinct regexp_extract(sql, 'getvariable\\(''({_BUILD})''', 1) from duckdb_views() "
         "where database_name = coalesce(nullif(?, ''), current_database()) and schema_name = 'main' "
@@ -102,7 +102,7 @@ def _builds_of(connection: duckdb.DuckDBPyConnection, attached: str = "") -> lis
 
 
 def sweep_lake(database: Path, marts: Iterable[Path]) -> None:
-    """Remove folders of builds to which none of the `marts` refers, such as a killed build leaves.
+    """Remove build folders that none of the `marts` refers to; a killed build leaves such folders.
 
     Raises duckdb.Error, with nothing removed, if one of the marts cannot be read.
     """
@@ -117,10 +117,10 @@ def sweep_lake(database: Path, marts: Iterable[Path]) -> None:
 
 
 def move_facts(connection: duckdb.DuckDBPyConnection, lake: Path) -> None:
-    """Write the rows of each fact to files of the lake, and put a view of its name in the table's place.
+    """Write the rows of each fact to files in the lake, and replace the table by a view of that name.
 
-    The table has enforced its constraints until now, and nobody changes the files after that. Raises
-    StateError if the rows read back are not those written, or if a view of the mart needs the table.
+    Until then the table enforces its constraints; afterwards nobody changes the files. Raises StateError
+    if the files do not read back as written, or if a view of the mart needs the table.
     """
     number = connection.execute("select getvariable('build_id')").fetchone()[0]
     name = f"build_{number}_{os.urandom(4).hex()}"
@@ -141,7 +141,7 @@ def move_facts(connection: duckdb.DuckDBPyConnection, lake: Path) -> None:
             connection.execute(f"from {quoted(schema)}.{quoted(view)} limit 0")
         except duckdb.Error as error:
             raise StateError(
-                f"{view} needs something of a fact that Parquet files do not have, such as a rowid. "
+                f"{view} uses something of a fact that Parquet files do not have, like a rowid. "
                 f"Change its cell, or build without lake. DuckDB says: {error}"
             ) from error
 
@@ -158,7 +158,7 @@ def _move_fact(connection: duckdb.DuckDBPyConnection, lake: Path, build: str, fa
         [fact],
     ).fetchone()[0]
     table, view = f"main.{quoted(fact)}", f"main.{quoted(f'{fact} in the lake')}"
-    # Parquet has no whole numbers of 128 bits, and would round them
+    # Parquet has no 128-bit integers and would round them
     written = ", ".join(
         quoted(name) + ("::decimal(38, 0)" if kind == "HUGEINT" else "") + f" as {quoted(name)}"
         for name, kind, _ in columns
@@ -183,7 +183,7 @@ def _move_fact(connection: duckdb.DuckDBPyConnection, lake: Path, build: str, fa
     sums = "select count(*), sum(hash(rows)) from {} as rows"
     before, after = (connection.execute(sums.format(each)).fetchall() for each in (table, view))
     if before != after:
-        raise _not_held(fact, "the rows read back are not those that were written")
+        raise _not_held(fact, "the files do not read back as they were written")
     connection.execute(f"drop table {table}")
     connection.execute(f"alter view {view} rename to {quoted(fact)}")
     comments = {f"column {table}.{quoted(name)}": text for name, _, text in columns}
@@ -199,7 +199,7 @@ def _not_held(fact: str, reason: str) -> StateError:
 
 
 def without_gaps(candidate: Path) -> None:
-    """Write a closed candidate anew, because DuckDB does not give back the space of a dropped table."""
+    """Copy a closed candidate into a new file, because DuckDB keeps the space of dropped tables."""
     new = candidate.with_name(f"{candidate.name}.tmp") / "new.duckdb"
     new.parent.mkdir(exist_ok=True)
     with duckdb.connect() as connection:

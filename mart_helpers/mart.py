@@ -1,7 +1,7 @@
-"""Building beside the published mart, and putting the result in its place in one step.
+"""Builds a candidate next to the published mart, and replaces the mart by it in one step.
 
-A build writes `<database>.candidate`. The published file is only ever replaced by a rename, so readers
-keep the file they opened, and a build that fails leaves it as it was.
+A build writes `<database>.candidate`. Only a rename ever replaces the published file, so readers keep
+the file that they opened, and a failed build leaves the mart unchanged.
 """
 
 import glob
@@ -58,11 +58,11 @@ _SCRATCH = ("staging", "seed", "source")
 
 _ATTACHED = (*_SCRATCH, "published")
 
-_SCHEMAS = ("contract", "checks", "mapping")  # a database of such a name would hide them
+_SCHEMAS = ("contract", "checks", "mapping")  # a database with such a name would hide them
 
 
 def candidate_path(database: Path) -> Path:
-    """Where the build of `database` is written."""
+    """The path that a build of `database` writes to."""
     return database.with_name(f"{database.name}.candidate")
 
 
@@ -72,18 +72,18 @@ def create_candidate(
     memory_limit: str = "70%",
     lake: Path | None = None,
 ) -> Session:
-    """A session on a new candidate for `database`, its books open; `variables` are the notebook's.
+    """A session on a new candidate for `database` with its `books` open; `variables` are the notebook's.
 
     Attached to it: `staging` and `seed` (in memory), and `published`, the present mart to read from, or
-    an empty database if there is none. The SQL variable `build_id` is the number of this build. What
-    needs more than `memory_limit` uses files in `<candidate>.tmp`, which end with the session. The facts
-    are published in the folder `lake`, if there is one. Raises StateError if another build is at work,
-    the folder cannot be written, or `database` is something else than a mart.
+    an empty database if there is none. The SQL variable `build_id` is the number of this build. Beyond
+    `memory_limit`, DuckDB uses files in `<candidate>.tmp`, which are removed with the session. The facts
+    are published in the folder `lake`, if one is given. Raises StateError if another build is running,
+    the folder cannot be written, or `database` is not a mart.
     """
     taken = (*_ATTACHED, *_SCHEMAS)
     if database.name.partition(".")[0].lower() in taken:
         raise UsageError(
-            f"database: {database.name} bears a name that the build needs itself. Choose another "
+            f"database: the build uses the name of {database.name} itself. Choose a name other "
             f"than {', '.join(taken)}."
         )
     candidate = candidate_path(database)
@@ -96,7 +96,7 @@ def create_candidate(
     except (OSError, duckdb.Error) as error:
         lock.release()
         raise StateError(
-            f"{shown(candidate)} cannot be written. Make room on the disk, or make the folder writable. "
+            f"{shown(candidate)} cannot be written. Free disk space, or make the folder writable. "
             f"({error})"
         ) from error
     except BaseException:
@@ -118,11 +118,10 @@ def publish(
 ) -> None:
     """Replace the published mart by the candidate in one step, and keep the newest `keep_previous`.
 
-    `check_results` are what `run_checks` found in this candidate. Its columns take over the comments of
-    the contract. The session then reads the published
-    mart. Raises StateError, with the published mart as it was, if a check has not run, is broken or has
-    failed, or warns where `fail_on` is `warn`; if another build has begun meanwhile; and if the file
-    cannot be replaced.
+    `check_results` come from `run_checks` on this candidate. The columns of the star inherit the
+    comments of the contract. The session then reads the published mart. Raises StateError and leaves the
+    published mart unchanged if a check has not run, is broken or has failed, or warns and `fail_on` is
+    `warn`; if another build has begun since; or if the file cannot be replaced.
     """
     database, candidate = session.database, candidate_path(session.database)
     _take_up(session)
@@ -136,13 +135,13 @@ def publish(
         close_books(session.connection)
         session.connection.execute("checkpoint")
         with ThreadPoolExecutor(1) as beside:
-            beside.submit(sync, candidate)  # to give much memory back takes as long as the disk
+            beside.submit(sync, candidate)  # freeing much memory takes as long as the disk does
             for attached in _ATTACHED:
                 session.connection.execute(f"detach {attached}")
             session.connection.close()
         if session.lake:
             without_gaps(candidate)
-        sync(candidate)  # what came after, and what did not succeed before
+        sync(candidate)  # later writes, and a sync that failed before
         keep(database, previous_path(database, replaced))
         os.replace(candidate, database)
     except (OSError, duckdb.Error) as error:
@@ -156,24 +155,24 @@ def publish(
 
 
 def _take_up(session: Session) -> None:
-    """Hold the lock again if a failed cell has let it go and no other build has begun meanwhile."""
+    """Take the lock again if a failed cell released it and no other build has begun since."""
     database = session.database
     if session.candidate is None:
         raise StateError(
-            f"This build of {shown(database)} has ended. For another, run the notebook from its top."
+            f"This build of {shown(database)} has ended. To build again, run the notebook from its top."
         )
     if not session.lock.is_locked:
         session.lock = held(database)
     if identity(session.candidate) != session.opened:
         session.release()
         raise StateError(
-            f"{shown(database)}: another build has begun since this one, so nothing is published from "
-            "here. Run this notebook from its top."
+            f"{shown(database)}: another build has begun since, so this one publishes nothing. "
+            "Run this notebook from its top."
         )
 
 
 def _refuse_unchecked(session: Session, check_results: "pd.DataFrame", fail_on: str) -> None:
-    """Raise StateError unless all checks of this candidate have run, and none is as bad as `fail_on`."""
+    """Raise StateError unless all checks of this candidate ran and none is as bad as `fail_on`."""
     nothing = f"{shown(session.database)}: nothing is published, because"
     connection = session.connection
     if check_results.attrs.get("built_at") != build_time(connection):
@@ -195,13 +194,13 @@ def _refuse_unchecked(session: Session, check_results: "pd.DataFrame", fail_on: 
     failed = check_results.loc[stopping, "check_name"]
     if len(failed):
         raise StateError(
-            f"{nothing} these checks did not pass: {', '.join(failed)}. Mend the inputs or the "
+            f"{nothing} these checks did not pass: {', '.join(failed)}. Correct the inputs or the "
             "notebook, and run it from its top."
         )
 
 
 def _discard(candidate: Path) -> None:
-    """Remove what an earlier build left; whoever still looks into it keeps the file open."""
+    """Remove what an earlier build left; a program that still reads it keeps its open file."""
     candidate.unlink(missing_ok=True)
     candidate.with_name(f"{candidate.name}.wal").unlink(missing_ok=True)
     shutil.rmtree(candidate.with_name(f"{candidate.name}.tmp"), ignore_errors=True)
@@ -209,7 +208,7 @@ def _discard(candidate: Path) -> None:
 
 
 def _sweep(database: Path) -> None:
-    """Remove facts of builds that are gone; all stay if one of the marts beside them cannot be read."""
+    """Remove facts of builds that are gone, unless a mart that may use them cannot be read."""
     kept = [previous_path(database, build) for build in kept_builds(database)]
     marts = [each for each in (database, *kept) if each.exists()]
     with suppress(OSError, duckdb.Error):
@@ -220,15 +219,15 @@ def _prepared(candidate: Path, database: Path, memory_limit: str) -> duckdb.Duck
     connection = connect(candidate)
     try:
         connection.execute(f"set memory_limit = '{memory_limit}'")
-        # until it is whole, and then synchronised by `publish`, a candidate need not survive a crash
+        # a candidate need not survive a crash until it is complete, and then `publish` syncs it
         connection.execute("set fsync_mode = 'NONE'")
-        # what is written once need not be tidied up
+        # a file that is written once needs no vacuum
         connection.execute("set max_vacuum_tasks = 0")
         for scratch in _SCRATCH:
             connection.execute(f"attach ':memory:' as {scratch}")
         connection.execute("create schema mapping")
         _attach_published(connection, database)
-        # it takes a quarter of the time in which facts are written, and saves a quarter of their space
+        # it would take a quarter of the time of writing facts, to save a quarter of their space
         connection.execute("set disabled_compression_methods = 'dict_fsst'")
         with in_words():
             open_books(connection, max(kept_builds(database), default=0))
@@ -254,18 +253,18 @@ def _attach_published(connection: duckdb.DuckDBPyConnection, database: Path) -> 
 
 
 def _unpublished(database: Path, error: Exception) -> StateError:
-    reason = f"{shown(database)} is as it was: the new mart cannot take its place ({error})."
+    reason = f"{shown(database)} is unchanged: the new mart cannot take its place ({error})."
     if isinstance(error, PermissionError) and os.name == "nt":
         return StateError(
-            f"{reason} Windows lets no file be replaced that a program has open: close the notebooks "
+            f"{reason} Windows cannot replace a file that a program has open. Close the notebooks "
             "and programs that read the mart, then build again."
         )
-    return StateError(f"{reason} Make room on the disk, or make the folder writable, then build again.")
+    return StateError(f"{reason} Free disk space, or make the folder writable, then build again.")
 
 
-_SESSION = "mart_session"  # of the shell, so that no cell can lose it
+_SESSION = "mart_session"  # an attribute of the shell, so that no cell can lose it
 
-_MISREAD = {"?", "\\"} - {os.sep}  # for DuckDB a path ends or branches here
+_MISREAD = {"?", "\\"} - {os.sep}  # DuckDB ends a path or starts an option here
 
 
 def open_candidate(
@@ -277,17 +276,17 @@ def open_candidate(
 ) -> Session:
     """A session on a new candidate beside the mart `database`, for `01_build`.
 
-    Says so if it is that of a mart of its own, as `mart_of` has it.
+    Prints a line if the stage has its own mart (see `mart_of`).
 
-    Its statements reach no files but those below the folders `reads_from`, those of the first also as
-    `source.<file>`. Its facts are published in the folder `lake`, if one is named. No other build can
-    begin until it is published, or until a cell fails. Raises UsageError if the parameters cell holds a
+    Its statements reach only files below the folders `reads_from`; those of the first folder also as
+    `source.<file>`. Its facts are published in the folder `lake`, if one is given. No other build can
+    begin until this one is published or a cell fails. Raises UsageError if the parameters cell holds a
     wrong value, StateError if the candidate cannot be made.
     """
     shell = _prepared_shell()
     own = mart_of(stage, database)
     if own != database:
-        print(f"Stage {stage} builds a mart of its own, {own}: {database} stays as it is.")
+        print(f"Stage {stage} builds its own mart, {own}; {database} stays unchanged.")
     folder = resolve(lake).resolve() if lake else None
     session = create_candidate(_real(own), shell.user_ns, memory_limit, folder)
     inputs = [*map(resolve, reads_from)]
@@ -299,9 +298,9 @@ def open_candidate(
 def open_mart(database: str, writes_to: Iterable[str | Path] = ()) -> Session:
     """A read-only session on the published mart `database`.
 
-    Its statements reach no files but those below the folders `writes_to`. When the mart has been rebuilt
-    since, the notebook says so, once. Raises UsageError where the parameters cell holds a wrong value,
-    StateError where there is no mart.
+    Its statements reach only files below the folders `writes_to`. If the mart is rebuilt later, the
+    notebook says so once. Raises UsageError if the parameters cell holds a wrong value, StateError if
+    there is no mart.
     """
     shell = _prepared_shell()
     path = _real(database)
@@ -311,15 +310,15 @@ def open_mart(database: str, writes_to: Iterable[str | Path] = ()) -> Session:
 
 
 def _real(database: str) -> Path:
-    """The file itself, so that a link to a mart stays one when the mart is replaced.
+    """The file that a link points to, so that the link stays a link when the mart is replaced.
 
-    Raises UsageError for a folder, and for a path that DuckDB would take for another.
+    Raises UsageError for a folder, and for a path that DuckDB would misread.
     """
     path = resolve(database).resolve()
     if path.is_dir():
         raise UsageError(f"database: {shown(path)} is a folder. Name a file in it.")
     for character in _MISREAD & set(str(path)):
-        raise UsageError(f"database: DuckDB misreads the {character} in {shown(path)}. Do without it.")
+        raise UsageError(f"database: DuckDB misreads the {character} in {shown(path)}. Choose another.")
     return path
 
 
@@ -340,13 +339,13 @@ def _attached(session: Session, shell: InteractiveShell) -> Session:
 
 
 def _after_cell(result: ExecutionResult) -> None:
-    """After a failed cell let other builds begin; tell a reader that the mart is another one now."""
+    """After a failed cell, let other builds begin; tell a reader if the mart has been rebuilt."""
     session = getattr(get_ipython(), _SESSION)
     if not result.success:
         session.release()
     elif session.candidate is None and session.opened != identity(session.database):
         session.opened = identity(session.database)
         print(
-            "The mart has been rebuilt since this notebook opened it: what you see is of the build "
-            "before. To read the new one, run the set-up cell again, and the cells below it."
+            "The mart has been rebuilt since this notebook opened it, so you still see the previous "
+            "build. To read the new one, run the set-up cell again, and the cells below it."
         )

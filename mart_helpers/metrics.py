@@ -1,7 +1,7 @@
-"""The additive metrics that a mart has published, and the columns that they are made of.
+"""The additive metrics of a published mart, and the columns that they are computed from.
 
-Such a metric is a macro whose comment ends in `adds up`, and which sums a column of its own name. A view
-of the mart has that column, made of columns of a fact and its dimensions.
+An additive metric is a macro whose comment ends in `adds up` and which sums a column of the same name. A
+view of the mart computes that column from columns of a fact and its dimensions.
 """
 
 import json
@@ -14,14 +14,14 @@ from mart_helpers.texts import quoted
 
 
 class Metric(NamedTuple):
-    """A metric: its name, the temporary macro that sums it up, and the columns that this one takes."""
+    """A metric: its name, the temporary macro that sums it, and the columns that the macro takes."""
 
     name: str
     macro: str
     columns: list[str]
 
     def of(self, *sources: str) -> str:
-        """SQL for its value, the columns being these expressions: a `decimal(38, 4)`, 0 for no rows."""
+        """SQL for its value, from expressions for its columns: a `decimal(38, 4)`, 0 if no rows."""
         return f"coalesce({self.macro}({', '.join(sources)}), 0)::decimal(38, 4)"
 
 
@@ -41,17 +41,17 @@ def additive_metrics(connection: DuckDBPyConnection, mart: str) -> list[Metric]:
 
 
 def first_made_of(columns: Collection[str], metrics: Iterable[Metric]) -> Metric | None:
-    """The first of the metrics that needs no other columns than these."""
+    """The first of the metrics that needs only these columns."""
     return next((each for each in metrics if set(each.columns) <= set(columns)), None)
 
 
 def is_number(type_: str) -> bool:
-    """Whether a column of this type may be summed up."""
+    """Whether a column of this type can be summed."""
     return type_.startswith("DECIMAL") or type_.endswith(("INT", "INTEGER", "FLOAT", "DOUBLE"))
 
 
 def _columns_made(connection: DuckDBPyConnection, view: str) -> Iterator[tuple[str, str, list[str]]]:
-    """The columns that a view makes, each with its expression, and the columns that this needs."""
+    """The columns that a view computes, each with its expression and the columns that this needs."""
     template, parsed = _parsed(connection, "select 1"), _parsed(connection, view)
     made: dict[str, dict] = {}
     for item in parsed["statements"][0]["node"].get("select_list", []) if parsed else []:
@@ -65,13 +65,13 @@ def _columns_made(connection: DuckDBPyConnection, view: str) -> Iterator[tuple[s
 
 
 def _parsed(connection: DuckDBPyConnection, sql: str) -> dict:
-    """The tree of a `select`; empty where DuckDB gives none."""
+    """The syntax tree of a `select`; empty if DuckDB gives none."""
     tree = json.loads(connection.execute("select json_serialize_sql($1)", [sql]).fetchone()[0])
     return {} if tree["error"] else tree
 
 
 def _expanded(node: Any, made: dict[str, dict], columns: set[str]) -> Any:
-    """The tree with what an earlier column was made of in the place of its name; adds other columns."""
+    """The tree with earlier columns replaced by their expressions; adds other columns to `columns`."""
     if isinstance(node, list):
         return [_expanded(each, made, columns) for each in node]
     if not isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""What a command that runs notebooks tells: how far it is, and what it comes to in words and in JSON."""
+"""What a command that runs notebooks reports: its progress, and its results in words and in JSON."""
 
 import json
 import os
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 SUMMARY_VERSION = 1
 
-NOTIFY_SECONDS = 60  # in which the command of `--notify` has to end
+NOTIFY_SECONDS = 60  # time limit of the command of `--notify`
 
 _COUNTS = ("rows_before", "rows_after", "added", "removed", "changed")
 
 
 class Outcome:
-    """Runs the notebooks of a command, and collects what is to be told of them."""
+    """Runs the notebooks of a command and collects what to report."""
 
     def __init__(self, command: str, notebooks: tuple[str, ...], database: Path, data_dir: Path) -> None:
         self.command, self.notebooks = command, notebooks
@@ -57,7 +57,7 @@ class Outcome:
             self._seconds[notebook] = monotonic() - started
 
     def write_pages(self, show_code: bool) -> None:
-        """Write what was executed as pages: one of all for `report`, else one a notebook."""
+        """Write the executed notebooks as pages: one page for `report`, otherwise one per notebook."""
         from mart_helpers.pages import write_pages, write_report
 
         places = (list(self._executed.values()), self.data_dir / "pages", self.database)
@@ -67,7 +67,7 @@ class Outcome:
             self._pages = write_pages(*places, show_code)
 
     def lines(self) -> str:
-        """Seconds, what the notebooks say of themselves, and where the results are, as aligned lines."""
+        """The seconds, the notebooks' summaries, and where the results are, as aligned lines."""
         results: dict[str, list[str]] = {}
         if len(self.notebooks) > 1:
             results |= {name: [f"{seconds:.1f} s"] for name, seconds in self._seconds.items()}
@@ -86,7 +86,7 @@ class Outcome:
             results["page"] = list(map(shown, self._pages))
         if self.command == "all":
             results["next"] = ["make lab opens the notebooks, make app shows the mart with controls"]
-        if "dashboard" in results and self.command != "report":  # to look at first, so it is read last
+        if "dashboard" in results and self.command != "report":  # open it first, so print it last
             results["dashboard"] = results.pop("dashboard")
         rows = [
             row for word, texts in results.items() for row in zip_longest([word], texts, fillvalue="")
@@ -94,7 +94,7 @@ class Outcome:
         return aligned(rows, indent="")
 
     def open_page(self) -> None:
-        """Open the dashboard, or else the page, in a browser; without one, say where the page is."""
+        """Open the dashboard, or else the page, in a browser; if there is none, print the path."""
         import webbrowser
 
         (page, *_) = self._pages if self.command in ("explore", "report") else self._dashboard()
@@ -102,7 +102,7 @@ class Outcome:
             print(f"mart: --open found no browser. Open {shown(page)} in one.", file=sys.stderr)
 
     def _said(self) -> dict[str, list[str]]:
-        """The lines of the notebooks' summaries by the word at their start, or the notebook's own."""
+        """The lines of the notebooks' summaries by their first word, or else by the notebook's word."""
         from mart_helpers.run import summary_of
 
         said: dict[str, list[str]] = {}
@@ -117,11 +117,11 @@ class Outcome:
         return said
 
     def summary(self, exit_status: int, error: str = "") -> dict[str, object]:
-        """What `--notify` hands on: the object of version 1 that docs/nights.md describes.
+        """The JSON object (version 1) that `--notify` passes on; docs/nights.md describes it.
 
-        Times are ISO 8601 in UTC, `build` is what `build_facts` tells, `checks` are the `counts` and
-        `failures` of the quality report, and money stands as *Before and after* shows it. What this run
-        has not done, or nobody knows, is null.
+        Times are ISO 8601 in UTC, `build` comes from `build_facts`, `checks` are the `counts` and
+        `failures` of the quality report, and money is text as *Before and after* shows it. Anything
+        unknown or not done by this run is null.
         """
         report, changes = self._new_report(), self._changes()
         return {
@@ -151,18 +151,18 @@ class Outcome:
         if report:
             return {"verdict": report["status"], "headline": report["headline"]}
         said = [f"{word}: {lines[0]}" for word, lines in self._said().items()]
-        gate = [check["status"] for check in self._table("checks")]  # of a build that was published
+        gate = [check["status"] for check in self._table("checks")]  # only if published
         return {"verdict": overall(gate) if gate else None, "headline": "; ".join(said) or "done"}
 
     def _changes(self) -> list[dict[str, object]] | None:
-        """The rows of *Before and after*; their counts are numbers."""
+        """The rows of *Before and after*, with counts as numbers."""
         return [
             {n: int(text.replace(",", "")) if n in _COUNTS else text or None for n, text in row.items()}
             for row in self._table("changes")
         ] or None
 
     def _table(self, tag: str) -> list[dict[str, str]]:
-        """The rows that a cell of the build shows, if it was published."""
+        """The rows that a cell of 01_build shows, if this run published."""
         from mart_helpers.run import table_of
 
         return table_of(self._executed["01_build"], tag) if "01_build" in self._executed else []
@@ -195,10 +195,10 @@ class Outcome:
 
 @contextmanager
 def reported(notebook: str, verbose: bool = False) -> Iterator[Callable[["Progress"], None]]:
-    """Show a run; what it yields is to be called as each cell starts.
+    """Show the progress of a run; yields a function to call as each cell starts.
 
-    A terminal shows one line that follows the cells. Elsewhere each heading whose cells have run leaves
-    a line: date and time, notebook, heading, seconds. With `verbose`, each cell leaves one, everywhere.
+    A terminal shows one line that follows the cells. Other outputs get one line per finished heading:
+    date and time, notebook, heading, seconds. With `verbose`, both get one line per cell.
     """
     lines = _Lines(notebook, verbose, sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
     started = monotonic()
@@ -219,7 +219,7 @@ class _Lines:
             self.say(f"{notebook}  starting", end="")
 
     def follow(self, progress: "Progress | None") -> None:
-        """Say that the step before has ended, if this is another; None is the end of the last."""
+        """Report the previous step as finished if this is a new one; None means that the run ended."""
         step = self._step_of(progress) if progress else ""
         if self._step and step != self._step and (self._verbose or not self._is_watched):
             self.say(f"{self._step}  {monotonic() - self._began:.2f} s")
@@ -237,7 +237,7 @@ class _Lines:
             text = f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}"
         else:
             text = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}"
-        with suppress(OSError):  # what is done counts, not who is told
+        with suppress(OSError):  # a run does not fail because its progress cannot be shown
             print(text, end=end, file=sys.stderr, flush=True)
 
 
@@ -246,9 +246,9 @@ def _place(progress: "Progress") -> str:
 
 
 def hand_on(command: str, summary: Mapping[str, object]) -> str:
-    """Hand `summary` as JSON to a shell command on its standard input; what went wrong, if anything.
+    """Pass `summary` as JSON to the standard input of a shell command; returns the problem, or "".
 
-    What the command prints goes to standard error. It has 60 seconds, then it is killed.
+    The command's output goes to standard error. It is killed after 60 seconds.
     """
     process = subprocess.Popen(
         command, shell=True, stdin=subprocess.PIPE, stdout=2, start_new_session=True
@@ -256,16 +256,16 @@ def hand_on(command: str, summary: Mapping[str, object]) -> str:
     try:
         process.communicate(json.dumps(summary, indent=2).encode(), NOTIFY_SECONDS)
     except subprocess.TimeoutExpired:
-        return f"has not ended in {NOTIFY_SECONDS} seconds, and was stopped"
+        return f"did not end within {NOTIFY_SECONDS} seconds, and was stopped"
     finally:
-        if process.poll() is None:  # it, and what it has started
+        if process.poll() is None:  # the command and the processes that it started
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     return f"ended with status {process.returncode}" if process.returncode else ""
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from the one that was there before; None if there is none."""
+    """What identifies this version of a file; None if there is no file."""
     with suppress(OSError):
         found = path.stat()
         return found.st_ino, found.st_mtime_ns

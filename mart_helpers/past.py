@@ -1,9 +1,8 @@
-"""A published past is a promise: what of it a candidate has lost, changed or left out, as checks.
+"""Checks that compare a new build with the published mart: rows it has lost, changed or left out.
 
-Rows are known by their natural keys. They are compared by the month of their day, which is the first of
-their columns that refers to `dim_date`, and by their amounts: every number that is no key. A month is
-closed if the published mart has a later one. Only facts that came from files, then and now, promise
-anything.
+Natural keys identify the rows. The checks compare the month of their day (the first column that refers
+to `dim_date`) and their amounts (all numbers except keys). A month is closed if the published mart has
+a later one. Only facts that both builds read from files are compared.
 """
 
 from collections.abc import Collection, Iterator
@@ -19,14 +18,14 @@ from mart_helpers.session import BUILD_LOG, Session, current_database, has_table
 from mart_helpers.sources import SEED_ROWS
 from mart_helpers.texts import literal, quoted, row_sql
 
-# beside the columns of a fact, whose names begin with no blank
+# The leading blank keeps these apart from the columns of a fact.
 _DAY, _MONTH, _IS_THERE = map(quoted, (" day", " month", " is there"))
 
 
 class _Fact(NamedTuple):
-    """A fact with a natural key and a day; `amounts` are its numbers, those that both marts have.
+    """A fact with a natural key and a day; `amounts` are the numeric columns that both marts have.
 
-    It is comparable if the published mart has key and day too, by the same names and types.
+    It is comparable if the published mart has the same key and day, with the same names and types.
     """
 
     name: str
@@ -37,17 +36,17 @@ class _Fact(NamedTuple):
 
     @property
     def stored(self) -> str:
-        """The table that holds what has become of the published rows."""
+        """The table of the published rows that have changed or are gone."""
         return f"checks.{quoted(f'past_of_{self.name}')}"
 
 
 @in_words()
 def check_past(session: Session, allow_restated: bool) -> None:
-    """Create a view in schema `checks` for each promise that the published mart has made.
+    """Create the checks that compare the candidate with the published mart, as views in schema `checks`.
 
-    What the candidate does not keep is noted in `checks.past_of_<fact>` and `checks.restated`, so that
-    the views tell it after the publication too. A closed month that lost or changed rows is an error, or
-    a warning if `allow_restated`. Raises QueryError if the session only reads.
+    The differences are stored in `checks.past_of_<fact>` and `checks.restated`, so that the views still
+    show them after publication. A closed month that lost or changed rows is an error, or a warning if
+    `allow_restated`. Raises QueryError if the session is read-only.
     """
     connection = session.connection
     marts = Mart(connection, "published"), Mart(connection, current_database(connection))
@@ -78,7 +77,7 @@ def _facts(before: Mart, after: Mart) -> Iterator[_Fact]:
 
 
 def _from_files(connection: DuckDBPyConnection, fact: str) -> bool:
-    """Whether the rows of the fact are read from files, in this build and the published one."""
+    """Whether both this build and the published one read the rows of the fact from files."""
     return all(
         has_table(connection, mart, "build_inputs")
         and connection.execute(
@@ -91,7 +90,7 @@ def _from_files(connection: DuckDBPyConnection, fact: str) -> bool:
 
 
 def _past_sql(fact: _Fact) -> str:
-    """SQL for the published rows that are gone, in another month, or of other amounts."""
+    """SQL for the published rows that are gone, moved to another month, or have other amounts."""
     day, values = quoted(fact.day), [*map(quoted, (*fact.key, *fact.amounts))]
     keys = ", ".join(f"before.{quoted(name)}" for name in fact.key)
     fingerprint = f"sum(hash({', '.join(values)})) as fingerprint"
@@ -188,13 +187,13 @@ def _past_checks(fact: _Fact, severity: str) -> Iterator[Check]:
         where is_closed and is_before_extract
         group by extract_starts_on
         """,
-        f"the rows of {fact.name} begin as early as in the mart before",
+        f"the rows of {fact.name} begin as early as in the published mart",
         "warn",
     )
 
 
 def _growth_check(connection: DuckDBPyConnection, fact: _Fact, severity: str) -> Check:
-    """A late row is told, by the comparison; half as many again are no late rows."""
+    """Some late rows are normal, and `diff` shows them; 50 % more rows in closed months are not."""
     name, monthly = quoted(fact.name), f"{quoted(fact.day)} // 100 as month, count(*) as rows"
     published, present = connection.execute(f"""
         with before as (select {monthly} from published.main.{name} group by all),
@@ -209,7 +208,7 @@ def _growth_check(connection: DuckDBPyConnection, fact: _Fact, severity: str) ->
         f"select {published} as rows_published, {present} as rows_present, "
         "format('closed months have {:,} rows, and had {:,}', rows_present, rows_published) "
         "as found_in_words where rows_present - rows_published >= greatest(10, rows_published / 2)",
-        "closed months have less than half as many rows again as were published "
+        "closed months have gained less than half of the rows that were published "
         "(if that is right: --allow-restated)",
         severity,
     )
@@ -218,7 +217,7 @@ def _growth_check(connection: DuckDBPyConnection, fact: _Fact, severity: str) ->
 def _restated_check(
     connection: DuckDBPyConnection, before: Mart, after: Mart, facts: Collection[str]
 ) -> Check:
-    """Notes what changed dimensions do to the metrics of these facts, and tells the first of it."""
+    """Stores what changed dimensions do to the metrics of these facts, and reports the first change."""
     metrics = additive_metrics(connection, after.name)
     found = restated_by(connection, metrics, before, after, facts)
     connection.execute(
@@ -238,7 +237,7 @@ def _restated_check(
 
 
 def _newest_month_check(fact: _Fact) -> Check:
-    """Compares with the median of at most twelve months, and leaves room for chance in few rows."""
+    """Compares with the median of up to twelve months, and allows for chance if there are few rows."""
     day = quoted(fact.day)
     return Check(
         f"{fact.name}_newest_month_is_not_half_empty",
@@ -270,13 +269,16 @@ def _newest_month_check(fact: _Fact) -> Check:
         from compared
         where earlier_months >= 3 and rows < least(usual_rows / 2, usual_rows - 4 * sqrt(usual_rows))
         """,
-        f"the newest month of {fact.name} has at least half of the rows that are usual for its days",
+        f"the newest month of {fact.name} has at least half as many rows as usual by the same day",
         "warn",
     )
 
 
 def _columns_check(connection: DuckDBPyConnection) -> Check:
-    """Compares what the last two builds ignored and missed; a column declared meanwhile is not gone."""
+    """Compares the ignored and missing columns of the last two builds.
+
+    A column that has been declared since then is not gone.
+    """
     declared = [
         f"({literal(name)}, {literal(column)})"
         for name in declared_tables(connection)
@@ -329,6 +331,6 @@ def _columns_check(connection: DuckDBPyConnection) -> Check:
                 and (table_name, column_name) in ({", ".join(declared)})
             )
         """,
-        "the inputs have the columns that they had in the last build",
+        "the inputs have the same columns as in the last build",
         "warn",
     )

@@ -1,4 +1,4 @@
-"""Pictures for a portfolio, from a run of the notebooks: their charts, and their pages in a browser."""
+"""Makes pictures for a portfolio from a run of the notebooks: their charts, and their pages."""
 
 import os
 import re
@@ -21,11 +21,11 @@ _PAGES = ("01_build.html", "pages/dashboard.html", "quality/quality_report.html"
 
 
 def make_portfolio(inputs_dir: Path, out: Path) -> list[Path]:
-    """Run the notebooks on the extracts of `inputs_dir`, write PNG pictures into `out`; their paths.
+    """Run the notebooks on the extracts of `inputs_dir` and write PNG pictures into `out`; their paths.
 
-    They are the star and the charts of the notebooks and, where a Chromium is found, pages before and
-    after an edit that gives the prices of a month in cents. The published mart is not touched. Raises
-    InputError where the extracts cannot be edited so, and whatever the notebooks raise.
+    The pictures show the star, the charts of the notebooks and, if Chromium is installed, the pages
+    before and after an edit that gives the prices of a month in cents. The published mart is not
+    touched. Raises InputError if the extracts cannot be edited, and any error of the notebooks.
     """
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -41,7 +41,7 @@ def make_portfolio(inputs_dir: Path, out: Path) -> list[Path]:
 
 
 def _run(inputs_dir: Path, folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The charts of the notebooks as executed on `inputs_dir`, and pictures of their pages, by name."""
+    """The charts of the notebooks after a run on `inputs_dir`, and pictures of their pages, by name."""
     mart, inputs = {"database": str(folder / "mart.duckdb")}, {"inputs_dir": str(inputs_dir)}
     values = {
         "01_build": mart | inputs,
@@ -67,7 +67,7 @@ def _screenshot(browser: str, page: Path) -> bytes:
     with TemporaryDirectory() as folder:
         places = [f"--user-data-dir={folder}", f"--screenshot={folder}/shot.png", page.as_uri()]
         try:
-            room = os.environ | {"TMPDIR": gettempdir()}  # which a browser takes as it stands
+            room = os.environ | {"TMPDIR": gettempdir()}  # the browser writes its profile there
             command = [browser, *_QUIET.split(), "--window-size=1280,1600", *places]
             run(command, check=True, capture_output=True, timeout=300, env=room)
             return Path(folder, "shot.png").read_bytes()

@@ -1,9 +1,9 @@
 """The files behind mappings, each as a table of text: `source.<name>` is the file or folder `<name>`.
 
-A file is read when a statement first names its table. Next to the columns of its header, all text and
-null where empty, the table has the `line` on which a row begins, and if it is a folder its `file`.
-Records that cannot be read are not shown there; they go to quarantine with each table that is made of
-the file. Within this room file and line are one number, the place of a row.
+A file is read when a statement first names its table. The table has the columns of the header, all text
+(null if empty), the `line` on which a row begins, and for a folder also its `file`. Records that cannot
+be read are left out; they go to quarantine with each table that is made from the file. This module
+stores file and line as one number, the place of a row.
 """
 
 import re
@@ -33,14 +33,14 @@ from mart_helpers.texts import literal, quoted
 
 SCHEMA = "source"
 
-#: Where a row stands: the position of its file among those of its folder, and its line.
+#: The place of a row: the position of its file in the folder, and its line.
 PLACE = Column(" origin", "BIGINT", False, None)
 
 _LINE_BITS = 40
 
 _NAMED = re.compile(rf'(?:\bfrom|\bjoin|,)\s+"?{SCHEMA}"?\s*\.\s*("(?:[^"]|"")+"|\w+)', re.IGNORECASE)
 
-#: Whether a record is read all the same: a row with too few fields is one that a mapping may leave out.
+#: Whether a faulty record is read all the same: a mapping may leave out a row with too few fields.
 IS_READ = f"({SUSPECT} in ({literal(FEWER_FIELDS)}, {literal(MORE_FIELDS)}))"
 
 _COMMENT = re.compile(r"--[^\n]*")
@@ -59,7 +59,7 @@ class Raw(NamedTuple):
 
     @property
     def staged(self) -> str:
-        """The table with all records, those that cannot be read among them, as SQL names it."""
+        """The SQL name of the table with all records, including those that cannot be read."""
         return staging_of(self.table.name)
 
     @property
@@ -68,14 +68,14 @@ class Raw(NamedTuple):
         return self.table.column_names[1:]
 
     def faulty_sql(self, where: str = "true") -> str:
-        """A query for place and `ROW_FAULT` of records that are no sound rows, `IS_READ` or not."""
+        """A query for the place and `ROW_FAULT` of faulty records, whether or not `IS_READ`."""
         return (
             f"select {quoted(PLACE.name)}, {SUSPECT} as {ROW_FAULT} "
             f"from {self.staged} where {SUSPECT} is not null and {where}"
         )
 
     def place_sql(self, file: str, line: str) -> str:
-        """SQL for the place of a row whose file and line are given in SQL."""
+        """SQL for the place of a row, from SQL for its file and its line."""
         if not self.is_folder:
             return f"{line}::bigint"
         names = ", ".join(literal(source.name) for source in self.sources)
@@ -87,7 +87,7 @@ class Raw(NamedTuple):
         return f"{source.name} line {place & (1 << _LINE_BITS) - 1}"
 
     def records_sql(self, staged: str) -> str:
-        """A query for the rows of the table `staged`, which know their places, and their records."""
+        """A query for the rows of the table `staged` and their records, joined by place."""
         return (
             f"select made.rowid as row_id, raw.rowid as record from {staged} as made "
             f"inner join {self.staged} as raw using ({quoted(PLACE.name)})"
@@ -96,7 +96,7 @@ class Raw(NamedTuple):
     def numbers(
         self, connection: duckdb.DuckDBPyConnection, source: Source, places: Sequence[int]
     ) -> dict[int, int]:
-        """The numbers of records of a source, by those of these places that are in it."""
+        """The record numbers in a source of those places that are in it."""
         found = connection.execute(
             f"select rowid, {quoted(PLACE.name)} from {self.staged} "
             f"where {quoted(PLACE.name)} in (select unnest($places::bigint[])) order by rowid",
@@ -106,7 +106,7 @@ class Raw(NamedTuple):
         return {place: number for (_, place), (origin, number) in records if origin is source}
 
     def left_out(self, connection: duckdb.DuckDBPyConnection, staged: str) -> Counter[str]:
-        """How many records of each source have no row in `staged`, whose rows know their places."""
+        """How many records of each source have no row at their place in `staged`."""
         place = quoted(PLACE.name)
         found = connection.execute(
             f"select {place} >> {_LINE_BITS}, count(*) from {self.staged} "
@@ -116,7 +116,7 @@ class Raw(NamedTuple):
 
 
 def keep_columns(connection: duckdb.DuckDBPyConnection) -> None:
-    """Have a mart keep the columns of the files that were read, so that views of these can be read."""
+    """Keep the columns of the files that were read in the mart, so that views of them stay readable."""
     views = connection.execute(f"select view_name from duckdb_views() where database_name = '{SCHEMA}'")
     for (name,) in views.fetchall():
         table = f"{quoted(current_database(connection))}.{SCHEMA}.{quoted(name)}"
@@ -140,9 +140,9 @@ class RawFiles:
             self[name[1:-1].replace('""', '"') if name[0] == '"' else name]
 
     def __getitem__(self, name: str) -> Raw:
-        """The file or folder called `name`, read anew if it has changed.
+        """The file or folder called `name`, read again if it has changed.
 
-        Raises InputError if there is none, or it is unsound.
+        Raises InputError if there is none or it has a fault.
         """
         raw = self._read.get(name.lower())
         if not raw or [*map(state_of, raw.sources)] != raw.states:
@@ -164,14 +164,14 @@ class RawFiles:
         is_folder = paths[0].path.parent != self._inputs_dir
         create_staging(self._session.connection, table)
         reading = Reading(self._session, table, lambda *rows: self._fill(table, sources, *rows))
-        for source in sources:  # each by itself: a batch is of one file
+        for source in sources:  # one by one, since a batch comes from one file
             reading.read_all([source])
         raw = Raw(name, sources, states, is_folder, table, reading.records(sources), reading.runs)
         self._show(raw)
         return raw
 
     def _fill(self, table: Table, sources: list[Source], rows: str, batch: Sequence[Part]) -> int:
-        """Add rows as they are, each with its place and what is wrong with it as a whole."""
+        """Add the rows unchanged, each with its place and the fault of the row as a whole."""
         fields = batch[0].source.fields
         texts = ", ".join(f"nullif({quoted(field)}, '')" for field in fields)
         file = next(n for n, each in enumerate(sources) if each is batch[0].source)
@@ -194,7 +194,7 @@ class RawFiles:
         return added.fetchone()[0]
 
     def _show(self, raw: Raw) -> None:
-        """Make the view `source.<name>` of what can be read."""
+        """Make the view `source.<name>` of the readable records."""
         place = quoted(PLACE.name)
         where = f"{place} as line"
         if raw.is_folder:

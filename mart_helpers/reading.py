@@ -1,7 +1,7 @@
-"""Reading the records of sources, batch by batch, and knowing where each row comes from.
+"""Reads the records of sources batch by batch, and knows where each row comes from.
 
-DuckDB reads a batch as it stands. If that gives other rows than were counted, each record that cannot be
-read is replaced by a row that tells why, and the batch is read again.
+DuckDB reads a batch directly. If the number of rows differs from the count of records, each unreadable
+record is replaced by a row that says why, and the batch is read again.
 """
 
 import shutil
@@ -23,15 +23,15 @@ from mart_helpers.sources import CsvFile, Part, Source, refuse_eight_bit
 from mart_helpers.staging import fill_staging, staging_of
 from mart_helpers.texts import one_line
 
-# Whole row groups of DuckDB, so that several threads have something to do.
+# Whole row groups of DuckDB, so that several threads can share the work.
 _MOST_RECORDS, _MOST_BYTES = 8 * 122_880, 64 << 20
 
-#: Adds the rows of a query, as the sources have it, and says how many they are.
+#: Adds the rows of a query over the batch, and returns their number.
 Fill = Callable[[str, Sequence[Part]], int]
 
 
 class Run(NamedTuple):
-    """Rows next to each other, from the id `row` on: `count` records of a source from `number` on."""
+    """Consecutive rows from id `row` on, which hold `count` records of a source from `number` on."""
 
     row: int
     source: Source
@@ -40,7 +40,7 @@ class Run(NamedTuple):
 
 
 def origins(runs: Sequence[Run], rows: Iterable[int]) -> Iterator[tuple[Source, int]]:
-    """Source and number of the record behind each of these rows."""
+    """Source and record number of each of these rows."""
     firsts = [run.row for run in runs]
     for row in rows:
         run = runs[bisect_right(firsts, row) - 1]
@@ -48,7 +48,7 @@ def origins(runs: Sequence[Run], rows: Iterable[int]) -> Iterator[tuple[Source, 
 
 
 class Reading:
-    """The records of sources on their way into a staging table, in `runs`."""
+    """Reads records of sources into a staging table, and notes their origin in `runs`."""
 
     def __init__(self, session: Session, table: Table, fill: Fill | None = None) -> None:
         self._connection, self._staged = session.connection, staging_of(table.name)
@@ -62,7 +62,7 @@ class Reading:
     def read_all(self, sources: Iterable[Source]) -> None:
         """Add the records of these sources to staging.
 
-        Raises InputError for a file whose records cannot be told apart, or which is in another encoding.
+        Raises InputError for a file in another encoding, or whose records cannot be told apart.
         """
         not_utf8: Counter[Source] = Counter()
         for batch in batches(sources):
@@ -80,12 +80,12 @@ class Reading:
         return read
 
     def _add(self, rows: str, batch: Sequence[Part]) -> int:
-        # what an earlier try has left
+        # remove what a failed attempt added
         self._connection.execute(f"delete from {self._staged} where rowid >= {self._next_row}")
         return self._fill(rows, batch)
 
     def _note(self, batch: Sequence[Part]) -> None:
-        """Add the runs of a batch that was just read."""
+        """Note the runs of a batch that was just read."""
         self._next_row = (
             1 + self._connection.execute(f"select max(rowid) from {self._staged}").fetchone()[0]
         )
@@ -100,7 +100,7 @@ class Reading:
 
 
 def batches(sources: Iterable[Source]) -> Iterator[list[Part]]:
-    """The parts of the sources in their order, as many together as are read at once."""
+    """The parts of the sources in order, grouped into batches to read at once."""
     batch: list[Part] = []
     records = size = 0
     for part in chain.from_iterable(source.parts() for source in sources):
@@ -115,16 +115,16 @@ def batches(sources: Iterable[Source]) -> Iterator[list[Part]]:
 
 
 def _are_alike(one: Source, other: Source) -> bool:
-    """Whether their records may be read together: they are written alike."""
+    """Whether their records have the same format, and so can be read together."""
     return isinstance(one, CsvFile) and isinstance(other, CsvFile) and one[2:] == other[2:]
 
 
 def read_batch(batch: Sequence[Part], folder: Path, run: Callable[[str], int]) -> Counter[Source]:
-    """Have `run` read the rows of a batch and say how many they are: one for each record.
+    """Have `run` read the rows of a batch, one per record; how many records are not UTF-8, by source.
 
-    It gets a query for them, and another one if the first gives too few or too many. Records of a CSV
-    file stand in the `folder` meanwhile. Gives how many were not UTF-8, by source. Raises InputError for
-    a batch that cannot be read.
+    `run` gets a query for the rows and returns their number; if that is wrong, it gets a second query.
+    Meanwhile the `folder` holds the records of a CSV file. Raises InputError for a batch that cannot be
+    read.
     """
     source, count = batch[0].source, sum(part.count for part in batch)
     rows, not_utf8 = 0, Counter[Source]()
@@ -134,7 +134,7 @@ def read_batch(batch: Sequence[Part], folder: Path, run: Callable[[str], int]) -
         elif not any(part.block.is_odd for part in batch):
             texts = [part.block.text for part in batch]
             line_end = r"\r\n" if texts[-1].endswith(b"\r\n") else r"\n"
-            # on several threads DuckDB refuses fields that hold line ends
+            # with several threads, DuckDB refuses fields that contain line ends
             is_plain = all(part.block.is_plain for part in batch)
             with suppress(duckdb.InvalidInputException):
                 rows = _read_texts(source, texts, folder, run, line_end, parallel=is_plain)
@@ -145,8 +145,8 @@ def read_batch(batch: Sequence[Part], folder: Path, run: Callable[[str], int]) -
         raise InputError(f"{source.name}: cannot be read ({reason}). Make a new extract.") from error
     if rows != count:
         raise InputError(
-            f"{source.name}: holds {count:,} rows from its row {batch[0].first:,} on, but {rows:,} were "
-            "read. It is damaged, or it changed while it was read: make a new extract."
+            f"{source.name}: has {count:,} rows from row {batch[0].first:,} on, but {rows:,} were "
+            "read. It is damaged, or it changed while it was read. Make a new extract."
         )
     return not_utf8
 
@@ -171,7 +171,7 @@ def _read_texts(
 
 
 def _mended(batch: Sequence[Part], not_utf8: Counter[Source]) -> Iterator[bytes]:
-    """The records of a batch; those that cannot be read have a row that tells why."""
+    """The records of a batch, with each unreadable one replaced by a row that says why."""
     for source, _, _, block in batch:
 
         def unread(reason: str, source: CsvFile = source) -> bytes:

@@ -13,21 +13,20 @@ from mart_helpers.report import HISTORY, REPORTS, VIOLATIONS, violations_in
 from mart_helpers.run import run_folders
 from mart_helpers.session import is_mart
 
-# Behind the name of the mart: DuckDB's log and overflow, an unpublished build, what is kept, the lock.
+# Endings after the mart's name: DuckDB's log and spill folder, an unpublished build, kept builds, lock.
 _BESIDE = re.compile(r"(\.candidate)?(\.wal|\.tmp)?|\.(previous|damaged)-[0-9]+(\.wal)?|\.lock")
 
-# What a run that was killed has left of a file, and of the rows of a workbook.
+# What a killed run leaves: unfinished files, and the rows of a workbook.
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part(\.rows)?")
 
-# The beginnings of files that might as well be someone's own.
+# How files begin that could also be the user's own.
 _PAGE, _HISTORY = b'<meta name="generator" content="Mini Data Mart">', b"build_id,built_at,check_name,"
 
 
 def generated(database: Path, data_dir: Path) -> list[Path]:
-    """Files of the mart at `database`, and what its notebooks have written in `data_dir`.
+    """Files of the mart at `database`, and the files that its notebooks wrote in `data_dir`.
 
-    A folder is named as a whole where nothing else is in it. Raises StateError where `database` is
-    something else than a mart.
+    A folder with nothing else in it is listed as a whole. Raises StateError if `database` is not a mart.
     """
     if database.exists() and not is_mart(database):
         raise StateError(
@@ -61,9 +60,9 @@ def generated(database: Path, data_dir: Path) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all it holds; of a link, the link alone.
+    """Remove a file, a link (not what it points to), or a folder with everything in it.
 
-    Raises StateError where it cannot be removed.
+    Raises StateError if it cannot be removed.
     """
     try:
         if path.is_dir() and not path.is_symlink():
@@ -77,7 +76,7 @@ def remove(path: Path) -> None:
 
 
 def _lake_files(lake: Path) -> list[Path]:
-    """The folders of builds in a lake and the link to it, or the lake itself where it holds no more."""
+    """The build folders and the link in a lake, or the lake itself if nothing else is in it."""
     builds = builds_in(lake)
     if lake.is_symlink():
         return [*builds, lake]
@@ -89,9 +88,9 @@ def _is_of(database: Path, name: str) -> bool:
 
 
 def _ours(folder: Path, names: set[str]) -> list[Path]:
-    """Files of these names in the folder, if that is no link, and pages and what was left unfinished.
+    """Files of these names in the folder, with its pages and unfinished files; none if it is a link.
 
-    The folder itself where it holds no more.
+    If nothing else is in the folder, the folder itself.
     """
     entries = sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
     ours = [each for each in entries if _is_ours(each, names)]

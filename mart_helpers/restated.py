@@ -1,4 +1,4 @@
-"""What a changed dimension does to the figures of facts: a cost to the margin, a country to revenue."""
+"""How a changed dimension restates figures of facts, for example a changed cost the margin."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -21,13 +21,13 @@ from mart_helpers.star import (
 )
 from mart_helpers.texts import quoted, row_sql
 
-_MOST_VALUES = 50  # of a text that reports group by
+_MOST_VALUES = 50  # distinct values of a text that reports group by
 
 _COLUMNS = ["metric", "year", "dimension", "column_name", "value", "change"]
 
 
 class Mart:
-    """The tables of an attached mart with their columns and types, and what their keys stand for."""
+    """The tables of an attached mart with their columns and types, and what their keys refer to."""
 
     def __init__(self, connection: DuckDBPyConnection, name: str) -> None:
         self.name = name
@@ -46,13 +46,13 @@ class Mart:
         }
 
     def _has_days_sql(self, table: str) -> str:
-        """A query that gives a row if the dimension was made of dated extracts."""
+        """A query that returns a row if the dimension was made from dated extracts."""
         return f"from {self.stored(table)} where {VALID_FROM} <> date '{BEGINNING}' limit 1"
 
     def key(self, table: str) -> dict[str, str]:
-        """The columns by which the rows of a table are known, with their types; empty where none are.
+        """The columns that identify the rows of a table, with their types; empty if there are none.
 
-        A version from dated extracts is known by the natural key and the day on which it begins.
+        The natural key and its first day identify a version from dated extracts.
         """
         types, surrogate = self.star[table], surrogate_key(table)
         own = (surrogate,) if surrogate in types else ()
@@ -60,14 +60,14 @@ class Mart:
         return {name: types[name] for name in (*self.keys.get(table, own), *version)}
 
     def day(self, table: str) -> str | None:
-        """The column by which the rows of a table belong to days."""
+        """The column that gives the day of a row."""
         return day_of(self.references[table])
 
     def meanings(self, table: str) -> dict[str, tuple[str, str]]:
-        """The columns to compare, each with the name and type of what it stands for.
+        """The columns to compare, each with the name and type of the column that gives its meaning.
 
-        A key that refers to a dimension stands for that one's natural key; the surrogate key of a
-        dimension that has a natural one for nothing, nor does that which its versions share.
+        For a key that refers to a dimension, this is the dimension's natural key. A dimension's own
+        surrogate and durable keys are left out if it has a natural key.
         """
         found = {}
         for column, type_ in self.star[table].items():
@@ -81,9 +81,9 @@ class Mart:
         return found
 
     def rows(self, table: str, columns: list[str], *, resolved: bool, only_newest: bool = False) -> str:
-        """A query for these columns as `c0`, `c1` …, keys as they are or as what they stand for.
+        """A query for these columns as `c0`, `c1` …; if `resolved`, natural keys replace surrogate keys.
 
-        With `only_newest`, it gives the newest version of each member of a dimension.
+        With `only_newest`, it returns the newest version of each member of a dimension.
         """
         chosen, joins = [], []
         for place, column in enumerate(columns):
@@ -100,7 +100,7 @@ class Mart:
         return f"select {', '.join(chosen)} from {source} {newest if only_newest else ''}"
 
     def stored(self, table: str) -> str:
-        """The table, qualified."""
+        """The qualified name of the table."""
         return f"{quoted(self.name)}.main.{quoted(table)}"
 
 
@@ -111,11 +111,11 @@ def restated_by(
     after: Mart,
     facts: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """Each additive metric of `facts`, or of all, that a changed dimension restated, year by year.
+    """Each additive metric of `facts` (or of all facts) that a changed dimension restated, by year.
 
-    Columns: metric, year, dimension, column_name, value, change. A metric made of a column of the
-    dimension has one row a year, without a value. A text of at most 50 values moves each metric from one
-    value to another: a row for each. Counted are the rows of the facts that both marts have.
+    Columns: metric, year, dimension, column_name, value, change. A metric that is computed from a column
+    of the dimension has one row per year, without a value. A text column with at most 50 values moves
+    each metric from one value to another, with one row for each. Only rows that both marts have count.
     """
     rows = []
     for dimension in sorted(before.keys):
@@ -133,7 +133,7 @@ def restated_by(
 def restated_notes(restated: pd.DataFrame) -> Iterator[str]:
     """A sentence for each changed column: what it did to the metrics, year by year.
 
-    A text moves each metric from one value to another: that is told of the first one.
+    For a text column, which moves each metric from one value to another, it reports the first metric.
     """
     for (dimension, column), rows in restated.groupby(["dimension", "column_name"], sort=False):
         metrics = list(rows["metric"].unique())
@@ -155,7 +155,7 @@ def restated_notes(restated: pd.DataFrame) -> Iterator[str]:
 def _changed_columns(
     connection: DuckDBPyConnection, dimension: str, before: Mart, after: Mart
 ) -> list[str]:
-    """The columns of a dimension in which the members that both marts have are not what they were."""
+    """The columns of a dimension that changed in members that both marts have."""
     if dimension not in after.keys or before.key(dimension) != after.key(dimension):
         return []
     was, now = before.star[dimension], after.star[dimension]
@@ -177,9 +177,9 @@ def _changed_columns(
 
 
 class _KeptRows(NamedTuple):
-    """The rows of a fact that both marts have, as they were published, each with a member it refers to.
+    """The published rows of a fact that both marts have, each joined to a member that it refers to.
 
-    `role` is the column that refers to the member, which is `was` before and `now` after.
+    `role` is the column that refers to the member, which SQL calls `was` before and `now` after.
     """
 
     fact: str
@@ -189,22 +189,22 @@ class _KeptRows(NamedTuple):
     after: Mart
 
     def home(self, column: str) -> str | None:
-        """The table that has a column: the fact, this dimension, or another one; None if none has."""
+        """The table with this column: the fact, this dimension, or another one; None if none has it."""
         tables = [self.fact, self.dimension, *self.before.references[self.fact].values()]
         return next((table for table in tables if column in self.before.star[table]), None)
 
     def knows(self, metric: Metric) -> bool:
-        """Whether the fact and its dimensions have all that the metric is made of."""
+        """Whether the fact and its dimensions have all columns that the metric needs."""
         return all(self.home(column) for column in metric.columns)
 
     def value(self, metric: Metric, member: str = "was") -> str:
-        """SQL for the metric, of the columns that the member had or has."""
+        """SQL for the metric, with the member's columns as they were or as they are now."""
         names = {self.fact: "facts", self.dimension: member}
         homes = [(self.home(column), quoted(column)) for column in metric.columns]
         return metric.of(*(f"{names.get(home, quoted(home))}.{column}" for home, column in homes))
 
     def sums(self, columns: Collection[str], amounts: Collection[str], by: Collection[str] = ()) -> str:
-        """A query for amounts by year and more; of rows whose member changed in one of the columns."""
+        """A query for amounts by year and `by`, over rows whose member changed in one of the columns."""
         before, after, fact = self.before, self.after, self.fact
         key, fact_key = before.keys[self.dimension], before.keys[fact]
         others = {to: name for name, to in before.references[fact].items() if to != self.dimension}
@@ -247,7 +247,7 @@ def _kept_rows(
 def _by_amounts(
     connection: DuckDBPyConnection, kept: _KeptRows, changed: list[str], metrics: list[Metric]
 ) -> Iterator[tuple]:
-    """The rows of the metrics that are made of changed columns of the dimension."""
+    """The restated rows of metrics that are computed from changed columns of the dimension."""
     for metric in metrics:
         columns = [name for name in metric.columns if kept.home(name) == kept.dimension]
         if theirs := [name for name in columns if name in changed]:
@@ -260,7 +260,7 @@ def _by_amounts(
 def _by_text(
     connection: DuckDBPyConnection, kept: _KeptRows, text: str, metrics: list[Metric]
 ) -> Iterator[tuple]:
-    """For each metric and year, what left one value of a text and went to another."""
+    """For each metric and year, the amount that moved from one value of a text column to another."""
     column, dimension = quoted(text), kept.after.stored(kept.dimension)
     (values,) = connection.execute(f"select count(distinct {column}) from {dimension}").fetchone()
     if values > _MOST_VALUES or not metrics:

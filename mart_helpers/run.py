@@ -1,4 +1,4 @@
-"""Runs notebooks by papermill, with an engine of our own, and keeps what was executed."""
+"""Runs notebooks with papermill and our own engine, and keeps the executed copies."""
 
 import os
 import re
@@ -38,7 +38,7 @@ HEADING = re.compile(r"^#{1,6} +(.+?)[ #]*$", re.MULTILINE)
 
 
 class NotebookFailed(MartError):
-    """A cell raised; the text is the error's own, or names notebook, cell, heading and executed copy."""
+    """A cell failed; the text is its MartError, or names notebook, cell, heading and executed copy."""
 
     def __init__(self, message: str, exit_status: int = 1) -> None:
         super().__init__(message)
@@ -60,16 +60,16 @@ def run_notebook(
     folder: Path,
     on_cell: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
-    """Path of the executed copy of `notebooks/<name>.ipynb`, written into `folder`.
+    """Run `notebooks/<name>.ipynb`, and return the path of the executed copy in `folder`.
 
-    `values` replace parameters of the notebook, `on_cell` is called as each code cell starts. The copy
-    is there after a failure or an interrupt, too. Raises NotebookFailed with one message where a cell
-    fails, StateError where the notebook cannot be read or the copy not be written.
+    `values` replace parameters of the notebook; `on_cell` is called as each code cell starts. The copy
+    is written after a failure or an interrupt, too. Raises NotebookFailed with one message if a cell
+    fails, StateError if the notebook cannot be read or the copy cannot be written.
     """
-    # JupyterLab brings forms of text that take a second to load; nobody here needs them.
+    # JupyterLab installs markup formats that take a second to load and that nothing here needs.
     for unneeded in ("isoduration", "rfc3986_validator", "rfc3987_syntax"):
         sys.modules.setdefault(unneeded, None)
-    # Imported here, since this takes a second and not everybody runs notebooks; the engine comes last,
+    # Imported here, since this takes a second and most commands run no notebooks. The engine comes last,
     # because papermill imports it too.
     from nbclient.exceptions import DeadKernelError
     from papermill.engines import papermill_engines
@@ -82,7 +82,7 @@ def run_notebook(
     source, executed = notebook_path(name), folder.absolute() / f"{name}.ipynb"
     cells = sum(map(is_run, notebook_cells(source))) + bool(values)
     watch = _Watch(Progress(name, 0, cells, ""), on_cell)
-    os.environ["MART_HOME"] = str(home().absolute())  # cells run there, where a relative one misleads
+    os.environ["MART_HOME"] = str(home().absolute())  # absolute, since cells run elsewhere
     try:
         execute_notebook(
             _literal(source),
@@ -103,18 +103,18 @@ def run_notebook(
 
 
 def summary_of(executed: Path) -> list[str]:
-    """What those cells of an executed notebook say that are tagged `summary`, line by line.
+    """The lines that the cells tagged `summary` show in an executed notebook.
 
-    Of a table these are its rows, without the names of the columns.
+    For a table, the lines are its rows without the header.
     """
     cells = [cell for cell in notebook_cells(executed) if "summary" in tags(cell)]
     return [line for cell in cells for output in cell.get("outputs", []) for line in _lines(output)]
 
 
 def table_of(executed: Path, tag: str) -> list[dict[str, str]]:
-    """The rows, as texts by column, of the first table that a cell of an executed notebook shows.
+    """The rows (texts by column) of the first table that the cell tagged `tag` shows.
 
-    The cell is the one tagged `tag`; nothing if there is none, or if it shows no table.
+    Empty if the executed notebook has no such cell, or if the cell shows no table.
     """
     from bs4 import BeautifulSoup
 
@@ -135,9 +135,9 @@ def _lines(output: dict) -> list[str]:
 def new_run_folder(runs_dir: Path, command: str) -> Path:
     """A new folder `<UTC timestamp>-<command>` in `runs_dir`.
 
-    Of the others the latest 20 stay, and those of the last day, of which a run may still be at work.
+    Of the older folders it keeps the latest 20 and those of the last day, which may still be in use.
 
-    Raises StateError where `runs_dir` cannot be written.
+    Raises StateError if `runs_dir` cannot be written.
     """
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}"
     try:
@@ -145,7 +145,7 @@ def new_run_folder(runs_dir: Path, command: str) -> Path:
     except OSError as error:
         raise StateError(
             f"{shown(runs_dir)}: {error.strerror}. "
-            "Executed notebooks go there: make it writable, or give another --data-dir."
+            "Executed notebooks are written there. Make it writable, or give another --data-dir."
         ) from error
     now = folder.stat().st_mtime
     for old in run_folders(runs_dir)[:-KEPT_RUNS]:
@@ -156,7 +156,7 @@ def new_run_folder(runs_dir: Path, command: str) -> Path:
 
 
 def run_folders(runs_dir: Path) -> list[Path]:
-    """Folders in `runs_dir` that runs have made, oldest first; other things are not listed."""
+    """The folders that runs made in `runs_dir`, oldest first; nothing else is listed."""
     if not runs_dir.is_dir():
         return []
     ours = (each for each in runs_dir.iterdir() if RUN_FOLDER.fullmatch(each.name))
@@ -164,7 +164,7 @@ def run_folders(runs_dir: Path) -> list[Path]:
 
 
 class _Watch:
-    """Follows papermill from cell to cell, to tell where a failure is."""
+    """Follows papermill from cell to cell, so that a failure names its cell."""
 
     def __init__(self, at: Progress, on_cell: Callable[[Progress], None]) -> None:
         self.at, self._on_cell = at, on_cell
@@ -180,13 +180,13 @@ class _Watch:
             self._on_cell(self.at)
 
     def failure(self, error: "PapermillExecutionError", executed: Path) -> NotebookFailed:
-        """A cell's error: one of ours in its own words, any other and one of SQL with its place."""
+        """The error of a cell: a MartError unchanged, any other error and QueryError with its place."""
         said = f"{error.ename}: {error.evalue}"
         ours = getattr(errors, error.ename, None)
         if ours and ours is not QueryError and error.traceback == [said]:
             return NotebookFailed(error.evalue, ours.exit_status)
         at, cell = self._started[error.cell_index]
-        if not error.traceback:  # IPython has only complained, such as of an unknown magic
+        if not error.traceback:  # IPython only printed the error, as it does for an unknown magic
             said = "".join(
                 each["text"] for each in cell["outputs"] if each.get("name") == "stderr"
             ).strip()
@@ -195,17 +195,17 @@ class _Watch:
 
 def _failed(at: Progress, said: str, executed: Path) -> NotebookFailed:
     heading = f" ({at.heading})" if at.heading else ""
-    kept = f"What was executed is in {shown(executed)}"
+    kept = f"The executed copy is {shown(executed)}"
     return NotebookFailed(f"{at.notebook}, cell {at.cell}{heading}: {said}\n{kept}")
 
 
 def _literal(path: Path) -> str:
-    """The path as papermill takes it, which fills in what stands in braces."""
+    """The path with its braces escaped, since papermill would replace names in braces."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _made(runs_dir: Path, name: str) -> Path:
-    """A folder that was not there before: two runs may start within one second."""
+    """A new folder, even if two runs start within one second."""
     runs_dir.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         folder = runs_dir / (f"{name}-{number}" if number > 1 else name)
@@ -218,13 +218,13 @@ _MAGIC = "%%sql"
 
 
 def answer_questions(mart: Session, notebook: str, tables: str = "", **values: object) -> list[str]:
-    """Run the `%%sql` cells of `notebooks/<notebook>.ipynb` in this session; the names of its answers.
+    """Run the `%%sql` cells of `notebooks/<notebook>.ipynb` in this session; returns the tables made.
 
-    A cell that names its rows, `%%sql top_products =<<`, gives a temporary table of that name, if it
-    is among `tables`, names with commas between them, or if those are empty. Views and variables that
-    other cells make are there afterwards as well; what they only show is not asked for. `values` stand
-    for parameters of that notebook, whose other parameters are as its parameters cell says. Raises
-    StateError for a notebook that cannot be read, QueryError where a statement fails.
+    A cell that names its result, as in `%%sql top_products =<<`, makes a temporary table of that name,
+    if `tables` (names separated by commas) lists it or is empty. Views and variables of other cells are
+    made as well; queries that only show rows are not run. `values` replace parameters of that notebook;
+    the others keep the values of its parameters cell. Raises StateError if the notebook cannot be read,
+    QueryError if a statement fails.
     """
     path = notebook_path(notebook)
     defaults = {each.name: each.default for each in notebook_parameters(path)}

@@ -34,9 +34,9 @@ _CLASS = re.compile(r"^(Catalog|Parser|Binder|Invalid Input|Permission) Error: "
 _HINTS = {
     "Corrupt database file|Could not read enough bytes": "The mart is damaged. Take back the one before "
     "it with `mart rollback`; or move it away and run 01_build.",
-    "Could not write|No space left": "Make room on the disk, then run the notebook from its top.",
+    "Could not write|No space left": "Free disk space, then run the notebook from its top.",
     "Out of Memory": "That is more than fits in memory and on the disk. Give a build more with "
-    "memory_limit; or close other programs, and make room on the disk.",
+    "memory_limit; or close other programs, and free disk space.",
     "No files found that match the pattern .*/build_": "The facts of this mart are missing. Put its "
     "lake beside it, as a folder or a link `<database>.lake`.",
     "file system operations are disabled": "A notebook reaches no files but those below the folders "

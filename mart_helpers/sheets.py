@@ -1,4 +1,4 @@
-"""Tables as the sheets of one Excel workbook, typed, and with no digit, day or character lost."""
+"""Writes tables as typed sheets of one Excel workbook, without losing a digit, day or character."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -22,18 +22,18 @@ from mart_helpers.texts import PERCENTAGE, in_words, quoted
 
 SUMMARY = "Summary"
 
-# The most that Excel holds: rows of a sheet (the header is one) and its columns; a text and the name of
-# a sheet, both in units of UTF-16.
+# Excel's limits: rows (with the header) and columns of a sheet; the length of a text and of the name of
+# a sheet, both in UTF-16 units.
 SHEET_ROWS, SHEET_COLUMNS, CELL_TEXT, SHEET_NAME = 1_048_576, 16_384, 32_767, 31
 
-# Excel takes 1900 for a leap year, other programs do not: they agree on days from here on alone.
+# Excel treats 1900 as a leap year and other programs do not, so they agree only on days from here on.
 _FIRST_DAY, _LAST_DAY = "1900-03-01", "9999-12-31"
 
-_DIGITS = 15  # Excel shows and keeps no more of what is typed or edited
+_DIGITS = 15  # Excel keeps no more digits of a number that is typed or edited
 
 _WHOLE = re.compile("u?(tiny|small|big|huge)?int(eger)?")
 
-# what cells of a type are, and the format that shows all of it; of the other types they are text
+# The kind of cell for each type, and the format that shows the whole value; other types become text.
 _CELLS = {
     **dict.fromkeys(("float", "double"), ("double", "General")),
     "boolean": ("boolean", "General"),
@@ -44,7 +44,7 @@ _CELLS = {
     ),
 }
 
-# whole numbers that name things, not amounts: nobody writes the year 2,024
+# Whole numbers that are names, not amounts: nobody writes the year 2,024.
 _NAMING = ("_key", "_id", "year")
 
 _MONEY = (2, 3, 4)  # decimals of amounts and prices; shares have more of them
@@ -61,15 +61,15 @@ _PALE = {"color": "#E1E5E9"}
 
 _FORBIDDEN_IN_NAMES = re.compile(r"[\[\]:*?/\\\x00-\x1f]|^'|'$")
 
-# XML has no such characters. Excel writes them as `_x0001_`, and a `_` that looks like the start of that
-# as `_x005F_`.
+# XML cannot hold these characters. Excel writes them as `_x0001_`, and a `_` that looks like the start
+# of such a code as `_x005F_`.
 _UNWRITABLE = r"[\x00-\x08\x0b-\x1f\ufffe\uffff]"
 
 _ESCAPED = re.compile(f"_(?=x[0-9a-fA-F]{{4}}(?:_|{_UNWRITABLE}))|{_UNWRITABLE}")
 
 
 class Column(NamedTuple):
-    """A column of a sheet: what its cells are, as Excel shows them, and its width in characters."""
+    """A column of a sheet: the kind of its cells, their number format, and its width in characters."""
 
     name: str
     kind: str  # whole, decimal, double, date, timestamp, boolean or text
@@ -90,14 +90,14 @@ class Sheet(NamedTuple):
 def plan_sheet(
     connection: duckdb.DuckDBPyConnection, table: str, relation: str, name: str, currency: str = ""
 ) -> Sheet:
-    """The sheet that the rows of a relation will make, its columns as wide as what they hold.
+    """The plan of a sheet for the rows of a relation, with columns as wide as their contents.
 
-    Amounts are shown in the `currency`, if one is given. Raises StateError for a table that Excel cannot
-    hold; DuckDB's errors are left as they are.
+    Amounts are shown in the `currency`, if one is given. Raises StateError if the table is too large for
+    Excel; DuckDB's errors are passed on.
     """
     described = connection.execute(f"from {quoted(relation)} limit 0").description
     measures = ", ".join(
-        # an emoji takes two units of UTF-16
+        # an emoji takes two UTF-16 units
         f"max(length({text})), max(if(strlen({text}) > {CELL_TEXT}, length({text}) "
         f"+ length(regexp_replace({text}, '[^\\x{{10000}}-\\x{{10FFFF}}]', '', 'g')), 0))"
         for text in (f"{quoted(column)}::varchar" for column, *_ in described)
@@ -114,8 +114,8 @@ def plan_sheet(
 
 
 def sheet_names(tables: Sequence[str]) -> list[str]:
-    """A name a table that Excel takes: 31 characters, some forbidden, and no two alike in any case."""
-    names: dict[str, str] = {"history": "", SUMMARY.lower(): ""}  # Excel keeps the first one for itself
+    """A name for each table that Excel accepts: 31 characters, none forbidden, unique in any case."""
+    names: dict[str, str] = {"history": "", SUMMARY.lower(): ""}  # Excel reserves the first one
     for table in tables:
         for suffix in ("", *(f"_{number}" for number in range(2, len(tables) + 3))):
             start = table.encode("utf-16-le")[: 2 * (SHEET_NAME - len(suffix))]
@@ -128,16 +128,16 @@ def sheet_names(tables: Sequence[str]) -> list[str]:
 
 @contextmanager
 def open_workbook(path: Path) -> Iterator[Workbook]:
-    """A workbook to write sheets to, complete at `path` when the block is done; none where it raises.
+    """A workbook to write sheets to, complete at `path` after the block; if the block raises, no file.
 
-    Memory holds one row; until the end the rows are in a folder beside the file.
+    Memory holds one row at a time; until the end the rows are in a folder next to the file.
     """
     folder = path.with_name(f"{path.name}.rows")
     folder.mkdir()
     try:
         workbook = Workbook(str(path), {"constant_memory": True, "tmpdir": str(folder)})
         workbook.use_zip64()
-        workbook.set_properties({"created": datetime(2000, 1, 1)})  # else the bytes depend on the clock
+        workbook.set_properties({"created": datetime(2000, 1, 1)})  # not the clock's
         yield workbook
         workbook.close()
     except FileCreateError as error:
@@ -147,9 +147,9 @@ def open_workbook(path: Path) -> Iterator[Workbook]:
 
 
 def write_sheet(connection: duckdb.DuckDBPyConnection, workbook: Workbook, sheet: Sheet) -> None:
-    """Write the rows of a planned sheet in the order of its relation, below a header that stays in view.
+    """Write the rows of a planned sheet in the order of its relation, below a frozen header.
 
-    The connection must not be used otherwise meanwhile. Raises DuckDB's errors as they are.
+    Nothing else may use the connection meanwhile. DuckDB's errors are passed on.
     """
     page = workbook.add_worksheet(sheet.name, _ExactWorksheet)
     page.freeze_panes(1, 0)
@@ -177,8 +177,8 @@ def write_summary(
 ) -> None:
     """Write the first sheet: lines below a title, the figures, and a chart of the `drawn` sheet.
 
-    The second line is coloured by the `status`: pass, warn or fail. A figure or column whose name ends
-    in `_pct` is a percentage. The chart has a line for each column of amounts, over the first column.
+    The `status` (pass, warn or fail) sets the colour of the second line. A figure or column whose name
+    ends in `_pct` is a percentage. The chart has a line for each column of amounts, over the first.
     """
     page = workbook.add_worksheet(SUMMARY, _ExactWorksheet)
     page.hide_gridlines(2)
@@ -227,26 +227,26 @@ def _chart(workbook: Workbook, drawn: Sheet) -> Chart:
 
 
 class _ExactWorksheet(Worksheet):
-    """A sheet that gives every text back, also where XlsxWriter 3.3.1 takes it for markup of its own."""
+    """A sheet that keeps every text, even if XlsxWriter 3.3.1 would read it as its own markup."""
 
     @staticmethod
     def _escape_control_characters(text: str | int) -> str:
         return _ESCAPED.sub(lambda found: f"_x{ord(found[0]):04X}_", str(text))
 
     def _xml_rich_inline_string(self, text: str, attributes: list[tuple[str, Any]]) -> None:
-        # it takes `<r>…</r>` for text in several styles, which nothing here writes
+        # XlsxWriter reads `<r>…</r>` as text in several styles, which nothing here writes
         self._xml_inline_string(text, True, attributes)
 
 
 class _Exact(float):
-    """A float that XlsxWriter writes with all its digits: 16, which it asks for, can be too few."""
+    """A float that XlsxWriter writes with all its digits: its default of 16 can be too few."""
 
     def __format__(self, spec: str) -> str:
         return repr(self)
 
 
 def _typed(kind: str, text: str) -> bool | int | float | date | str:
-    """The value that DuckDB writes as `text`, or `text` itself where no cell holds that value."""
+    """The value that DuckDB writes as `text`, or `text` itself if no cell can hold that value."""
     match kind:
         case "boolean":
             return text == "true"
@@ -266,12 +266,12 @@ def _is_short(number: Decimal) -> bool:
 
 
 def _has_day(text: str, longest: int) -> bool:
-    """Whether the day is one of Excel's: neither too early nor too late, nor infinite, nor too fine."""
+    """Whether Excel can hold the day or time: in its range, finite, and not more precise than a cell."""
     return text[4] == "-" and _FIRST_DAY <= text[:10] <= _LAST_DAY and len(text) <= longest
 
 
 def _kind(name: str, type_: DuckDBPyType, currency: str) -> tuple[str, str]:
-    """What the cells of a column are, and their number format: two decimals of money, else all."""
+    """The kind of a column's cells, and their number format: two decimals for money, otherwise all."""
     if name.endswith(PERCENTAGE) and type_.id in ("float", "double"):
         return "double", '0.0" %"'
     if _WHOLE.fullmatch(type_.id):
@@ -289,11 +289,11 @@ def _kind(name: str, type_: DuckDBPyType, currency: str) -> tuple[str, str]:
 def _refuse_too_large(table: str, rows: int, lengths: dict[str, int | None]) -> None:
     found = []
     if rows >= SHEET_ROWS:
-        found.append(f"{rows:,} rows, and a sheet of Excel holds {SHEET_ROWS - 1:,} below its header")
+        found.append(f"{rows:,} rows, and an Excel sheet holds {SHEET_ROWS - 1:,} below its header")
     if len(lengths) > SHEET_COLUMNS:
-        found.append(f"{len(lengths):,} columns, and a sheet of Excel holds {SHEET_COLUMNS:,}")
+        found.append(f"{len(lengths):,} columns, and an Excel sheet holds {SHEET_COLUMNS:,}")
     found += [
-        f"a text of {length:,} characters in {column}, and a cell of Excel holds {CELL_TEXT:,}"
+        f"a text of {length:,} characters in {column}, and an Excel cell holds {CELL_TEXT:,}"
         for column, length in lengths.items()
         if (length or 0) > CELL_TEXT
     ]
@@ -308,6 +308,6 @@ def _width(name: str, number_format: str, longest: int) -> int:
     if number_format.startswith("#,"):
         longest += longest // 4  # the separators of thousands
     if number_format == "General" or name.endswith(PERCENTAGE):
-        longest = min(longest, 12)  # shows as many decimals as there is room
+        longest = min(longest, 12)  # shows as many decimals as fit
     header = len(name) + 4  # bold, and the button of the filter
     return min(max(header, longest + 2), _WIDEST)

@@ -1,10 +1,10 @@
-"""Filling `staging.<table>` from rows of text in one pass: typed values, and the texts of odd rows.
+"""Fills `staging.<table>` from rows of text in one pass: typed values, and the texts of suspect rows.
 
-A staging table has the declared columns in their declared order, in the order of the file, and until
-its bad rows are taken out a last column `SUSPECT`: null for a row on which nothing is conspicuous, else
-the texts of its columns, and what is wrong with the row as a whole, as a JSON list. What exactly is
-wrong is asked of those rows alone, afterwards (`problems_sql`). Names that begin with a blank cannot be
-those of a column.
+A staging table has the declared columns in their declared order and its rows in the order of the file.
+Until the bad rows are taken out it has a last column `SUSPECT`: null if nothing about the row is
+suspect, else a JSON list of the texts of its columns and the fault of the row as a whole. `problems_sql`
+then works out the exact faults of those rows only. Internal names begin with a blank, which no column
+name does.
 """
 
 from collections.abc import Iterable
@@ -20,27 +20,27 @@ SUSPECT = quoted(" suspect")
 
 _LONGEST_VALUE = 1000
 
-#: The day from which on the rows of a file are so, if its name tells none.
+#: The first day on which the rows of a file hold, if the file name has no date.
 BEGINNING = date(1900, 1, 1)
 
 _DOUBTS = {
-    "DATE": "day is in doubt: give a date (yyyy-mm-dd)",
-    "TIMESTAMP": "time is in doubt: give one without (yyyy-mm-dd hh:mm:ss)",
+    "DATE": "day is ambiguous: give a date (yyyy-mm-dd)",
+    "TIMESTAMP": "time is ambiguous: give it without a zone (yyyy-mm-dd hh:mm:ss)",
 }
 
-# A mapping tells the faults of a row one by one, as a JSON list of this form.
+# A mapping reports the faults of a row one by one, as a JSON list of this form.
 _IS_LIST = f"starts_with({ROW_FAULT}, '[{{')"
 
 _TOLD = '[{"position":"INTEGER","column_name":"VARCHAR","value":"VARCHAR","reason":"VARCHAR"}]'
 
 
 def staging_of(table_name: str) -> str:
-    """The staging table as SQL names it."""
+    """The SQL name of the staging table."""
     return f"staging.{quoted(table_name)}"
 
 
 def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """Make the staging table anew, without rows and without constraints."""
+    """Create or replace the staging table, empty and without constraints."""
     columns = [f"{quoted(column.name)} {column.type}" for column in table.columns]
     columns += [f"{FILE_DAY} date default date '{BEGINNING}'"] if table.has_days else []
     connection.execute(
@@ -51,7 +51,7 @@ def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
 def create_days(connection: duckdb.DuckDBPyConnection, facts: Iterable[Table]) -> None:
     """Make the view `staging.days_of_facts`: each `day` of a declared date of these staged tables.
 
-    Days before 1900 or after 2100 are left out: a calendar of them would have no end.
+    Days before 1900 or after 2100 are left out: they would make the calendar huge.
     """
     days = [
         f"select {quoted(column.name)}::date as day from {staging_of(fact.name)} "
@@ -67,9 +67,9 @@ def create_days(connection: duckdb.DuckDBPyConnection, facts: Iterable[Table]) -
 def fill_staging(
     connection: duckdb.DuckDBPyConnection, table: Table, text_rows: str, fields: tuple[str, ...]
 ) -> int:
-    """Add the rows of the query `text_rows`, in their order; how many they are.
+    """Add the rows of the query `text_rows` in their order, and return their number.
 
-    Its columns are `fields`, all text, and `ROW_FAULT`.
+    The query has the columns `fields`, all text, and `ROW_FAULT`.
     """
     given = [column for column in table.columns if column.name in fields]
     texts = [f"{_text_sql(table, column)} as {_text(column)}" for column in given]
@@ -94,10 +94,10 @@ def fill_staging(
 
 
 def problems_sql(table: Table, most: int | None = None) -> str:
-    """A query for what is wrong with single rows, or the first `most`, of the staging table, by fault.
+    """A query for the faults of single rows in the staging table, or of its first `most` suspect rows.
 
-    Its columns are row_id, position (of the column, from 0; -1: the row as a whole), column_name, value
-    (at most 1,000 characters) and reason.
+    One row per fault: row_id, position (of the column, from 0; -1: the row as a whole), column_name,
+    value (at most 1,000 characters) and reason.
     """
     names = [*map(_text, table.columns), ROW_FAULT]
     texts = [f"texts[{place}] as {name}" for place, name in enumerate(names, 1)]
@@ -136,7 +136,7 @@ def _cast(column: Column) -> str:
 
 
 def _text_sql(table: Table, column: Column) -> str:
-    """The text of a column; one that is no number or day of its own is null where it is empty."""
+    """The text of a column; an empty text is null, except in columns with a format of their own."""
     name = quoted(column.name)
     if column.type != "VARCHAR":
         return name
@@ -144,9 +144,9 @@ def _text_sql(table: Table, column: Column) -> str:
 
 
 def _typed_steps(columns: Iterable[Column]) -> str:
-    """Steps behind `texts` in a `with`: `typed` has, beside the texts, the values or nulls.
+    """The steps that follow `texts` in a `with`; the last, `typed`, has the texts and their values.
 
-    Each text is cast once, in a step of its own: DuckDB would do it again for every mention.
+    Each text is cast once, in a separate step: DuckDB would repeat the cast at every mention.
     """
     casts = [f"try_cast({_text(each)} as {each.type}) as {_cast(each)}" for each in columns]
     typed = [f"{_value_sql(each)} as {quoted(each.name)}" for each in columns]
@@ -157,7 +157,7 @@ def _typed_steps(columns: Iterable[Column]) -> str:
 
 
 def _value_sql(column: Column) -> str:
-    """SQL for the value of a text: the default where there is no text, null where it cannot be read."""
+    """SQL for the value of a text: the default if there is no text, null if it cannot be read."""
     value = cast_sql(_text(column), column.type, _cast(column))
     if column.default is None:
         return value
@@ -176,7 +176,7 @@ def _must_be_there(column: Column) -> bool:
 def _looks_wrong(column: Column) -> str:
     if _must_be_there(column):
         return f"{quoted(column.name)} is null"
-    # lazily: only text that is no value is trimmed
+    # for speed, only text without a value is trimmed
     return f"case when {quoted(column.name)} is null then {trimmed_sql(_text(column))} <> '' end"
 
 
@@ -185,7 +185,7 @@ def _is_broken(rule: Rule) -> str:
 
 
 def _faults(table: Table) -> list[tuple[str, str]]:
-    """SQL conditions under which something is wrong with a row, and SQL for a struct that says what."""
+    """SQL conditions that find a faulty row, each with SQL for a struct that describes the fault."""
     faults = [
         (f"{ROW_FAULT} is not null and not {_IS_LIST}", _problem_sql(-1, "null", "null", ROW_FAULT))
     ]

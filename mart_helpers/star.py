@@ -49,16 +49,16 @@ def durable_key(dimension: str) -> str:
 
 
 def with_versions(star: Mapping[str, Iterable[str]]) -> list[str]:
-    """Those tables of the `star`, given with their columns, that have versions of their members."""
+    """The tables of the `star` (tables with their columns) that hold versions of their members."""
     return [table for table, columns in star.items() if durable_key(table) in columns]
 
 
 def star_references(
     connection: duckdb.DuckDBPyConnection, database: str | None = None
 ) -> dict[str, dict[str, str]]:
-    """Of each table of the star the columns that refer to a dimension, each with that dimension.
+    """For each table of the star, its columns that refer to a dimension, each with that dimension.
 
-    See `references_in` for how they are known. The surrogate key of a dimension refers to nothing.
+    `references_in` recognises them by name. The surrogate key of a dimension refers to nothing.
     """
     star = star_columns(connection, database)
     return {
@@ -72,10 +72,10 @@ def star_references(
 
 
 def references_in(columns: Iterable[str], star: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Those of the `columns` that refer to a dimension of the `star`, as their names say; which one.
+    """The `columns` whose names refer to a dimension of the `star`, each with that dimension.
 
-    `<thing>_key` and `<role>_<thing>_key` refer to the `dim_<thing>` that has a `<thing>_key`; where
-    several names fit, to the longest.
+    `<thing>_key` and `<role>_<thing>_key` refer to the `dim_<thing>` that has a `<thing>_key`; if
+    several names fit, the longest wins.
     """
     keys = {
         surrogate_key(table): table
@@ -90,9 +90,9 @@ def references_in(columns: Iterable[str], star: Mapping[str, Iterable[str]]) -> 
 
 
 def day_of(references: Mapping[str, str]) -> str | None:
-    """The column by which a row belongs to a day: `date_key`, or else the first one that refers there.
+    """The column that gives the day of a row: `date_key`, or else the first that refers to `dim_date`.
 
-    `references` are those of `references_in`. The keys of `dim_date` sort as its days do.
+    `references` come from `references_in`. The keys of `dim_date` sort like its days.
     """
     days = [column for column, dimension in references.items() if dimension == CALENDAR]
     own = surrogate_key(CALENDAR)
@@ -100,17 +100,17 @@ def day_of(references: Mapping[str, str]) -> str | None:
 
 
 def inherit_comments(connection: duckdb.DuckDBPyConnection) -> None:
-    """Say what each column of the star means, as far as no cell has said it.
+    """Comment each table and column of the star that no cell has commented.
 
-    A column has the sentence of the contract for the column that it passes through; a surrogate key, and
-    a reference to a dimension, say that they are one. A table has the sentence of its declaration.
+    A column that comes unchanged from an input gets that column's comment in the contract; surrogate
+    keys and references to dimensions are described as such. A table gets the comment of its declaration.
     """
     references = star_references(connection)
     declared = {name: read_contract(connection, name) for name in declared_tables(connection)}
     for table, column in connection.execute(_WITHOUT_COMMENT).fetchall():
         says: dict[str | None, str] = {
             surrogate_key(table): f"surrogate key of {table}; -1 is the unknown member",
-            durable_key(table): f"what all versions of a member of {table} share",
+            durable_key(table): f"durable key: all versions of a member of {table} share it",
         }
         says |= {name: f"refers to {dimension}" for name, dimension in references[table].items()}
         if table in declared:
@@ -123,10 +123,10 @@ def inherit_comments(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def unused_columns(session: Session) -> list[str]:
-    """The declared tables, and columns as `table.column`, of which the cells of this build made nothing.
+    """The declared tables and columns (as `table.column`) that no cell of this build uses.
 
-    Such a column is in no table of the star under its name, and in no statement that reads what was
-    loaded for its table.
+    An unused column is in no table of the star under its name, and in no statement that reads its
+    staging table.
     """
     star, unused = star_columns(session.connection), []
     for name in declared_tables(session.connection):

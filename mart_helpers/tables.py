@@ -1,4 +1,4 @@
-"""How a notebook shows a pandas frame: no row numbers, nothing where a value is missing."""
+"""How a notebook shows a pandas frame: without row numbers, and with blanks for missing values."""
 
 import re
 from datetime import datetime, time
@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from mart_helpers.texts import PERCENTAGE
 
-# Endings of the names of whole numbers that are no amounts, and have no thousands separators.
+# Columns of whole numbers with these endings are not amounts, so they get no thousands separators.
 LABELS = ("_key", "_id", "year", "line", "stage")
 
 _MOST_ROWS = 60
@@ -26,7 +26,7 @@ _ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 def show_frames(shell: InteractiveShell) -> None:
-    """Have the notebook show pandas frames by `as_html` and `as_text`."""
+    """Make the notebook show pandas frames with `as_html` and `as_text`."""
     formatters = shell.display_formatter.formatters
     formatters["text/html"].for_type(pd.DataFrame, as_html)
     formatters["text/plain"].for_type(
@@ -35,12 +35,12 @@ def show_frames(shell: InteractiveShell) -> None:
 
 
 def as_html(frame: pd.DataFrame) -> str:
-    """The frame as a table: separators in thousands, decimals where a column has any, two at most.
+    """The frame as a table, with thousands separators and at most two decimals, if a column has any.
 
-    Row numbers are left out. Named rows are shown with their names, and each number with the decimals
-    that it needs: a row may be money and the next one a count; percentages share theirs all the same.
-    Of more than 60 rows the first 60 are there, and how many there are. Texts end at 100 characters.
-    They stand at the left, numbers at the right.
+    Row numbers are left out. If rows have names, these are shown, and each number gets its own decimals,
+    since one row may be money and the next a count; percentages all get the same decimals. A long frame
+    shows its first 60 rows and the number of rows. Texts are cut at 100 characters and aligned left;
+    numbers are aligned right.
     """
     with pd.option_context("display.max_colwidth", None):
         table = as_texts(frame).to_html(border=0, index=_has_names(frame), index_names=False)
@@ -67,7 +67,7 @@ def _is_number(column: pd.Series) -> bool:
 
 
 def as_text(frame: pd.DataFrame) -> str:
-    """The same for where there is text only."""
+    """The same table as plain text."""
     if frame.empty:
         return f"no rows of {', '.join(map(str, frame.columns))}"
     with pd.option_context("display.max_colwidth", None):
@@ -76,14 +76,14 @@ def as_text(frame: pd.DataFrame) -> str:
 
 
 def as_texts(frame: pd.DataFrame) -> pd.DataFrame:
-    """The first 60 rows, each value as it is shown."""
+    """The first 60 rows, each value as the text to show."""
     rows, has_names = frame.head(_MOST_ROWS), _has_names(frame)
     texts = {place: _texts(column, has_names) for place, (_, column) in enumerate(rows.items())}
     return pd.DataFrame(texts, rows.index, dtype=object).set_axis(rows.columns, axis="columns")
 
 
 def without_mathematics(html: str) -> str:
-    """The HTML, in which JupyterLab takes no `$5 off $20` for a formula: none goes across elements."""
+    """The HTML, changed so that JupyterLab does not read `$5 off $20` as a formula."""
     return re.sub(r"[$\\]", r"<span>\g<0></span>", html)
 
 
@@ -110,7 +110,7 @@ def _texts(column: pd.Series, has_names: bool) -> list[str]:
 
 
 def _text(value: object, decimals: int, is_label: bool) -> str:
-    """A value of any type on one line; a day without its midnight."""
+    """A value of any type on one line; a day at midnight is shown without the time."""
     if value is None:
         return ""
     if isinstance(value, datetime) and value.time() == time(0):
@@ -126,7 +126,7 @@ def _text(value: object, decimals: int, is_label: bool) -> str:
 
 
 def _decimals(value: object, name: str) -> int:
-    """As few as show what the first two say: amounts have none or two, a percentage may have one."""
+    """The fewest decimals that show the value to two places: none or two, or one for a percentage."""
     if not isinstance(value, Real) or isinf(value):
         return 0
     shown = round(value, 2)

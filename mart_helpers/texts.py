@@ -1,31 +1,31 @@
-"""Wording and quoting that several rooms share."""
+"""Wording and quoting that several modules share."""
 
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-PERCENTAGE = "_pct"  # ends the names of figures in per cent
+PERCENTAGE = "_pct"  # ending of the names of figures in percent
 
 
 def did_you_mean(word: str, known: Iterable[str], spell: Callable[[str], str] = str) -> str:
-    """` Did you mean …?` with the nearest of the `known` words; empty where none is near."""
+    """` Did you mean …?` with the closest of the `known` words; empty if none is close."""
     near = get_close_matches(word, list(known), n=1)
     return f" Did you mean {spell(near[0])}?" if near else ""
 
 
 def quoted(name: str) -> str:
-    """`name` as an SQL identifier, whatever characters it holds."""
+    """`name` as a quoted SQL identifier; it may contain any character."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def row_sql(columns: Sequence[str], relation: str = "") -> str:
-    """SQL for these columns as one value to compare: the column itself, or a row of several."""
+    """SQL that makes these columns one comparable value: a single column as it is, several as a row."""
     names = [f"{relation}.{quoted(name)}" if relation else quoted(name) for name in columns]
     return names[0] if len(names) == 1 else f"row({', '.join(names)})"
 
 
 def row_text_sql(columns: Sequence[str], relation: str = "") -> str:
-    """SQL for the values of these columns as one text, with commas between them; null if all are."""
+    """SQL for the values of these columns as one text, separated by commas; null if all are null."""
     texts = [f"{row_sql([name], relation)}::varchar" for name in columns]
     return texts[0] if len(texts) == 1 else f"nullif(concat_ws(', ', {', '.join(texts)}), '')"
 
@@ -36,26 +36,26 @@ def literal(text: str | Path) -> str:
 
 
 def in_words(name: str) -> str:
-    """The name of a column as people read it."""
+    """The name of a column as ordinary words."""
     return name.replace(PERCENTAGE, ", %").replace("_", " ")
 
 
 def first_of(rows: int, place: str, reason: str) -> str:
-    """How many rows have a fault, and where the first is: `2 rows, the first at a.csv, line 3: …`."""
+    """How many rows have a fault and where the first one is: `2 rows, the first at a.csv, line 3: …`."""
     return f"{f'{rows:,} rows, the first' if rows > 1 else '1 row,'} at {place}: {reason}"
 
 
 def one_line(text: str, limit: int = 200) -> str:
-    """`text` on one line, fit for a terminal; of a long text the middle is left out.
+    """`text` on one line, safe for a terminal; a long text loses its middle.
 
-    Line ends, control characters and invisible ones are written as escapes, such as `\\n`.
+    Line ends, control characters and invisible characters become escapes like `\\n`.
     """
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return plain if len(plain) <= limit else f"{plain[: limit - 60]} … {plain[-57:]}"
 
 
 def visible(text: str) -> str:
-    """`text` as a terminal may show it: control characters, which it would obey, are spelt out."""
+    """`text` safe for a terminal: control characters are written as escapes, so none takes effect."""
     return "".join(
         character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1]
         for character in text
@@ -63,7 +63,7 @@ def visible(text: str) -> str:
 
 
 def size_text(path: Path) -> str:
-    """Size of a file, or of all files in a folder, such as `1.2 MB` (1 MB = 1,000,000 bytes)."""
+    """Size of a file, or of all files in a folder, like `1.2 MB` (1 MB = 1,000,000 bytes)."""
     files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
     size = float(sum(each.lstat().st_size for each in files if not each.is_dir()))
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -74,7 +74,7 @@ def size_text(path: Path) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
-    """`rows` of texts as lines with their columns below each other, each text as `one_line` has it."""
+    """`rows` of texts as lines with aligned columns; each text goes through `one_line`."""
     shown = [[one_line(text, limit=10_000) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     lines = (

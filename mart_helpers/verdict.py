@@ -1,7 +1,7 @@
-"""What the results of checks amount to, in the same words wherever they are shown.
+"""Sums up the results of checks, in the same words wherever they are shown.
 
-A check has one of five results. `skipped` is no pass: nobody asked. `broken` counts as an error: what
-could not be looked at is not known to be good.
+A check has one of five results. `skipped` is not a pass, because the check did not run. `broken` counts
+as an error, because the data may be bad.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-RESULTS = ("broken", "fail", "warn", "skipped", "pass")  # the worst first
+RESULTS = ("broken", "fail", "warn", "skipped", "pass")  # worst first
 
 NOT_PASSED = ("broken", "fail", "warn")
 
@@ -21,7 +21,7 @@ _MOST_NAMED = 20
 
 
 def overall(statuses: Iterable[str]) -> str:
-    """What all results come to: `fail`, `warn` or `pass`; also `fail` if there is no check at all."""
+    """The overall result: `fail`, `warn` or `pass`. It is `fail` if there are no checks at all."""
     found = set(statuses)
     if not found or found & set(STOPPED_BY["error"]):
         return "fail"
@@ -29,13 +29,13 @@ def overall(statuses: Iterable[str]) -> str:
 
 
 def headline(checks: Iterable[Mapping[str, object]]) -> str:
-    """All results in one line, the worst first: `1 warning: few_returns has 1 bad row; 12 passed`.
+    """All results in one line, worst first: `1 warning: few_returns has 1 bad row; 12 passed`.
 
-    `checks` are rows as `run_checks` gives them, of which `status` and `finding` are read.
+    `checks` are rows of `run_checks`; only `status` and `finding` are read.
     """
     found = _by_status(checks)
     if not any(found.values()):
-        return "There are no checks, so nothing vouches for the mart"
+        return "There are no checks, so the mart is unchecked"
     parts = [
         f"{_counted(len(found[status]), _NOUNS[status])}: {found[status][0]}"
         + (f" and {len(found[status]) - 1:,} more" if len(found[status]) > 1 else "")
@@ -48,7 +48,7 @@ def headline(checks: Iterable[Mapping[str, object]]) -> str:
 
 
 def verdict_lines(checks: Iterable[Mapping[str, object]]) -> list[str]:
-    """The headline, and a line for each check that did not pass and that it does not tell of."""
+    """The headline, and a line for each check that did not pass and is not in the headline."""
     checks = list(checks)
     found = _by_status(checks)
     told = {status: found[status][1:] for status in NOT_PASSED} | {"skipped": found["skipped"]}
@@ -58,7 +58,7 @@ def verdict_lines(checks: Iterable[Mapping[str, object]]) -> list[str]:
 
 
 def vouched(report: Path, build: Mapping[str, object]) -> tuple[str, str]:
-    """Status and headline of the quality report at this path, as far as it is about this build."""
+    """Status and headline of the quality report at this path, if it is about this build."""
     quality: dict = {}
     with suppress(OSError, ValueError):
         quality = json.loads(report.read_text(encoding="utf-8"))
@@ -68,9 +68,9 @@ def vouched(report: Path, build: Mapping[str, object]) -> tuple[str, str]:
 
 
 def checked_table(check_name: str, check_names: Collection[str]) -> str:
-    """The table that a check is about, `checks` where it is about none in particular.
+    """The table that a check is about, or `checks` if it is not about a single table.
 
-    A table has a check `<table>_has_rows`, and the names of its checks begin with its own.
+    Each table has a check `<table>_has_rows`, and the names of its checks begin with its name.
     """
     tables = (name.removesuffix("_has_rows") for name in check_names if name.endswith("_has_rows"))
     found = [table for table in tables if check_name.startswith(f"{table}_")]

@@ -140,7 +140,7 @@ def outcome_of(lab: Path, history: Path, clean: Path) -> Callable[[str], Outcome
         database.write_bytes(history.read_bytes())
         ran = build(inputs, database)
         refusal = ran.stderr.partition("mart: ")[2]
-        if refusal and "Nothing is published, the mart is as it was." not in refusal:
+        if refusal and "Nothing is published; the mart is unchanged." not in refusal:
             assert not refusal.startswith("01_build, cell "), refusal  # as an unforeseen error does
             return Outcome(inputs, database, refusal, [], {})
         found = read(Path(f"{database}.candidate") if refusal else database, inputs)

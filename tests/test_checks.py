@@ -483,7 +483,7 @@ def test_a_broken_check_ends_no_transaction(candidate: Session) -> None:
 
 def test_a_mart_without_any_check_is_not_vouched_for(with_fault):
     session = with_fault("drop schema checks cascade")
-    with pytest.raises(CheckFailed, match="There are no checks, so nothing vouches for the mart"):
+    with pytest.raises(CheckFailed, match="There are no checks, so the mart is unchecked"):
         stop_on_failures(session, run_checks(session), "error")
 
 
@@ -530,7 +530,7 @@ def test_the_worst_result_is_told_first_and_decides() -> None:
     checks = [{"status": status, "finding": finding} for status, finding in found.items()]
     come_to = [overall(each["status"] for each in checks[:number]) for number in range(6)]
     assert come_to == ["fail", "pass", "pass", "warn", "fail", "fail"]
-    assert headline([]) == "There are no checks, so nothing vouches for the mart"
+    assert headline([]) == "There are no checks, so the mart is unchecked"
     told = "1 broken check: b; 1 error: f; 2 warnings: w and 1 more; 1 passed, 1 skipped"
     assert headline([*checks, checks[2]]) == told
 

@@ -184,7 +184,7 @@ def test_the_version_is_that_of_the_project(mart):
         (["generate", "--sales", "9", "--out", ""], '--out: found "", expected the path of a file'),
         (["trace", "fact_sales"], "Missing argument 'KEY'."),
         (["build", "--notify", " "], '--notify: found "", expected a command.'),
-        (["all", "--show-code"], "--show-code is about the page of a notebook: give --html as well."),
+        (["all", "--show-code"], "--show-code needs a page to show the code on: add --html."),
     ],
 )
 def test_a_wrong_call_says_so_before_anything_runs(home, mart, words, message):

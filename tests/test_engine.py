@@ -158,7 +158,7 @@ def test_what_a_cell_showed_before_its_process_ended_is_kept(home: Path):
     (cell,) = executed_cells(home / "n.ipynb")
     assert [output.get("text") or output.evalue for output in cell.outputs] == [
         "a\n",
-        "the process that runs the cells has ended with status 3",
+        "the process that runs the cells ended with status 3",
     ]
 
 

@@ -314,8 +314,8 @@ def limit_files(size: int) -> None:
     ("size", "words"),
     [
         pytest.param(0, "lock cannot be written", id="not one byte fits"),
-        pytest.param(100_000, "Make room on the disk, then run the notebook", id="the facts do not fit"),
-        pytest.param(600_000, "is as it was: .* Make room on the disk", id="the last step does not fit"),
+        pytest.param(100_000, "Free disk space, then run the notebook", id="the facts do not fit"),
+        pytest.param(600_000, "is unchanged: .* Free disk space", id="the last step does not fit"),
     ],
 )
 def test_a_publisher_without_room_says_so_and_publishes_nothing(small: Path, size: int, words: str):
@@ -347,7 +347,7 @@ def test_a_build_on_a_disk_that_fills_up_leaves_the_mart_as_it_was(database: Pat
     mart = shutil.copy(database, small_disk / "mart.duckdb")
     before = mart.read_bytes()
     message = refusal(mart_command("build", "--database", mart))
-    assert "Make room on the disk" in message
+    assert "Free disk space" in message
     assert mart.read_bytes() == before
     subprocess.run(["mount", "-o", "remount,size=30m", small_disk], check=True)
     assert mart_command("build", "--database", mart).returncode == 0
@@ -554,7 +554,7 @@ def test_a_reader_of_a_mart_that_lacks_a_table_says_to_build_it_again(database: 
     changed_by(database, "drop table dim_date")
     message = refusal(mart_command("explore"))
     assert "Table with name dim_date does not exist!" in message
-    assert "If an older 01_build made this mart, build it again.\nWhat was executed is in" in message
+    assert "If an older 01_build made this mart, build it again.\nThe executed copy is" in message
 
 
 # Ctrl-C -------------------------------------------------------------------------------------------

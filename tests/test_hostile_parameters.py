@@ -145,7 +145,7 @@ def digests(folder: Path) -> dict[str, bytes]:
         ("01_build", "inputs_dir", DROP, "there is no such folder"),
         ("01_build", "database", "inputs", "is a folder"),
         ("01_build", "database", "what?.duckdb", "DuckDB misreads"),
-        ("01_build", "database", "Contract.duckdb", "bears a name that the build needs"),
+        ("01_build", "database", "Contract.duckdb", "the build uses the name of"),
         ("02_explore", "start_date", "2024-01-01'::date --", "expected a date as yyyy-mm-dd"),
         ("02_explore", "database", DROP, "There is no mart at"),
         ("02_explore", "database", "https://localhost:1/a", "There is no mart at"),

@@ -216,7 +216,7 @@ def test_a_reader_reaches_no_files_but_those_of_the_lake_beside_the_mart(databas
 
 def test_a_lake_belongs_to_one_mart(database, tmp_path):
     build(database, 3, lake=tmp_path / "lake")
-    with pytest.raises(UsageError, match="are the facts of another mart"):
+    with pytest.raises(UsageError, match="holds the facts of another mart"):
         create_candidate(tmp_path / "other.duckdb", lake=tmp_path / "lake")
     with pytest.raises(UsageError, match=r"facts of .* are in .*lake. Name that folder"):
         create_candidate(database, lake=tmp_path / "another")
@@ -230,7 +230,7 @@ def test_a_fact_that_a_view_asks_for_more_than_its_rows_is_not_published(databas
     with closing(create_candidate(database, lake=lake_of(database))) as session:
         session.connection.execute(FACT.format(rows=4))
         session.connection.execute("create view places as select rowid as place from fact_sales")
-        with pytest.raises(StateError, match="places needs something of a fact that"):
+        with pytest.raises(StateError, match="places uses something of a fact that"):
             publish_checked(session)
     assert database.read_bytes() == published
     assert facts(database) == 3

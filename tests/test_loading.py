@@ -187,7 +187,7 @@ def test_a_zone_is_told_as_the_fault_of_a_date(candidate, inputs):
     rows = [f"S{number},{day},C1,P1,1,2,0" for number, day in enumerate(days, 2)]
     load_sales(candidate, inputs, sales(f"S1,{GOOD_SALE}", *rows))
     assert quarantined(candidate, "reason") == [
-        (f'sale_date "{day}" has a time zone, so its day is in doubt: give a date (yyyy-mm-dd)',)
+        (f'sale_date "{day}" has a time zone, so its day is ambiguous: give a date (yyyy-mm-dd)',)
         for day in days
     ]
 

@@ -94,7 +94,7 @@ def test_a_run_passes_the_values_reports_each_cell_and_keeps_what_was_executed(h
         ),
         (
             "from mart_helpers.errors import QueryError\nraise QueryError('no such table')",
-            "01_build, cell 2 (Load): QueryError: no such table\nWhat was executed is in data/runs/",
+            "01_build, cell 2 (Load): QueryError: no such table\nThe executed copy is data/runs/",
             1,
         ),
         ("1 / 0", "01_build, cell 2 (Load): ZeroDivisionError: division by zero", 1),
@@ -116,7 +116,7 @@ def test_a_failing_cell_gives_one_message_and_the_executed_notebook(home, cell, 
     assert executed.exists()
     has_place = message.startswith("01_build, cell 2")
     assert has_place == (text != message)
-    assert has_place == (f"What was executed is in data/runs/{folder.name}/01_build.ipynb" in text)
+    assert has_place == (f"The executed copy is data/runs/{folder.name}/01_build.ipynb" in text)
 
 
 def test_the_latest_runs_stay_and_other_folders_are_left_alone(tmp_path):

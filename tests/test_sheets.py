@@ -203,11 +203,11 @@ def test_sheets_have_names_that_excel_takes(tables, expected):
     [
         (
             "select range as n from range(1_048_576)",
-            "things has 1,048,576 rows, and a sheet of Excel holds 1,048,575 .*Leave xlsx out",
+            "things has 1,048,576 rows, and an Excel sheet holds 1,048,575 .*Leave xlsx out",
         ),
         (
             "select '' as note union all select repeat('😀', 16_384)",
-            "things has a text of 32,768 characters in note, and a cell of Excel holds 32,767",
+            "things has a text of 32,768 characters in note, and an Excel cell holds 32,767",
         ),
     ],
 )
