@@ -256,7 +256,7 @@ def hand_on(command: str, summary: Mapping[str, object]) -> str:
     try:
         process.communicate(json.dumps(summary, indent=2).encode(), NOTIFY_SECONDS)
     except subprocess.TimeoutExpired:
-        return f"did not end within {NOTIFY_SECONDS} seconds, and was stopped"
+        return f"did not end in {NOTIFY_SECONDS} seconds, and was stopped"
     finally:
         if process.poll() is None:  # the command and the processes that it started
             os.killpg(process.pid, signal.SIGKILL)

@@ -110,7 +110,7 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_has_started(tmp_path, mo
     monkeypatch.setattr(outcome, "NOTIFY_SECONDS", 5)
     children = tmp_path / "children"
     hangs = f"sleep 600 & echo $! > {children}; cat > /dev/null; wait"
-    assert hand_on(hangs, {"lines": ["x" * 1_000_000]}) == "did not end within 5 seconds, and was stopped"
+    assert hand_on(hangs, {"lines": ["x" * 1_000_000]}) == "did not end in 5 seconds, and was stopped"
     until = time.monotonic() + 60
     while Path(f"/proc/{children.read_text().strip()}/exe").exists():
         assert time.monotonic() < until

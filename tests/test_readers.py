@@ -213,8 +213,8 @@ def test_a_build_that_stopped_at_an_error_is_in_nobodys_way_and_publishes_no_mor
         published = digest(database(home))
         refused = forgotten.run("publish(mart, None, keep_previous)")
         assert refused.shown == (
-            "StateError: data/mini_data_mart.duckdb: another build has begun since, so this one publishes "
-            "nothing. Run this notebook from its top.",
+            "StateError: data/mini_data_mart.duckdb: another build has begun since, so this one "
+            "publishes nothing. Run this notebook from its top.",
         )
         assert digest(database(home)) == published
         assert not forgotten.run_all("01_build").failed
