@@ -295,3 +295,46 @@ def test_history_is_declared_of_columns_of_a_dimension_that_are_no_key(candidate
         candidate.connection.execute(f"comment on column contract.{column} is 'history: x'")
         with pytest.raises(StateError, match="history:"):
             read_contract(candidate.connection, column.partition(".")[0])
+
+
+DATED_PRODUCTS = """
+create table dim_product as
+select
+    row_number() over (order by valid_from, place, product_id)::integer as product_key,
+    dense_rank() over (order by first_file_day, place, product_id)::integer as product_durable_key,
+    product_id,
+    unit_cost,
+    valid_from,
+    valid_to
+from staging.product_versions
+"""
+
+
+def test_the_cells_of_stage_4_give_each_sale_the_product_cost_of_its_day(candidate, tmp_path):
+    folder, ann = tmp_path / "in", Told("Ann", "Cafe", "Graz", "Austria")
+    days = [date(2024, 1, 31), date(2024, 2, 1)]
+    write(folder, {date(2024, 1, 1): {"C1": ann}}, [(day, "C1") for day in days])
+    header, row = (folder / "dim_product.csv").read_text().splitlines()
+    (folder / "dim_product.csv").unlink()
+    (folder / "dim_product").mkdir()
+    for day, cost in (("2024-01-01", "1"), ("2024-02-01", "1.5")):
+        text = f"{header}\n{row.replace(',1,2', f',{cost},2')}\n"
+        (folder / "dim_product" / f"{day}.csv").write_text(text)
+    candidate.connection.execute("comment on column contract.dim_product.unit_cost is 'history: cost'")
+    for table in ("dim_customer", "dim_product", "fact_sales"):
+        Loader(candidate, folder, 1).load(table, from_seed=False)
+    by_id = "dim_product on sales.product_id = dim_product.product_id"
+    on_its_day = "sales.sale_date between dim_product.sales_from and dim_product.sales_to"
+    for cell in sql_of("01_build", *MADE):
+        if "create table dim_product" in cell:
+            cell = DATED_PRODUCTS
+        cell = cell.replace(by_id, f"staging.products_of_sales as {by_id} and {on_its_day}")
+        candidate.connection.execute(cell)
+        if "set variable history" in cell or "staging.customer" in cell.partition(" as")[0]:
+            copy = cell.replace("customer", "product").replace("('history')", "('costs')")
+            candidate.connection.execute(copy.replace("variable history", "variable costs"))
+    candidate.connection.execute("create schema if not exists checks")
+    check_history(candidate, allow_restated=False)
+    costs = "select unit_cost::varchar from fact_sales join dim_product using (product_key) order by all"
+    assert fetch(candidate, costs) == [("1.0000",), ("1.5000",)]
+    assert bad_rows(candidate, "fact_sales_product_key_is_the_version_of_its_day") == []
