@@ -111,6 +111,7 @@ def test_a_declared_column_of_which_no_cell_makes_anything_is_told(candidate, tm
         "product_id,product_name,category,unit_cost,list_price\nP1,,,,\n"
     )
     (tmp_path / "fact_sales.csv").write_text(f"{header}\nS1,2024-01-01,C1,P1,1,1,0\n")
+    candidate.execute("drop table contract.fact_inventory")
     loader = Loader(candidate, tmp_path, 1.0)
     for table in declared_tables(candidate.connection):
         loader.load(table, from_seed=False)
