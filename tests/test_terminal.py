@@ -146,5 +146,5 @@ def test_a_file_whose_name_is_not_utf_8_is_named_so_that_it_can_be_found(tmp_pat
     folder.mkdir()
     (folder / os.fsdecode(b"2024\xff.csv")).write_text("sale_id\n")
     with pytest.raises(InputError) as refused:
-        find_sources(tmp_path, SimpleNamespace(name="fact_sales"))
+        find_sources(tmp_path, SimpleNamespace(name="fact_sales", is_optional=False))
     assert str(refused.value) == f"{folder}/2024\\udcff.csv: its name is not UTF-8. Rename it."

@@ -318,7 +318,7 @@ def test_a_key_that_is_nowhere_is_refused_with_keys_like_it(project):
 
 
 def test_a_wrong_call_names_what_is_declared(project):
-    declared = "Expected one of dim_customer, dim_product, fact_sales."
+    declared = "Expected one of dim_customer, dim_product, fact_inventory, fact_sales."
     assert refusal(UsageError, project, "fact_sale", "S1") == (
         'TABLE: found "fact_sale", which is no declared input. Did you mean fact_sales? ' + declared
     )
