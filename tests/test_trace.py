@@ -236,8 +236,7 @@ def test_every_file_of_a_folder_is_searched_gzipped_ones_too(project):
 def test_a_parquet_file_has_rows(project):
     assert part(trace(project, "dim_product", "P03"), "inputs") == [
         "inputs/dim_product.parquet, row 3",
-        "{'product_id': P03, 'product_name': Highland Single Origin 500 g, 'category': Coffee, "
-        "'unit_cost': 7.4, 'list_price': 14.5}",
+        "P03,Highland Single Origin 500 g,Coffee,7.4,14.5",
     ]
 
 
