@@ -1,8 +1,8 @@
-"""The checks that any mart needs, derived from its contract, its books and the names of its star.
+"""The checks that every mart needs, derived from its contract, its `books` and the names of its star.
 
 `dim_<thing>` has `<thing>_key`, and a fact refers to it by that name or by `<role>_<thing>_key`. A
-dimension with a day of its own name is a calendar. Each check is a view of bad rows in schema `checks`,
-as those of 01_build are.
+dimension with a date column of its own name is a calendar. Each check is a view of bad rows in schema
+`checks`, like those of 01_build.
 """
 
 import re
@@ -20,11 +20,11 @@ from mart_helpers.texts import literal, quoted, row_sql, row_text_sql
 
 _MOST_NAMED = 5
 
-_Star = Mapping[str, Mapping[str, str]]  # tables, their columns, and the types or dimensions of these
+_Star = Mapping[str, Mapping[str, str]]  # tables with their columns, and the type or dimension of each
 
 
 class Check(NamedTuple):
-    """A view to be: its name, the query that finds the bad rows, and what holds when there are none."""
+    """A view to create: its name, a query for the bad rows, and a sentence on what should hold."""
 
     name: str
     query: str
@@ -34,10 +34,10 @@ class Check(NamedTuple):
 
 @in_words()
 def derive_checks(session: Session) -> None:
-    """Create a view in schema `checks` for each check that any mart needs.
+    """Create a view in schema `checks` for each check that every mart needs.
 
-    Raises StateError for a column of the star that is named as a reference and refers to no dimension,
-    QueryError if the session only reads.
+    Raises StateError for a column of the star that is named like a reference but refers to no dimension,
+    QueryError if the session is read-only.
     """
     connection = session.connection
     declared = [read_contract(connection, name) for name in declared_tables(connection)]
@@ -50,7 +50,7 @@ def derive_checks(session: Session) -> None:
 
 
 def _refuse_references_to_nothing(declared: Sequence[Table], star: _Star, references: _Star) -> None:
-    """A `<thing>_key` that is no declared column has to fit a dimension, else nothing would check it."""
+    """Refuse a `<thing>_key` that is neither declared nor fits a dimension: no check would cover it."""
     inputs = {table.name: {*table.column_names} for table in declared}
     for table, columns in star.items():
         own = {surrogate_key(table), durable_key(table), f"{table.removeprefix('fact_')}_key"}
@@ -60,8 +60,8 @@ def _refuse_references_to_nothing(declared: Sequence[Table], star: _Star, refere
                 thing = column.removesuffix("_key")
                 raise StateError(
                     f"{table}.{column} refers to no dimension: there is no dim_{thing} with a column "
-                    f"{column}. Make it, or call the column <thing>_key or <role>_<thing>_key after its "
-                    "dimension dim_<thing>, or otherwise if it refers to nothing."
+                    f"{column}. Make it, or name the column <thing>_key or <role>_<thing>_key after its "
+                    "dimension dim_<thing>, or rename it without _key if it refers to nothing."
                 )
 
 
@@ -75,7 +75,7 @@ def create_checks(connection: DuckDBPyConnection, checks: Iterable[Check]) -> No
 
 
 def _structural_checks(declared: Sequence[Table], star: _Star, references: _Star) -> Iterator[Check]:
-    """What holds by the names of the star and by what the contract declares."""
+    """Checks that follow from the names of the star and from the contract."""
     optional = {table.name for table in declared if table.is_optional}
     for table, columns in star.items():
         if table not in optional:
@@ -99,31 +99,32 @@ def _structural_checks(declared: Sequence[Table], star: _Star, references: _Star
 
 
 def _checks_of_views(connection: DuckDBPyConnection) -> Iterator[Check]:
-    """A view that joins tables with a column of the same name calls the second one `<name>_1`.
+    """Checks for columns of the same name in the tables that a view joins.
 
-    A question gets the first. If that is a column of a fact, or hides a metric, answers would be wrong.
+    DuckDB calls the second one `<name>_1`, so queries get the first. If that is a column of a fact, or
+    hides a metric, their results are wrong.
     """
     owners = _owners_of_names(connection)
     twice: dict[str, list[tuple[str, str, str]]] = {}
     for view, name, second in connection.execute(_TWICE).fetchall():
         found = f"{view} has two columns called {name}: the second is {second}"
         if name in owners:
-            found += f", and questions get that of {owners[name]}. Call it otherwise where that is made"
+            found += f", and queries get that of {owners[name]}. Rename it in the cell that makes it"
         twice.setdefault(view, []).append((name, second, found))
     for view, found in twice.items():
         rows = ", ".join(f"({', '.join(map(literal, row))})" for row in found)
         yield Check(
             f"{view}_has_each_name_once",
             f"from (values {rows}) as twice (column_name, second_column, found_in_words)",
-            f"no two columns that {view} joins have the same name, as only the first keeps it",
+            f"no two columns that {view} joins have the same name, since only the first keeps it",
             "error" if any(name in owners for name, *_ in found) else "warn",
         )
 
 
 def _owners_of_names(connection: DuckDBPyConnection) -> dict[str, str]:
-    """The columns of the star that may hide no other in a view, each with the table that has it.
+    """The columns of the star that must not hide another in a view, each with its table.
 
-    They are those of facts, and those that are called as a metric. Ids mean the same in two tables.
+    These are the columns of facts, and those named like a metric. Ids mean the same in two tables.
     """
     ids = {
         name
@@ -179,7 +180,7 @@ def _calendar_check(table: str, day: str) -> Check:
 
 
 def _declared_checks(table: Table, star: _Star) -> Iterator[Check]:
-    """What the contract says of a column holds in the star too; the unknown member is exempt."""
+    """The rules of the contract for a column hold in the star too, except for the unknown member."""
     columns, surrogate = {*star[table.name]}, surrogate_key(table.name)
     known = f"{quoted(surrogate)} <> -1" if surrogate in columns else "true"
     if "inferred" in table.comment.prefixes and columns.issuperset(table.key):
@@ -223,7 +224,7 @@ def _declared_reference_check(table: str, reference: Reference) -> Check:
 def _checks_of_books(
     connection: DuckDBPyConnection, declared: Sequence[Table], star: _Star
 ) -> Iterator[Check]:
-    """Nothing is lost between the inputs and the star, and the build is about as large as usual."""
+    """Nothing is lost between the inputs and the star, and the build has about the usual size."""
     if not has_table(connection, current_database(connection), "build_inputs"):
         return
     for table in declared:
@@ -238,7 +239,7 @@ def _checks_of_books(
             yield Check(
                 f"{name}_has_no_inferred_member",
                 _INFERRED.format(table=literal(name)),
-                f"each member of {name} is known by more than a reference to it",
+                f"each member of {name} has a row of its own, not only a reference to it",
                 "warn",
             )
         if name in star:
@@ -257,13 +258,13 @@ def _checks_of_books(
     yield Check(
         "build_is_near_earlier_builds",
         _FAR_FROM_EARLIER_BUILDS,
-        "rows and revenue are near those of earlier builds (if not, and rightly: raise "
+        "rows and revenue are near those of earlier builds (if the change is right: raise "
         "volume_tolerance)",
     )
 
 
 def _is_dated(connection: DuckDBPyConnection, table: Table) -> bool:
-    """Whether several extracts, each with all members, were loaded for a dimension."""
+    """Whether several complete extracts were loaded for a dimension."""
     files = (
         "select count(*) from build_inputs where table_name = $table "
         f"and build_id = (select max(build_id) from {BUILD_LOG})"
@@ -273,7 +274,7 @@ def _is_dated(connection: DuckDBPyConnection, table: Table) -> bool:
 
 
 def _rows_check(table: Table) -> Check:
-    """A fact has as many rows as were loaded for it; a dimension, as many natural keys."""
+    """A fact has as many rows as were loaded for it; a dimension has as many natural keys."""
     is_fact = table.name.startswith("fact_")
     members = f"(select count(*) from {INFERRED} where table_name = {literal(table.name)})"
     inferred = f" + {members}" if "inferred" in table.comment.prefixes else ""
@@ -285,12 +286,12 @@ def _rows_check(table: Table) -> Check:
         f"where table_name = '{table.name}' and build_id = (select max(build_id) from {BUILD_LOG})"
         f") as loaded cross join (select {counted} as rows from {quoted(table.name)}) as star "
         "where loaded.rows is distinct from star.rows",
-        f"every row that was loaded is in {table.name}, once",
+        f"every loaded row is in {table.name} once",
     )
 
 
 def _members_check(connection: DuckDBPyConnection, table: Table) -> Check:
-    """The natural keys of a dimension are those that were loaded for it, now and after publication."""
+    """The natural keys of a dimension are exactly those that were loaded, also after publication."""
     key, star = row_text_sql(table.key), quoted(table.name)
     loaded = f"staging.{star}"
     hashes = f"bit_xor(distinct md5_number_lower({key})) as hashes"
@@ -308,7 +309,7 @@ def _members_check(connection: DuckDBPyConnection, table: Table) -> Check:
         f"{table.name}_has_the_loaded_members",
         f"select {keys} as keys_loaded, keys as keys_in_star, {lost} as lost, {foreign} as not_loaded "
         f"from ({summed} {star}) where (keys, hashes) is distinct from ({keys}, {hashes or 'null'})",
-        f"{table.name} has each {' with '.join(table.key)} that was loaded, and no other but the "
+        f"{table.name} has each {' with '.join(table.key)} that was loaded, and no others except the "
         "unknown member",
     )
 
@@ -316,10 +317,10 @@ def _members_check(connection: DuckDBPyConnection, table: Table) -> Check:
 def _loaded_amounts(
     connection: DuckDBPyConnection, table: Table, types: Mapping[str, str]
 ) -> dict[str, str | None]:
-    """For each amount of a fact, the sum over the rows that were loaded, as text.
+    """For each amount of a fact, the sum over the loaded rows, as text.
 
-    An amount is a whole or decimal number that the fact has from its input under the same name, or that
-    a macro of this name makes of columns of the input.
+    An amount is an integer or decimal column that the fact takes from its input under the same name, or
+    that a macro of that name computes from columns of the input.
     """
     if not table.name.startswith("fact_") or not has_table(connection, "staging", table.name):
         return {}
@@ -349,7 +350,7 @@ def _amounts_check(table: str, loaded: Mapping[str, str | None]) -> Check:
         f"{table}_has_all_loaded_amounts",
         f"from (select unnest([{names}]) as amount, unnest([{values}]) as loaded, "
         f"unnest([{sums}]) as in_star from {quoted(table)}) where loaded is distinct from in_star",
-        f"the amounts of {table} add up to those of the rows that were loaded",
+        f"the amounts of {table} add up to those of the loaded rows",
     )
 
 
@@ -413,7 +414,7 @@ select
     rows,
     reason,
     format(
-        '{{{{:,}}}} {{{{}}}} of {{{{}}}} inferred, such as: {{{{}}}} ({{{{}}}} line {{{{}}}})',
+        '{{{{:,}}}} {{{{}}}} of {{{{}}}} inferred, for example: {{{{}}}} ({{{{}}}} line {{{{}}}})',
         count(*) over (),
         if(count(*) over () = 1, 'member', 'members'),
         table_name,
@@ -445,7 +446,7 @@ where
     and build_inputs.rows_quarantined <> coalesce(set_aside.rows_in_quarantine, 0)
 """
 
-# The median of the earlier builds of this stage, once there are five.
+# Compares with the median of the earlier builds of this stage, once there are five.
 _FAR_FROM_EARLIER_BUILDS = f"""
 with builds as (
     select build_log.*, inputs.rows

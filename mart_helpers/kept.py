@@ -1,7 +1,7 @@
-"""The marts beside the published one: those kept to go back to, and the lock of who is at work.
+"""The files next to the published mart: earlier marts kept for a rollback, and the lock.
 
-`<database>.previous-<build>` is a mart that was published, `<database>.damaged-<n>` what was no mart
-any more. `<database>.lock` is locked by the one build, or rollback, that is at work.
+`<database>.previous-<build>` is a mart that was published, `<database>.damaged-<n>` a damaged file that
+was set aside. The one build or rollback that is running holds the lock of `<database>.lock`.
 """
 
 import errno
@@ -32,29 +32,29 @@ from mart_helpers.session import (
 )
 from mart_helpers.texts import quoted
 
-_SIGNING = 0.1  # seconds in which who has just taken the lock has signed it
+_SIGNING = 0.1  # seconds that a process takes at most to sign the lock
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def rollback(database: Path, build: int | None = None) -> int:
-    """Publish a kept mart again, the newest before the present one or that of `build`; give its number.
+    """Publish a kept mart again: that of `build`, or the newest before the present one; its number.
 
-    Raises StateError where a build is at work or nothing is kept, UsageError where `build` is not kept.
+    Raises StateError if a build is running or nothing is kept, UsageError if `build` is not kept.
     """
     if not database.exists() and not kept_builds(database):
-        raise StateError(f"There is no mart at {shown(database)}, and none is kept beside it.")
+        raise StateError(f"There is no mart at {shown(database)}, and none is kept next to it.")
     with held(database):
         return take_back(database, build)
 
 
 def previous_path(database: Path, build: int) -> Path:
-    """Where the mart of that build is kept once another one is published."""
+    """The path that keeps the mart of that build after another one is published."""
     return database.with_name(f"{database.name}.previous-{build}")
 
 
 def kept_builds(database: Path) -> list[int]:
-    """The numbers of the builds that are kept beside the mart, the newest first."""
+    """The numbers of the kept builds, newest first."""
     pattern = re.compile(re.escape(database.name) + r"\.previous-([0-9]+)")
     if not database.parent.is_dir():
         return []
@@ -63,16 +63,16 @@ def kept_builds(database: Path) -> list[int]:
 
 
 def published_build(database: Path) -> int:
-    """The number of the build that is published. Raises StateError where there is no mart to read."""
+    """The number of the published build. Raises StateError if there is no mart to read."""
     with open_published(database) as connection:
         return last_build(connection, current_database(connection))
 
 
 def earlier_mart(database: Path, wanted: str = "") -> Path:
-    """The file of the kept build that `wanted` numbers, or at that path; where empty, the newest kept.
+    """The file of the kept build with the number `wanted`, or at that path; if empty, the newest one.
 
-    The newest is that before the published build. Raises UsageError where a number is not kept,
-    StateError where no build is.
+    The newest one is the latest kept build before the published one. Raises UsageError if the number is
+    not kept, StateError if no build is.
     """
     if wanted and not wanted.isdecimal():
         return Path(wanted).expanduser().absolute()
@@ -81,32 +81,32 @@ def earlier_mart(database: Path, wanted: str = "") -> Path:
 
 
 def keep(database: Path, kept: Path) -> None:
-    """Give what is there, whatever it is, a second name under which it stays.
+    """Give the file at `database`, whatever it is, a second name under which it is kept.
 
-    The log that a killed program has left goes with it: DuckDB opens no other file beside that log.
+    The log of a killed program is kept with it: DuckDB cannot open another file next to that log.
     """
     if not database.exists():
         return
     kept.unlink(missing_ok=True)
     try:
         os.link(database, kept)
-    except OSError:  # some file systems know no second names
+    except OSError:  # some file systems have no hard links
         with whole_file(kept) as part:
             shutil.copyfile(database, part)
     _move_log(database, kept)
 
 
 def forget_all_but(database: Path, most: int) -> None:
-    """Remove the oldest of the kept marts, until there are no more than `most`."""
+    """Remove the oldest kept marts until at most `most` are left."""
     for build in kept_builds(database)[most:]:
         for path in (previous_path(database, build), _log_of(previous_path(database, build))):
             path.unlink(missing_ok=True)
 
 
 def held(database: Path) -> FileLock:
-    """The lock of the mart, held until it is released, or to the end of a `with`.
+    """The lock of the mart, held until it is released or until the end of a `with`.
 
-    Raises StateError where another build has it, and says which.
+    Raises StateError if another build holds it, and names that build's process.
     """
     path = database.with_name(f"{database.name}.lock")
     lock = FileLock(path, blocking=False, fallback_to_soft=False, on_acquired=_sign)
@@ -121,8 +121,8 @@ def held(database: Path) -> FileLock:
     except (OSError, NotImplementedError) as error:
         if isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS:
             raise StateError(
-                f"{shown(path)}: the file system knows no locks, so two builds at once could not be "
-                "kept apart. Put the mart on a local disk, and name it with database."
+                f"{shown(path)}: the file system has no locks, so two builds could run at once. "
+                "Put the mart on a local disk, and name it with database."
             ) from error
         raise StateError(
             f"{shown(path)} cannot be written: {error}. Make the folder writable, or name another "
@@ -132,22 +132,22 @@ def held(database: Path) -> FileLock:
 
 
 def sync_folder(database: Path) -> None:
-    """Wait until a rename is on the disk. What it has put in place stays, if that fails."""
+    """Wait until a rename is on disk. If this fails, the new file still stays in place."""
     try:
         sync(database.parent)
     except OSError as error:
         raise StateError(
-            f"{shown(database)} is replaced, as it should be, but whether that would outlast a power "
-            f"cut is not known: {shown(database.parent)} cannot be synchronised ({error})."
+            f"{shown(database)} is replaced as it should be, but the change might not survive a power "
+            f"cut: {shown(database.parent)} cannot be synchronised ({error})."
         ) from error
 
 
 def take_back(database: Path, build: int | None) -> int:
-    """Publish a kept mart again, in one step, and keep the one that was published; give its number.
+    """Publish a kept mart again in one step, keep the one that was published, and return its number.
 
-    `build` names it; None is the newest before the published one. What is no mart any more is set aside
-    as `<database>.damaged-1`, -2 and so on. Whoever calls holds the mart's lock. Raises UsageError if
-    that build is not kept, StateError if none is, its file is damaged, or the mart cannot be opened now.
+    `build` names it; None is the newest before the published one. A damaged mart is set aside as
+    `<database>.damaged-1`, -2 and so on. The caller must hold the mart's lock. Raises UsageError if that
+    build is not kept, StateError if none is, its file is damaged, or the mart cannot be opened now.
     """
     published = _published_or_none(database)
     build = _chosen(database, build, published)
@@ -164,7 +164,7 @@ def take_back(database: Path, build: int | None) -> int:
 
 
 def _published_or_none(database: Path) -> int | None:
-    """The published build; None if the file is damaged or gone, which is a reason to go back."""
+    """The published build; None if the file is damaged or gone, in which case a rollback is right."""
     try:
         return published_build(database)
     except Unavailable:
@@ -179,14 +179,14 @@ def _chosen(database: Path, build: int | None, published: int | None) -> int:
     if build in kept:
         return build
     if build is not None and build == published:
-        raise UsageError(f"build {build} is the one that is published.")
+        raise UsageError(f"build {build} is already published.")
     if build is not None:
-        raise UsageError(f"found build {build}, expected one of those kept: {_listed(kept) or 'none'}.")
+        raise UsageError(f"found build {build}, expected a kept one: {_listed(kept) or 'none'}.")
     earlier = [each for each in kept if published is None or each < published]
     if earlier:
         return earlier[0]
-    named = f" Kept, and newer, is build {_listed(kept)}: give its number." if kept else ""
-    raise StateError(f"Beside {shown(database)} no earlier mart is kept.{named}")
+    named = f" A newer one is kept, build {_listed(kept)}: give its number." if kept else ""
+    raise StateError(f"No earlier mart is kept next to {shown(database)}.{named}")
 
 
 def _listed(builds: list[int]) -> str:
@@ -194,13 +194,13 @@ def _listed(builds: list[int]) -> str:
 
 
 def _free_name(database: Path) -> Path:
-    """A name for what is damaged that no other file has."""
+    """An unused name for a damaged file."""
     names = (database.with_name(f"{database.name}.damaged-{number}") for number in count(1))
     return next(name for name in names if not name.exists())
 
 
 def refuse_damaged(path: Path) -> None:
-    """Raise StateError for a file that is no mart, or whose tables cannot all be read to their end."""
+    """Raise StateError if the file is not a mart or one of its tables cannot be read completely."""
     try:
         with connect(path, read_only=True) as connection:
             confine(connection, reach_lake(connection, path))
@@ -225,7 +225,7 @@ def _log_of(mart: Path) -> Path:
 
 
 def _sign(descriptor: int) -> None:
-    """Write into the lock who holds it."""
+    """Write into the lock file who holds it."""
     os.ftruncate(descriptor, 0)
     os.write(
         descriptor, f"process {os.getpid()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC".encode()
@@ -233,9 +233,9 @@ def _sign(descriptor: int) -> None:
 
 
 def _signature(path: Path) -> str:
-    for _ in range(20):  # it is empty until its holder has signed it
+    for _ in range(20):  # the file is empty until the holder signs it
         sleep(_SIGNING)
-        with suppress(OSError, ValueError):  # Windows lets nobody read a locked file
+        with suppress(OSError, ValueError):  # Windows cannot read a locked file
             if text := path.read_text(encoding="utf-8"):
                 return f" ({text})"
     return ""

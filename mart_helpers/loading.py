@@ -1,6 +1,6 @@
-"""Loading a declared table: good rows into `staging`, bad rows into `quarantine`, each row counted.
+"""Loads a declared table: good rows into `staging`, bad rows into `quarantine`; every row is counted.
 
-A table with a mapping is loaded from what that makes of its file, which is read as text first.
+If a table has a mapping, its file is first read as text, and the table is loaded from the mapping.
 """
 
 from collections import Counter
@@ -53,10 +53,10 @@ _SHOWN_COLUMNS = 5
 
 
 class Outcome(NamedTuple):
-    """What became of one file; the other rows make up `rows_read`.
+    """What became of the rows of one file; the rows not counted as bad or left out are loaded.
 
-    Left out are rows that a mapping passes over, and those that repeat what an earlier row says. A file
-    in which a mapping only looks things up has no rows of its own.
+    Rows are left out if a mapping skips them or if they repeat an earlier row. A file in which a mapping
+    only looks up values has no rows of its own.
     """
 
     table_name: str
@@ -72,9 +72,9 @@ class Outcome(NamedTuple):
 
 
 class _Staged(NamedTuple):
-    """The rows of a table in staging, good and bad; how many of each source were read and left out.
+    """The rows of a table in staging, good and bad, with the counts of rows read and left out by source.
 
-    `runs` and `records` are as in `write_entries`.
+    `write_entries` describes `runs` and `records`.
     """
 
     sources: Sequence[Source]
@@ -92,10 +92,10 @@ class _Staged(NamedTuple):
 
 
 class Loader:
-    """Loads declared tables, from the extracts in `inputs_dir` or from seed rows.
+    """Loads declared tables from the extracts in `inputs_dir` or from seed rows.
 
-    A table is refused if none of its rows is good, or if more than the share `max_rejected_share` (0 to
-    1) of them is bad; fewer than 20 bad rows are too many only if they are more than half of it.
+    A table is refused if it has no good row, or if the share of bad rows is above `max_rejected_share`
+    (0 to 1). Fewer than 20 bad rows are too many only if they are more than half of the table.
     """
 
     def __init__(self, session: Session, inputs_dir: str | Path, max_rejected_share: float) -> None:
@@ -111,11 +111,10 @@ class Loader:
     def load(self, table_name: str, *, from_seed: bool) -> None:
         """Fill `staging.<table_name>` from `seed.<table_name>`, or from its file or folder of files.
 
-        A table that is declared `optional:` may have neither, and is then empty.
-        Adds the bad rows to `quarantine` and a row for each file to `build_inputs`; doing it again
-        replaces them. Raises InputError for a file that cannot be taken, StateError for a table that is
-        not declared, or whose table of the star is made already, QueryError where memory or disk do not
-        suffice.
+        A table that is declared `optional:` is empty if it has neither. Adds the bad rows to
+        `quarantine` and a row per file to `build_inputs`; loading again replaces them. Raises InputError
+        for a file with a fault, StateError if the table is not declared or its table of the star already
+        exists, QueryError if memory or disk run out.
         """
         with in_words():
             self._load(table_name, from_seed)
@@ -125,8 +124,8 @@ class Loader:
         refuse_lengths(table.name, self._session.statements)
         if has_table(self._connection, current_database(self._connection), table.name):
             raise StateError(
-                f"{table.name} is made already, of the rows that were loaded before. To load again, run "
-                "the notebook from its top."
+                f"{table.name} already exists, made from rows that were loaded before. To load again, "
+                "run the notebook from its top."
             )
         self._forget(table)
         begin(self._connection)
@@ -173,8 +172,8 @@ class Loader:
         raw, staged = mapping.raw, staging_of(table.name)
         if table.history_names and len(raw.sources) > 1:
             raise StateError(
-                f"{mapping.name} reads a folder, and {table.name} has columns with history: their days "
-                'are not read through a mapping. Take "history:" out of the contract.'
+                f"{mapping.name} reads a folder, and {table.name} has columns with history: a mapping "
+                'cannot read the days of extracts. Remove "history:" from the contract.'
             )
         create_staging(self._connection, table)
         fill_staging(self._connection, table, mapping.rows_sql, (*mapping.fields, PLACE.name))
@@ -203,17 +202,17 @@ class Loader:
         )
 
     def _judge(self, table: Table, staged: _Staged) -> Counter[str]:
-        """Write what is bad to quarantine; the number of bad rows by source.
+        """Write the bad rows to quarantine, and return their number by source.
 
-        Refuses the table if it, or most of a file of it, is too bad; a sample of the bad rows has to do
-        for the reasons.
+        Refuses the table if it, or one of its files, has too many bad rows; the message gives the
+        reasons from a sample.
         """
         for name, rows in staged.read.items():
             if not rows:
                 raise InputError(f"{name}: has a header and no rows. Make a new extract.")
         taken, connection = staged.taken, self._connection
         if not (total := taken.total()):
-            raise StateError(f"mapping.{table.name} leaves out all rows. Mend its `where`.")
+            raise StateError(f"mapping.{table.name} leaves out all rows. Correct its `where`.")
         bad = count_plainly_bad(connection, table)
         if is_refused := self._is_too_bad(bad, total):
             sample_problems(connection, table)
@@ -247,14 +246,14 @@ class Loader:
         )
         sampled = f"; of the first {SAMPLE:,}" if bad > SAMPLE and not of_file else ""
         lines = [f"{what}: {problem}{sampled}."]
-        # those of the one file that is read need not name it
+        # the message already names the only file
         for rows, file, line, reason in kinds:
             place = f"line {line}" if file == what else f"{file}, line {line}"
             lines.append(f"  {first_of(rows, place, reason)}")
         lines += [f"  and {more} more"] if more else []
-        way_out = "Mend the file, add the rows that it refers to, or make a new extract."
+        way_out = "Correct the file, add the rows that it refers to, or make a new extract."
         if what == SEED_ROWS:
-            way_out = f"Mend the rows in the cell of 01_build that makes seed.{table.name}."
+            way_out = f"Correct the rows in the cell of 01_build that makes seed.{table.name}."
         return InputError("\n".join([*lines, way_out]))
 
 
@@ -275,12 +274,12 @@ def _outcome(table: Table, source: Source, staged: _Staged, bad: int) -> Outcome
 
 
 def _digest(source: Source) -> tuple[int, str]:
-    """Bytes and SHA-256 of a file; seed rows have none."""
+    """Size in bytes and SHA-256 of a file; seed rows have neither."""
     return (source.path.stat().st_size, sha256_of(source.path)) if source.path else (0, "")
 
 
 def _listed(names: Sequence[str]) -> str:
-    """A few of the names of ignored columns, fit to be shown, and how many more there are."""
+    """Some names of ignored columns, safe to show, and how many more there are."""
     shown = [one_line(name, 60) or "without a name" for name in dict.fromkeys(names)]
     more = [f"{len(shown) - _SHOWN_COLUMNS:,} more"] if len(shown) > _SHOWN_COLUMNS else []
     return ", ".join(shown[:_SHOWN_COLUMNS] + more)

@@ -1,4 +1,4 @@
-"""Options of the command line, made from the parameters cells of notebooks."""
+"""Makes the options of the command line from the parameters cells of notebooks."""
 
 import os
 from itertools import chain
@@ -29,9 +29,9 @@ COMMON = (
 
 
 class Command(click.Command):
-    """A command with options that are parameters of notebooks, typed and checked as their cells say.
+    """A command whose options are parameters of notebooks, typed and checked as their cells declare.
 
-    It takes all parameters of the `notebooks`, or those named in `only`, and the common ones.
+    It has all parameters of the `notebooks`, or those named in `only`, and the common ones.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Command(click.Command):
         return [each for each in known if not self.only or each.name in self.only]
 
     def parameters(self) -> list[Parameter]:
-        """Those of all notebooks. Of one name, the first with the most choices describes it."""
+        """The parameters of all notebooks; for each name, the first one with the most choices."""
         union: dict[str, Parameter] = {}
         for each in chain(*map(self.declared, self.notebooks), COMMON):
             if len(each.choices) > len(union.setdefault(each.name, each).choices):
@@ -54,7 +54,7 @@ class Command(click.Command):
         return list(union.values())
 
     def given(self, notebook: str, values: dict[str, object]) -> dict[str, object]:
-        """Those of the `values` that the notebook takes; what is no choice there leaves the default."""
+        """The `values` that the notebook accepts; a value that is not a choice there is left out."""
         return {
             each.name: values[each.name]
             for each in self.declared(notebook)
@@ -65,10 +65,10 @@ class Command(click.Command):
         return [*map(_as_option, self.parameters()), *super().get_params(ctx)]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Leave the values of all options, checked, in `ctx.params`, and in `ctx.obj` those given."""
+        """Check all options; put their values in `ctx.params` and those given in `ctx.obj`."""
         with augment_usage_errors(ctx):
             rest = super().parse_args(ctx, args)
-        if not ctx.resilient_parsing:  # as in completion, which sees unfinished commands
+        if not ctx.resilient_parsing:  # completion sees unfinished commands
             _tell_other_place()
             refuse_backwards(ctx.params)
             ctx.obj = {
@@ -84,17 +84,17 @@ class Command(click.Command):
 
 
 def _tell_other_place() -> None:
-    """Say whose notebooks run if neither the current folder nor one above it has any."""
+    """Say which notebooks run if neither the current folder nor one above it has any."""
     if os.environ.get("MART_HOME") or place_of(os.getcwd()):
         return
     here = f"{os.getcwd()} has no notebooks/01_build.ipynb"
     if not is_place(CHECKOUT):
-        raise StateError(f"{here}. Go to a folder that has; `mart init DIR FILE…` makes one.")
-    click.echo(f"mart: {here}, so the notebooks of {CHECKOUT} are taken.", err=True)
+        raise StateError(f"{here}. Go to a folder that has it; `mart init DIR FILE…` makes one.")
+    click.echo(f"mart: {here}, so this runs the notebooks of {CHECKOUT}.", err=True)
 
 
 def _as_option(parameter: Parameter) -> click.Option:
-    """The option for a parameter: its types and choices are click's, the rest as notebooks check it."""
+    """The option for a parameter: click checks its type and choices, notebook rules the rest."""
 
     def checked(ctx: click.Context, option: click.Parameter, value: object) -> object:
         if found := fault(parameter, value):
@@ -122,7 +122,7 @@ def _is_path(name: str) -> bool:
 
 
 def _absolute(name: str, value: object) -> object:
-    """A path as seen from the caller's folder; other values as they are."""
+    """A path relative to the caller's folder, made absolute; other values unchanged."""
     if not _is_path(name):
         return value
     if not value:

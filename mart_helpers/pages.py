@@ -1,6 +1,6 @@
-"""Pages of HTML, to mail, to print, to read on a phone: what notebooks have shown, and their frame.
+"""Makes HTML pages from executed notebooks, to mail, to print or to read on a phone.
 
-A page is one file. It loads nothing and runs nothing; its templates and stylesheets are in `templates/`.
+A page is one file that loads nothing and runs no script. Templates and stylesheets are in `templates/`.
 """
 
 import json
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 
-# The notebooks whose answers are the report, in its order.
+# The notebooks whose answers make up the report, in its order.
 REPORTED = ("05_dashboard", "02_explore")
 
-# Cells with these tags show something about the notebook itself, which a report leaves out.
+# A report leaves out cells with these tags, since they show something about the notebook itself.
 _ASIDE = ["aside", "summary"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-# A word and a mark beside each colour, so that none has to be told by the colour.
+# A word and a mark for each colour, so that nobody depends on the colour alone.
 _MARKS = {"pass": "✓", "skipped": "–", "warn": "▲", "fail": "✗", "broken": "✗"}
 
-# What neither XML 1.0 (section 2.2) nor HTML lets stand in a text, however it is escaped.
+# Characters that XML 1.0 (section 2.2) or HTML forbids in a text, even escaped.
 _FORBIDDEN = re.compile(
     "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]"
 )
 
-# Of several forms of an output, the first of these that it has is shown.
+# If an output has several formats, the first of these is shown.
 _KINDS = ["text/html", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
 
 _ON_THE_WEB = re.compile(r"(https?|mailto):", re.IGNORECASE)
@@ -58,7 +58,7 @@ def write_pages(
 ) -> list[Path]:
     """Write `<notebook>.html` into `folder` for each executed notebook; the paths, in the same order.
 
-    The code is folded away, or shown. Links lead to the pages of other notebooks if there are such.
+    The code is folded or shown. Links to other notebooks lead to their pages if these are written too.
     All pages are written or none. Raises StateError if the folder cannot be written, or if there is no
     mart.
     """
@@ -80,11 +80,11 @@ def write_pages(
 
 
 def write_report(executed: Sequence[Path], folder: Path, database: Path, quality_report: Path) -> Path:
-    """Write what the executed notebooks answer as one page into `folder`, without their code; its path.
+    """Write the results of the executed notebooks, without code, as one page into `folder`; its path.
 
     First come the figures of 05_dashboard, then the answers of 02_explore, then the findings of
-    `quality_report`, the JSON file that 04_quality has written. Raises StateError if the folder cannot
-    be written, or if there is no mart.
+    `quality_report`, the JSON file that 04_quality wrote. Raises StateError if the folder cannot be
+    written, or if there is no mart.
     """
     quality = json.loads(quality_report.read_text(encoding="utf-8"))
     named = {path.stem: path for path in executed}
@@ -105,7 +105,7 @@ def write_report(executed: Sequence[Path], folder: Path, database: Path, quality
 
 
 def page_names() -> set[str]:
-    """Names of all files that notebooks become as pages: one each, and one for all."""
+    """The names of all pages of notebooks: one for each notebook, and the report."""
     return {REPORT, *(f"{path.stem}.html" for path in (home() / "notebooks").glob("*.ipynb"))}
 
 
@@ -119,9 +119,9 @@ def render_page(
 ) -> str:
     """The page of a `template` that extends `frame.html.j2`.
 
-    At its head stand the title, a verdict if there is a `status` (pass, warn or fail), and the figures
-    by their names. The template finds `values`, and filters for what comes from the data. A
-    replacement character (�) stands for each one that HTML forbids.
+    It begins with the title, a verdict if there is a `status` (pass, warn or fail), and the figures with
+    their names. The template gets `values`, and filters for text from the data. A replacement character
+    (�) replaces each character that HTML forbids.
     """
     environment = Environment(
         autoescape=True,
@@ -137,18 +137,18 @@ def render_page(
 
 
 def printable(text: str) -> str:
-    """`text` with a replacement character (�) for each one that XML or HTML forbids."""
+    """`text` with a replacement character (�) for each character that XML or HTML forbids."""
     return _FORBIDDEN.sub("\ufffd", text)
 
 
 def cell_text(value: object, longest: int = _LONGEST_CELL) -> str:
-    """A value of a row as it stands, cut at `longest` characters; nothing if it is missing."""
+    """A value of a row as text, cut at `longest` characters; empty if the value is missing."""
     text = "" if value is None else str(value)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def figure_text(value: object) -> str:
-    """A value as people read it: separators in numbers, yes or no, the parts of a list."""
+    """A value as people read it: numbers with separators, yes or no, the parts of a list."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
@@ -159,7 +159,7 @@ def figure_text(value: object) -> str:
 
 
 def build_figures(build: Mapping[str, object]) -> dict[str, str]:
-    """The figures of a mart's last build by their names; what its log does not have is left out."""
+    """The figures of a mart's last build by name; figures that its log lacks are left out."""
     loaded = build["revenue_loaded"]
     figures = {
         "Mart": build["mart"],
@@ -179,7 +179,7 @@ def _figures_of(database: Path) -> dict[str, str]:
 
 
 def _given(path: Path) -> dict[str, str]:
-    """The parameters given to an executed notebook, but for paths, in its order."""
+    """The parameters that an executed notebook was given, except paths, in its order."""
     metadata = json.loads(path.read_bytes())["metadata"]
     values = metadata.get("papermill", {}).get("parameters", {})
     names = [each.name for each in notebook_parameters(path) if not each.name.endswith(PATHS)]
@@ -193,8 +193,8 @@ def _write(pages: list[Path], texts: list[str]) -> None:
 
 
 def _html(path: Path, code: str) -> "BeautifulSoup":
-    """What the executed notebook at `path` shows. `code` is "open", "folded", or "" for a report."""
-    import nbformat  # all this takes two seconds
+    """The executed notebook at `path` as HTML. `code` is "open", "folded", or "" for a report."""
+    import nbformat  # these imports take two seconds
     from bs4 import BeautifulSoup
     from nbconvert import HTMLExporter
     from traitlets.config import Config
@@ -213,7 +213,7 @@ def _html(path: Path, code: str) -> "BeautifulSoup":
     html, _ = exporter.from_notebook_node(nbformat.read(path, as_version=4), resources)
     body = BeautifulSoup(html, "html.parser")
     for image in body("img"):
-        if not image["src"].startswith("data:"):  # a page loads nothing
+        if not image["src"].startswith("data:"):  # a page loads no files
             image.replace_with(image.get("alt", ""))
     for table in body("table"):
         _lay(table, says_words=not code)
@@ -221,7 +221,7 @@ def _html(path: Path, code: str) -> "BeautifulSoup":
 
 
 def _answers(path: Path) -> list[list]:
-    """Id and heading of each section of an executed notebook that shows charts or tables, and those."""
+    """The sections of an executed notebook with charts or tables: id, heading, and these outputs."""
     body = _html(path, code="")
     _anchored(body)
     found = [(path.stem, path.stem, [])]
@@ -230,14 +230,14 @@ def _answers(path: Path) -> list[list]:
             found.append((each["id"], each.get_text(), []))
         else:
             found[-1][2].append(Markup(each))
-    if path.stem != REPORTED[0]:  # a chart first: looking is easier than reading
+    if path.stem != REPORTED[0]:  # charts first, since they are easier to take in
         for *_, shown in found:
             shown.sort(key=lambda each: "<img" not in each)
     return [section for section in found if section[-1]]
 
 
 def _anchored(body: "BeautifulSoup") -> list[tuple[str, str]]:
-    """Give all headings ids of their own; those of the sections, with their titles."""
+    """Give every heading a unique id; returns those of the sections, with their titles."""
     seen, sections = Counter(), []
     for heading in body.select(".prose :is(h1, h2, h3, h4, h5, h6)"):
         anchor = _anchor(heading.get_text())
@@ -253,7 +253,7 @@ def _anchor(heading: str) -> str:
 
 
 def _lead(link: "Tag", there: Collection[str]) -> None:
-    """Let a link lead to the web, to this page or to one beside it; of any other, leave the words."""
+    """Keep links to the web, to this page and to pages in its folder; leave only the text of others."""
     url = link.get("href", "")
     path, _, heading = unquote(url).partition("#")
     notebook = path.removesuffix(".ipynb")
@@ -267,12 +267,12 @@ def _lead(link: "Tag", there: Collection[str]) -> None:
 
 
 def _lay(table: "Tag", says_words: bool) -> None:
-    """Put numbers at the right, let long texts and the names of columns break.
+    """Align numbers right, and let long texts and the names of columns wrap.
 
     If it `says_words`, names become words, and columns without a value are left out.
     """
     for each in (table, *table(["tr", "th", "td"])):
-        each.attrs.pop("style", None)  # which is for JupyterLab
+        each.attrs.pop("style", None)  # meant for JupyterLab
     for header in table("th"):
         if says_words:
             header.string = in_words(header.get_text())

@@ -1,7 +1,7 @@
-"""The parameters of a notebook, read from its cell, and what is wrong with a value of one.
+"""Reads the parameters of a notebook from its parameters cell, and checks their values.
 
-A parameters cell holds lines `name: type = literal  # help`, as `papermill --help-notebook` reads
-them. Only the standard library is used, so that `mart --help` answers at once.
+A parameters cell holds lines `name: type = literal  # help`, which `papermill --help-notebook` reads,
+too. This module uses only the standard library, so that `mart --help` answers at once.
 """
 
 import ast
@@ -30,17 +30,17 @@ _EXPECTED = {
     bool: "true or false (bool)",
 }
 
-# A line of the cell, and what its comment may say of the values.
+# A line of the cell, and how its comment may limit the values.
 _LINE = re.compile(r"(\w+): (str|int|float|bool) = (.+?)(?:  # *(.*))?")
 _ONE_OF = re.compile(r"\bone of ([^:]+)")
 _CHOICE = {str: r"[\w.+-]+", int: r"[0-9]+"}
 _OR_MORE = re.compile(r"\b([0-9]+) or more\b")
 
-# A limit of memory: of each unit the least and the most. To read a large CSV file alone takes 32 MB.
+# A memory limit: the least and the most of each unit. Just reading a large CSV file takes 32 MB.
 _LIMIT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(MB|GB|TB|%)", re.IGNORECASE)
 _LIMITS = {"MB": (50, inf), "GB": (0.05, inf), "TB": (0.00005, inf), "%": (1, 100)}
 
-_INJECTED = "# Parameters\n"  # so begins the cell that papermill adds
+_INJECTED = "# Parameters\n"  # how the cell that papermill adds begins
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -52,8 +52,8 @@ USUAL_MART, FIRST_MART = "data/mini_data_mart.duckdb", "data/stage_1.duckdb"
 class Parameter(NamedTuple):
     """One line of a parameters cell.
 
-    `choices` is empty where any value of the type will do, from `minimum` on where there is one;
-    `default` is None where there is none.
+    `choices` is empty if any value of the type is allowed, or any from `minimum` on; `default` is None
+    if there is none.
     """
 
     name: str
@@ -65,18 +65,18 @@ class Parameter(NamedTuple):
 
 
 def read_parameters(source: str) -> list[Parameter]:
-    """Parameters that the source of one cell declares, in its order.
+    """The parameters that the source of a cell declares, in its order.
 
-    Raises UsageError for a line that is no `name: type = literal`.
+    Raises UsageError for a line that is not `name: type = literal`.
     """
     lines = enumerate(map(str.rstrip, source.splitlines()), start=1)
     return [_parameter(line, number) for number, line in lines if line and line[0] != "#"]
 
 
 def notebook_parameters(path: Path) -> list[Parameter]:
-    """Parameters of the notebook at `path`: those of its cell tagged `parameters`, if it has one.
+    """The parameters of the notebook at `path`, from its cell tagged `parameters`, if it has one.
 
-    Raises StateError where there is no notebook, UsageError where its cell cannot be read.
+    Raises StateError if there is no notebook, UsageError if its cell cannot be read.
     """
     cell = next((cell for cell in notebook_cells(path) if "parameters" in tags(cell)), None)
     try:
@@ -86,12 +86,12 @@ def notebook_parameters(path: Path) -> list[Parameter]:
 
 
 def notebook_path(name: str) -> Path:
-    """Where the notebook `name` of the project is."""
+    """The path of the project's notebook `name`."""
     return home() / "notebooks" / f"{name}.ipynb"
 
 
 def notebook_cells(path: Path) -> list[dict]:
-    """Cells of the notebook at `path`, as its JSON has them. Raises StateError without them."""
+    """The cells of the notebook at `path`, as in its JSON. Raises StateError if it has none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))["cells"]
     except OSError as error:
@@ -107,16 +107,16 @@ def tags(cell: dict) -> list[str]:
 
 
 def is_run(cell: dict) -> bool:
-    """Whether Jupyter's tools execute the cell: there is code in it, and no tag says to skip it."""
+    """Whether Jupyter's tools execute the cell: it has code, and no tag to skip it."""
     is_code = cell["cell_type"] == "code" and bool("".join(cell["source"]).strip())
     return is_code and "skip-execution" not in tags(cell)
 
 
 def fault(parameter: Parameter, value: object) -> str:
-    """What is wrong with the value, such as `found 4, expected one of 1, 2, 3`; empty if nothing is.
+    """What is wrong with the value, for example `found 4, expected one of 1, 2, 3`; empty if nothing.
 
-    It may be of another type, outside the choices, or below the minimum. A `…_date` is empty or ISO 8601
-    `yyyy-mm-dd`, a `…_limit` like `4GB` or `70%`; `…_dir` and `database` are paths that can be.
+    It may have the wrong type, be outside the choices, or be below the minimum. A `…_date` is empty or
+    ISO 8601 `yyyy-mm-dd`, a `…_limit` is like `4GB` or `70%`; `…_dir` and `database` are possible paths.
     """
     name, kind, expected = parameter.name, parameter.type, ""
     if not _is_of(value, kind):
@@ -126,15 +126,15 @@ def fault(parameter: Parameter, value: object) -> str:
     elif parameter.minimum is not None and value < parameter.minimum:
         expected = f"{parameter.minimum} or more"
     elif name.endswith("_date") and value and not _is_date(value):
-        expected = 'a date as yyyy-mm-dd, or "" for an open end'
+        expected = 'a date as yyyy-mm-dd, or "" for no limit'
     elif name.endswith("_limit") and not _is_limit(value):
-        expected = "a size from 50MB on, such as 4GB, or a share, such as 70%"
+        expected = "a size of at least 50MB, like 4GB, or a share, like 70%"
     elif name.endswith(PATHS) and value != parameter.default:
         expected = _expected_path(value)
     if not expected:
         return ""
     text = f'"{value}"' if isinstance(value, str) else repr(value)
-    text = text.encode(errors="backslashreplace").decode()  # no kernel sends half a character
+    text = text.encode(errors="backslashreplace").decode()  # a kernel cannot send lone surrogates
     text = text if len(text) <= 60 else f"{text[:56]} …"
     given = "" if _is_of(value, kind) else f" ({type(value).__name__})"
     return f"found {text}{given}, expected {expected}"
@@ -150,16 +150,16 @@ def refuse_backwards(values: Mapping[str, object]) -> None:
 
 
 def check_cell(cell_sources: list[str], namespace: Mapping[str, object]) -> None:
-    """Refuse wrong parameters inside a running notebook; without a parameters cell, do nothing.
+    """Refuse wrong parameters in a running notebook; without a parameters cell, do nothing.
 
-    `cell_sources` are the cells executed so far (IPython's `In`), `namespace` is where they ran.
-    Raises UsageError for a value with a `fault`, a start after its end, and for names that papermill
-    injected and no one declared.
+    `cell_sources` are the cells executed so far (IPython's `In`), `namespace` holds their variables.
+    Raises UsageError for a value with a `fault`, a start after its end, and a name that papermill set
+    but no parameters cell declares.
     """
     parameters: list[Parameter] = []
     for source in cell_sources:
         with suppress(UsageError):
-            # the last counts: a kernel may have run another notebook before
+            # the last one counts, since the kernel may have run another notebook before
             parameters = read_parameters(source) or parameters
     if not parameters:
         return
@@ -177,9 +177,9 @@ def check_cell(cell_sources: list[str], namespace: Mapping[str, object]) -> None
 
 
 def listed(parameter: str, text: str, known: Iterable[str]) -> list[str]:
-    """Those of the `known` words that `text` lists, separated by commas, each once.
+    """The `known` words that `text` lists, separated by commas, each once.
 
-    Blanks around them and capitals do not matter. Raises UsageError for a word that is not known.
+    Blanks and upper or lower case do not matter. Raises UsageError for an unknown word.
     """
     spelt = {word.lower(): word for word in known}
     words = [word.strip() for word in text.split(",")]
@@ -193,15 +193,15 @@ def listed(parameter: str, text: str, known: Iterable[str]) -> list[str]:
 
 
 def mart_of(stage: int | None, database: str) -> str:
-    """The mart that a build writes: stage 1, which is to learn on, has its own unless one is named."""
+    """The mart that a build writes: stage 1, for learning, has its own unless the user names one."""
     return FIRST_MART if (stage, database) == (1, USUAL_MART) else database
 
 
 def home() -> Path:
-    """Folder that relative paths start from, and whose notebooks run.
+    """The folder that relative paths start from and whose notebooks run.
 
-    It is `MART_HOME` if that is set, else the current folder or the nearest above it that has the
-    notebooks, else the checkout.
+    It is `MART_HOME` if that is set; otherwise the current folder or the nearest one above it with the
+    notebooks; otherwise the checkout.
     """
     if named := os.environ.get("MART_HOME"):
         return Path(named)
@@ -210,7 +210,7 @@ def home() -> Path:
 
 @cache
 def place_of(folder: str) -> Path | None:
-    """The folder or the nearest above it that has the notebooks of a mart; None if none has."""
+    """The folder, or the nearest one above it, that has the notebooks of a mart; None if none has."""
     path = Path(folder)
     return next((each for each in (path, *path.parents) if is_place(each)), None)
 
@@ -221,12 +221,12 @@ def is_place(folder: Path) -> bool:
 
 
 def resolve(path: str | Path) -> Path:
-    """Absolute path of `path`; a relative one starts at `home()`, never at the caller's folder."""
+    """The absolute path of `path`; a relative one starts at `home()`, never at the caller's folder."""
     return home() / Path(path).expanduser()
 
 
 def shown(path: str | Path) -> str:
-    """`path` as people are shown it: relative to `home()` where it lies below, else as it is."""
+    """`path` as text to show: relative to `home()` if it is below, otherwise unchanged."""
     path = resolve(path)
     return str(path.relative_to(home())) if path.is_relative_to(home()) else str(path)
 
@@ -248,7 +248,7 @@ def _parameter(line: str, number: int) -> Parameter:
 
 
 def _choices(comment: str, kind: type) -> tuple[object, ...]:
-    """The values of a `one of a, b, c: …` in `comment`; none where it is just prose."""
+    """The values of a `one of a, b, c: …` in `comment`; none if it is ordinary prose."""
     found = _ONE_OF.search(comment)
     words = [word.strip(" .") for word in found[1].split(",")] if found and kind in _CHOICE else []
     are_words = all(re.fullmatch(_CHOICE[kind], word) for word in words)
@@ -256,7 +256,7 @@ def _choices(comment: str, kind: type) -> tuple[object, ...]:
 
 
 def _injected(source: str) -> list[str]:
-    """The names that a cell of papermill's gives values to; none where somebody else wrote it."""
+    """The names that a cell added by papermill sets; none for any other cell."""
     if source.startswith(_INJECTED):
         with suppress(SyntaxError):
             targets = [
@@ -267,27 +267,27 @@ def _injected(source: str) -> list[str]:
 
 
 def _is_of(value: object, kind: type) -> bool:
-    """Whether `value` can stand for a `kind`: int for float too, but never bool for a number."""
+    """Whether `value` is a valid `kind`: an int is a valid float, but a bool is not a number."""
     if kind is float:
         return type(value) is int or (type(value) is float and isfinite(value))
     return type(value) is kind
 
 
 def _is_date(text: str) -> bool:
-    with suppress(ValueError):  # a week, or a date without its hyphens, is none
+    with suppress(ValueError):  # a week or a date without hyphens is refused
         return date.fromisoformat(text).isoformat() == text
     return False
 
 
 def _is_limit(text: str) -> bool:
-    """Whether `text` says how much memory: a size, or a percentage of what the machine has."""
+    """Whether `text` is an amount of memory: a size, or a percentage of the machine's memory."""
     found = _LIMIT.fullmatch(text)
     least, most = _LIMITS[found[2].upper()] if found else (inf, 0)
     return bool(found) and least <= float(found[1]) <= most
 
 
 def _expected_path(text: str) -> str:
-    """What is expected in place of a path that cannot be; empty for one that can, be it there or not."""
+    """What is expected in place of an impossible path; empty for a possible one, even if missing."""
     try:
         text.encode()
         os.lstat(resolve(text))

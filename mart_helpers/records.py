@@ -1,8 +1,8 @@
-"""The records of a CSV file, told apart without DuckDB's reader: a second witness.
+"""Splits a CSV file into records without DuckDB's reader, so that their number can be compared.
 
-Where no quote stands, each line that is not blank is a record; elsewhere the csv module says where a
-record ends. No value is parsed. A file is read from start to end in blocks of whole records, so memory
-does not grow with it.
+Without quotes, each line that is not blank is a record; with quotes, the csv module finds the end of a
+record. Values are not parsed. A file is read from start to end in blocks of whole records, so memory
+use does not grow with the file.
 """
 
 import csv
@@ -21,13 +21,13 @@ from mart_helpers.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
 
-_BLOCK_BYTES = 1 << 18  # which a processor keeps near it
+_BLOCK_BYTES = 1 << 18  # fits in a processor's cache
 
 _LONGEST_BYTES = 8 << 20
 
 _LONGEST_RAW = 10_000  # characters
 
-_LONGEST_READ = 2 << 20  # by DuckDB
+_LONGEST_READ = 2 << 20  # in bytes, by DuckDB
 
 NOT_UTF8 = "the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)"
 
@@ -36,14 +36,14 @@ OUTSIDE_QUOTES = "text stands outside the quotes of its field"
 STRAY_CR = "a CR stands within the row, outside quotes: remove it, or quote its field"
 
 
-_END = ["."]  # the csv module reads it behind the last line of a block
+_END = ["."]  # appended after the last line of a block for the csv module
 
 
 class Located(NamedTuple):
     """A record: its `number` among the data records, the physical `line` it starts on, its text.
 
-    Both count from 1. `raw` is without the line end, cut to 10,000 characters, and shows bytes that are
-    no UTF-8 as `\\xff`.
+    Both count from 1. `raw` has no line end, is cut to 10,000 characters, and shows invalid UTF-8 bytes
+    as `\\xff`.
     """
 
     number: int
@@ -52,11 +52,11 @@ class Located(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Whole records next to each other, as they stand in the file; blank lines may be among them.
+    """Consecutive whole records, as the file has them; blank lines may be among them.
 
-    `number` is that of the first of its `count` records; the header has 0. `spans` are the lines of
-    the records, from 0 and up to the one behind; None where each line is a record. `places` is where
-    each record stands in a file that is no CSV, and was only written as such.
+    `number` is the number of the first of its `count` records; the header has 0. `spans` are the lines
+    of each record, counted from 0, end excluded; None if each line is a record. `places` is the place of
+    each record in the original file, if that is not a CSV file and was only converted to one.
     """
 
     text: bytes
@@ -81,7 +81,7 @@ class Block(NamedTuple):
             yield Located(self.number + index, lines[index], _shown(raw))
 
     def raws(self, indexes: Iterable[int]) -> Iterator[bytes]:
-        """The records with these indexes as they stand in the file, without their line ends."""
+        """The records with these indexes, unchanged but without their line ends."""
         lines = [*io.BytesIO(self.text)]
         for index in indexes:
             first, behind = (index, index + 1) if self.spans is None else self.spans[index]
@@ -96,15 +96,14 @@ class Block(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether each line is a record, also for those who take a CR for the end of a line."""
+        """Whether each line is a record, even for a reader that treats a CR as a line end."""
         return self.spans is None and not self._has_stray_cr
 
     @property
     def is_odd(self) -> bool:
-        """Whether DuckDB may read something else here, and say nothing of it.
+        """Whether DuckDB might silently read these records differently.
 
-        It takes a CR for the end of a line and blanks on a line for a record, and it loads `"S5" "x"` as
-        `S5 x`.
+        It treats a CR as a line end and a line of blanks as a record, and it loads `"S5" "x"` as `S5 x`.
         """
         has_blanks = self.spans is not None and re.search(rb"(\A|\n)[ \t]", self.text)
         return bool(has_blanks) or self._has_stray_cr or bool(re.search(rb'" +"', self.text))
@@ -114,12 +113,12 @@ class Block(NamedTuple):
         return b"\r" in self.text and self.text.count(b"\r") != self.text.count(b"\r\n")
 
     def mended(self, delimiter: str, fields: int, unread: Callable[[str], bytes]) -> Iterator[bytes]:
-        """The records, each with a line end; of fields too many only the first.
+        """The records, each with a line end; surplus fields are dropped.
 
-        In place of one that cannot be read stands what `unread` makes of the reason.
+        An unreadable record is replaced by what `unread` returns for the reason.
         """
         mark = delimiter.encode()
-        # a quote opens behind one blank at most, as DuckDB has it
+        # like DuckDB, allow at most one blank before an opening quote
         field = rb'(?: ?"(?:[^"]|"")*+" *+(?=%s|\Z)|(?! ?")[^%s\r\n]*)' % (2 * (re.escape(mark),))
         few, all_of_them = (
             re.compile(rb"%s(?:%s%s){%s}+" % (field, re.escape(mark), field, times))
@@ -135,7 +134,7 @@ class Block(NamedTuple):
 
 
 def _too_odd(raw: bytes) -> str:
-    """Why a record cannot be read whatever its fields are; nothing if it can."""
+    """Why a record cannot be read, regardless of its fields; empty if it can."""
     if len(raw) > _LONGEST_READ:
         return "the row is longer than 2 MB"
     try:
@@ -146,10 +145,10 @@ def _too_odd(raw: bytes) -> str:
 
 
 def data_blocks(path: Path, name: str, delimiter: str) -> Iterator[Block]:
-    """What stands below the header of the CSV file at `path`, plain or gzipped; messages call it `name`.
+    """The records below the header of the CSV file at `path`, plain or gzipped; messages call it `name`.
 
-    Raises InputError, with the line, for a quote that nothing closes, a NUL byte and a record of more
-    than 8 MB; also for a file that cannot be read, or a damaged gzip stream.
+    Raises InputError with the line for a quote that is never closed, a NUL byte or a record of more than
+    8 MB; also for a file that cannot be read or a damaged gzip stream.
     """
     with opened(path, name) as stream:
         for block in _blocks(stream, name, delimiter):
@@ -161,7 +160,7 @@ def data_blocks(path: Path, name: str, delimiter: str) -> Iterator[Block]:
 def records_at(blocks: Iterable[Block], name: str, numbers: Iterable[int]) -> Iterator[Located]:
     """The records of a file's blocks with these ascending `numbers`.
 
-    Raises InputError if the file has no such record: then it changed meanwhile.
+    Raises InputError if the file has no such record, because it has changed since.
     """
     wanted = iter(numbers)
     number = next(wanted, inf)
@@ -190,13 +189,13 @@ def opened(path: Path, name: str) -> Iterator[BinaryIO]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{name}: the gzip file is damaged ({error}). Copy it again.") from error
     except PermissionError as error:
-        raise InputError(f"{name}: may not be read. Give yourself the right to read it.") from error
+        raise InputError(f"{name}: you may not read it. Give yourself permission to read it.") from error
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror}). Make a new extract.") from error
 
 
 def _shown(raw: bytes) -> str:
-    # UTF-8 has at most four bytes a character; one character more shows that the text is cut
+    # UTF-8 has at most four bytes per character; one more character shows that the text is cut
     text = raw[: 4 * (_LONGEST_RAW + 1)].decode("utf-8", errors="backslashreplace")
     return text if len(text) <= _LONGEST_RAW else text[: _LONGEST_RAW - 1] + "…"
 
@@ -207,16 +206,16 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
     if rest == _BOM:
         rest = b""
     while data:
-        # what goes on behind its block is looked at again, so each time more is read
+        # a record longer than its block is scanned again, so read more each time
         data = stream.read(min(max(_BLOCK_BYTES, len(rest)), _LONGEST_BYTES // 8))
-        # a last line without an end gets that of the line before
+        # a last line without a line end gets that of the previous line
         end = b"\r\n" if text.endswith(b"\r\n") and not rest.endswith(b"\r") else b"\n"
         whole, newline, tail = data.rpartition(b"\n") if data else (b"", end, b"")
         text = b"".join([rest, whole, newline])
         if (nul := text.find(0)) >= 0:
             raise InputError(
-                f"{name}: line {line + text[:nul].count(10)} holds a NUL byte, which no text has. "
-                "The file is damaged, or UTF-16: make a new extract, as UTF-8."
+                f"{name}: line {line + text[:nul].count(10)} has a NUL byte, so it is not text. "
+                "The file is damaged or UTF-16. Make a new extract as UTF-8."
             )
         spans, open_line = _records(text, delimiter) if newline else (None, 0)
         lines = text.count(b"\n")
@@ -227,14 +226,14 @@ def _blocks(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Block]:
         elif not data:
             raise InputError(
                 f"{name}: a quote that opens on line {line + open_line} is never closed, so the rest of "
-                "the file cannot be told apart. Close it, or make a new extract."
+                "the file cannot be split into rows. Close it, or make a new extract."
             )
         elif len(rest := text + tail) > _LONGEST_BYTES:
             spans, _ = _records(rest + b"\n", delimiter)
             begin = line + (spans[-1][0] if spans else lines)
             raise InputError(
                 f"{name}: the row that begins on line {begin} is longer than 8 MB: a quote in it is "
-                "never closed, or its line ends are damaged. Mend that, or make a new extract."
+                "never closed, or its line ends are damaged. Correct that, or make a new extract."
             )
 
 
@@ -242,7 +241,7 @@ def _records(text: bytes, delimiter: str) -> tuple[list[tuple[int, int]] | None,
     """The `spans` of a block, and the line on which a quote stays open, if one does."""
     with_quotes = [*_lines_with_quotes(text)]
     spans, open_lines = _read(with_quotes, delimiter)
-    reaches_on = len(spans) < len(with_quotes) or open_lines  # a quote opens on one line for another
+    reaches_on = len(spans) < len(with_quotes) or open_lines  # a quote spans several lines
     may_have_blanks = _may_have_blanks(text)
     if not (reaches_on or may_have_blanks):
         return None, None
@@ -266,12 +265,12 @@ def _lines_with_quotes(text: bytes) -> Iterator[bytes]:
 
 
 def _may_have_blanks(text: bytes) -> bool:
-    """Whether there may be blank lines, or lines of blanks: those are no records."""
+    """Whether there may be blank lines or lines of blanks, which are not records."""
     return text[:1] in (b" ", b"\t", b"\n", b"\r") or bool(re.search(rb"\n[ \t\r\n]", text))
 
 
 def _read(lines: list[bytes], delimiter: str) -> tuple[list[tuple[int, int]], int]:
-    """The spans of records that the csv module reads, and how many lines a last open quote takes."""
+    """The spans of records that the csv module reads, and how many lines a last open quote spans."""
     csv.field_size_limit(4 * _LONGEST_BYTES)
     texts = (line.decode("latin-1").replace("\r", " ") + "\n" for line in lines)
     reader = csv.reader(chain(texts, _END), delimiter=delimiter, skipinitialspace=True)

@@ -1,8 +1,8 @@
-"""One DuckDB session that JupySQL's `%%sql` cells and Python cells share, and what it says of errors.
+"""One DuckDB session that JupySQL's `%%sql` cells and Python cells share, and its error messages.
 
 JupySQL asks a connection for a new cursor at every statement, which in DuckDB is a new session, and
-runs a `select` twice to make a frame of it. Handed a `Session` instead of the connection, it keeps to
-one session and runs each statement once.
+runs each `select` twice to make a frame of it. If it gets a `Session` instead of the connection, it
+stays in one session and runs each statement once.
 """
 
 import glob
@@ -30,27 +30,27 @@ BUILD_LOG = "build_log"  # a mart has this table, with the history of its builds
 
 _CLASS = re.compile(r"^(Catalog|Parser|Binder|Invalid Input|Permission) Error: ")
 
-# What DuckDB says of a statement, and the way out; the first that fits.
+# Patterns of DuckDB's errors in a statement, with our advice; the first match counts.
 _HINTS = {
-    "Corrupt database file|Could not read enough bytes": "The mart is damaged. Take back the one before "
-    "it with `mart rollback`; or move it away and run 01_build.",
+    "Corrupt database file|Could not read enough bytes": "The mart is damaged. Go back to the previous "
+    "one with `mart rollback`; or move it away and run 01_build.",
     "Could not write|No space left": "Free disk space, then run the notebook from its top.",
-    "Out of Memory": "That is more than fits in memory and on the disk. Give a build more with "
+    "Out of Memory": "This needs more than memory and disk can hold. Give a build more with "
     "memory_limit; or close other programs, and free disk space.",
     "No files found that match the pattern .*/build_": "The facts of this mart are missing. Put its "
-    "lake beside it, as a folder or a link `<database>.lake`.",
-    "file system operations are disabled": "A notebook reaches no files but those below the folders "
+    "lake next to it, as a folder or a link `<database>.lake`.",
+    "file system operations are disabled": "A notebook can use only files below the folders "
     "that it names when it opens the mart.",
-    "external extensions is disabled": "A notebook that reads the mart loads no extensions.",
-    "configuration has been locked": "A notebook that reads the mart keeps its settings.",
-    "attached in read-only mode": "The mart is only read here. For tables and views of your own: "
-    "`create temp table`, `create temp view`. To build again, run 01_build from its top.",
+    "external extensions is disabled": "A notebook that reads the mart cannot load extensions.",
+    "configuration has been locked": "A notebook that reads the mart cannot change settings.",
+    "attached in read-only mode": "The mart is read-only here. For your own tables and views, use "
+    "`create temp table` and `create temp view`. To build again, run 01_build from its top.",
     "already exists": "Has this cell run before? To run it again, run the notebook from its top.",
-    "^(Catalog|Binder) Error": "Mend the name, or run the notebook from its top. If an older 01_build "
-    "made this mart, build it again.",
+    "^(Catalog|Binder) Error": "Correct the name, or run the notebook from its top. If an older "
+    "01_build made this mart, build it again.",
 }
 
-# What DuckDB says of a file that it cannot open, and what is to be done; the first that fits.
+# Patterns of DuckDB's errors for a file that it cannot open, with our advice; the first match counts.
 _REFUSALS = (
     (
         "has been locked|different configuration than existing connections",
@@ -70,18 +70,18 @@ _REFUSALS = (
     (
         "No files found that match the pattern .*/build_",
         Unavailable,
-        "cannot be read without its facts. Put its lake beside it, as `<database>.lake`.",
+        "cannot be read without its facts. Put its lake next to it, as `<database>.lake`.",
     ),
     (
         "version number",
         StateError,
         f"was written by another version of DuckDB than this one, {duckdb.__version__}. Read it with "
-        "that one; or move it away and run 01_build.",
+        "that version; or move it away and run 01_build.",
     ),
     (
         "",
         StateError,
-        "cannot be opened as a mart. Take back the one before it with `mart rollback` and the same "
+        "cannot be opened as a mart. Go back to the previous one with `mart rollback` and the same "
         "--database; or move it away and run 01_build, or name another file with database.",
     ),
 )
@@ -89,13 +89,13 @@ _REFUSALS = (
 
 @dataclass(eq=False)
 class Session:
-    """A DuckDB connection as JupySQL sees it: every statement runs once, in the same session.
+    """A DuckDB connection for JupySQL: every statement runs once, in the same session.
 
     `$name` in a statement is bound to the notebook's variable of that name, as a value, never as text.
-    `opened` is the identity of the file behind it. A session that builds writes to `candidate`, holds a
+    `opened` identifies the file that it opened. A session that builds writes to `candidate`, holds a
     `lock`, publishes its facts in a `lake` if there is one, and reads the `raw_files` that a statement
-    names; one that reads the published mart has none. Its `statements` are those that the cells have run
-    so far.
+    names; a session that reads the published mart has none of these. `statements` are those that the
+    cells have run so far.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -109,10 +109,10 @@ class Session:
     statements: list[str] = field(default_factory=list)
 
     def execute(self, sql: str, *, shows: bool = True) -> "pd.DataFrame | None":
-        """Run the statements in turn; the rows that the last answers with, None where it has none.
+        """Run the statements in turn, and return the rows of the last one, or None if it has none.
 
-        Where nothing is shown, those that only select are passed over. Raises QueryError with DuckDB's
-        own words, also when a `$name` is not defined.
+        Unless `shows`, statements that only select are skipped. Raises QueryError with DuckDB's message,
+        also if a `$name` is not defined.
         """
         answer = None
         with in_words():
@@ -132,23 +132,23 @@ class Session:
     pl = df
 
     def commit(self) -> None:
-        """Nothing: DuckDB commits each statement, or the cell says `commit`."""
+        """Do nothing: DuckDB commits each statement, or the cell says `commit`."""
 
     def close(self) -> None:
-        """Close the connection, and with it the file; let the lock go."""
+        """Close the connection and its file, and release the lock."""
         self.connection.close()
         self.release()
 
     def end_build(self) -> None:
-        """Let the lock go for good: what was a candidate is published, or never will be."""
+        """Release the lock for good, because the candidate is published or never will be."""
         self.release()
         self.candidate = self.lock = None
 
     def release(self) -> None:
-        """Let the lock go, where it is held, so that another build may begin.
+        """Release the lock, if it is held, so that another build can begin.
 
-        What was built so far is then in the file, for others to look at: DuckDB cannot replay the log
-        of a candidate whose process was killed.
+        The candidate is first written to its file, so that others can open it: DuckDB cannot replay the
+        log of a candidate after its process is killed.
         """
         if self.lock and self.lock.is_locked:
             with suppress(duckdb.Error):
@@ -156,11 +156,11 @@ class Session:
             self.lock.release()
 
     def _answer(self, statement: duckdb.Statement) -> "pd.DataFrame | None":
-        """Run the statement; sums of whole numbers (HUGEINT in DuckDB) stay whole in its rows."""
+        """Run the statement; in its rows, sums of whole numbers (HUGEINT in DuckDB) stay integers."""
         for name in sorted(statement.named_parameters - self.variables.keys()):
             raise QueryError(
                 f"${name} is not defined in this notebook. "
-                f"Run the cell that sets {name} first, or mend the name."
+                f"Run the cell that sets {name} first, or correct the name."
             )
         self.statements.append(statement.query)
         if self.raw_files:
@@ -177,7 +177,7 @@ class Session:
 
 
 class Cursor:
-    """The rows of one statement, handed to JupySQL as a frame; its own tables are not used."""
+    """The rows of one statement, passed to JupySQL as a frame rather than one of its own tables."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -186,20 +186,20 @@ class Cursor:
 
     @property
     def description(self) -> list[tuple[str]]:
-        """One tuple a column, its name first."""
+        """One tuple per column, its name first."""
         return [] if self._frame is None else [(name,) for name in self._frame.columns]
 
     def execute(self, sql: str) -> None:
-        """Run `sql`, unless it is the statement whose rows are held already.
+        """Run `sql`, unless this cursor already has its rows.
 
-        JupySQL sends each `select` a second time to turn it into a frame, and first of all a setting
-        that makes Python variables look like tables; neither is wanted.
+        JupySQL sends each `select` a second time to turn it into a frame, and before that a setting
+        that makes Python variables look like tables. Both are ignored.
         """
         if not sql.startswith("SET python_scan_all_frames") and sql != self._sql:
             self._frame, self._sql = self._session.execute(sql), sql
 
     def fetchmany(self, size: int = 0) -> list[tuple[Any, ...]]:
-        """No rows: they come as a frame."""
+        """No rows, since they come as a frame."""
         return []
 
     fetchall = fetchmany
@@ -209,12 +209,12 @@ class Cursor:
         return self._frame
 
     def close(self) -> None:
-        """Let the rows go."""
+        """Drop the rows."""
         self._frame = None
 
 
 def attach_sql_magic(session: Session, shell: InteractiveShell) -> None:
-    """Make `session` the one connection of the `%%sql` cells in `shell`; earlier ones are closed."""
+    """Make `session` the only connection of the `%%sql` cells in `shell`; close earlier ones."""
     with capture_output():
         shell.run_line_magic("load_ext", "sql")
     from sql.connection import ConnectionManager
@@ -230,30 +230,30 @@ def attach_sql_magic(session: Session, shell: InteractiveShell) -> None:
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Raise QueryError for what DuckDB raises: its message, and the way out where there is one."""
+    """Turn DuckDB's errors into QueryError: DuckDB's message, and our advice if there is any."""
     try:
         yield
     except duckdb.Error as error:
-        said, _, _ = str(error).partition("\n\nPossible solutions")  # settings that we set
+        said, _, _ = str(error).partition("\n\nPossible solutions")  # those are settings of ours
         hint = next((f"\n{hint}" for words, hint in _HINTS.items() if re.search(words, said)), "")
-        # without the class, by which JupySQL would know the error and add advice of its own
+        # without the class name: JupySQL would recognise it and add its own advice
         raise QueryError(_CLASS.sub("", said).strip() + hint) from error
 
 
 def connect(path: Path | str, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
-    """A connection in which a misspelt table is no Python variable, and which draws no progress bar."""
+    """A connection that never takes a Python variable for a table and draws no progress bar."""
     connection = duckdb.connect(str(path), read_only=read_only)
     connection.execute("set python_enable_replacements = false")
-    with suppress(duckdb.Error):  # in a kernel without ipywidgets there is no bar to be set
+    with suppress(duckdb.Error):  # a kernel without ipywidgets has no progress bar
         connection.execute("set enable_progress_bar = false")
     return connection
 
 
 def open_published(database: Path, writable: Sequence[Path] = ()) -> duckdb.DuckDBPyConnection:
-    """A connection that reads the mart at `database`, and reaches no files but those below `writable`.
+    """A connection that reads the mart at `database` and otherwise only files below `writable`.
 
-    It loads no extension and keeps to its settings; for sorts and joins beyond the memory it may use
-    the folder `<database>.tmp`. Raises StateError where there is no mart to read.
+    It loads no extension and its settings are locked. Large sorts and joins may use the folder
+    `<database>.tmp`. Raises StateError if there is no mart to read.
     """
     if not database.exists():
         raise StateError(f"There is no mart at {shown(database)} yet. Run 01_build, or `mart build`.")
@@ -270,7 +270,7 @@ def open_published(database: Path, writable: Sequence[Path] = ()) -> duckdb.Duck
 
 
 def is_mart(database: Path) -> bool:
-    """Whether the file is a DuckDB database with the log of a build in it."""
+    """Whether the file is a DuckDB database with a build log."""
     try:
         open_published(database).close()
     except StateError:
@@ -279,7 +279,7 @@ def is_mart(database: Path) -> bool:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """What tells the file at `path` from any that takes its place; None where there is none."""
+    """What identifies the file at `path` even if another replaces it; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -288,7 +288,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def last_build(connection: duckdb.DuckDBPyConnection, database: str) -> int:
-    """The number of the build that made the mart attached as `database`; 0 where it logs none."""
+    """The number of the build that made the mart attached as `database`; 0 if its log is empty."""
     if not has_table(connection, database, BUILD_LOG):
         return 0
     newest = f"select coalesce(max(build_id), 0) from {quoted(database)}.main.{BUILD_LOG}"
@@ -298,8 +298,8 @@ def last_build(connection: duckdb.DuckDBPyConnection, database: str) -> int:
 def has_table(connection: duckdb.DuckDBPyConnection, database: str, table: str) -> bool:
     """Whether the attached `database` has the table in its main schema.
 
-    The catalog is asked, although to try it out were quicker: a statement that fails ends a transaction
-    that a cell has begun, and a relation cannot be made while a cell's own result is not yet fetched.
+    This asks the catalog, although trying a query would be quicker: a failing statement would abort the
+    transaction of a cell, and a relation cannot be made until a cell's own result is fetched.
     """
     found = connection.execute(
         "select count(*) from duckdb_tables() "
@@ -310,14 +310,14 @@ def has_table(connection: duckdb.DuckDBPyConnection, database: str, table: str) 
 
 
 def current_database(connection: duckdb.DuckDBPyConnection) -> str:
-    """The name under which the connection knows its own file."""
+    """The name of the connection's own database."""
     return connection.execute("select current_database()").fetchone()[0]
 
 
 def no_mart(database: Path) -> StateError:
-    """The error for a DuckDB file that is something else."""
+    """The error for a DuckDB file that is not a mart."""
     return StateError(
-        f"{shown(database)} is a DuckDB file, but no mart: it has no {BUILD_LOG}. Move it away, or "
+        f"{shown(database)} is a DuckDB file but not a mart: it has no {BUILD_LOG}. Move it away, or "
         "name another file with database."
     )
 
@@ -329,16 +329,16 @@ def unreadable(database: Path, error: duckdb.Error) -> StateError:
 
 
 def rows_folder(candidate: Path) -> Path:
-    """Where the records of a CSV file stand while a build reads them."""
+    """The folder for the records of a CSV file while a build reads them."""
     return candidate.with_name(f"{candidate.name}.rows")
 
 
 def confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path] = ()) -> None:
-    """Let the connection reach no files but those that it has open and those below `folders`, for good.
+    """Limit the connection for good to the files that it has open and those below `folders`.
 
-    Whoever made the mart, its views can then neither read nor write other files.
+    The views of a mart, whoever made it, can then neither read nor write other files.
     """
-    # DuckDB looks for a file as for a pattern, and compares what it was asked for with these
+    # DuckDB treats a file name as a pattern, and compares the pattern itself with these
     names = [name for path in map(str, folders) for name in (path, glob.escape(path))]
     directories = ", ".join(literal(f"{name}/") for name in names)
     for setting in (
@@ -347,7 +347,7 @@ def confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path] = ())
         "autoload_known_extensions = false",
         "allow_community_extensions = false",
         "enable_external_access = false",
-        # how many threads write an export changes nothing that a reader could reach
+        # exports set the number of threads, which gives access to nothing
         "allowed_configs = ['threads', 'async_threads']",
         "lock_configuration = true",
     ):

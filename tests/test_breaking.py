@@ -272,9 +272,9 @@ def test_a_folder_that_cannot_be_the_new_one_is_left_alone(clean, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for out, error, message in [
-        (tmp_path, StateError, "is not empty, and nothing in it will be overwritten"),
-        (tmp_path / "file", UsageError, "is a file, or lies below one"),
-        (tmp_path / "file" / "below", UsageError, "is a file, or lies below one"),
+        (tmp_path, StateError, "is not empty, and this command overwrites nothing"),
+        (tmp_path / "file", UsageError, "is a file, or is below one"),
+        (tmp_path / "file" / "below", UsageError, "is a file, or is below one"),
         (tmp_path / "link", StateError, "link cannot be written to"),
     ]:
         with pytest.raises(error, match=message):
@@ -293,7 +293,11 @@ def test_a_folder_that_cannot_be_the_new_one_is_left_alone(clean, tmp_path):
         ("fact_sales", lambda text: text[:-8], "is broken already .uneven rows"),
         ("fact_sales", lambda text: text.replace(",202", ",in 202"), "found sales of 0 months"),
         ("dim_customer", lambda text: text.encode("cp1252"), "dim_customer.csv: cannot be read"),
-        ("dim_customer", lambda text: text.replace("Kettle, Cup", "Kettle Cup"), "nothing to damage so"),
+        (
+            "dim_customer",
+            lambda text: text.replace("Kettle, Cup", "Kettle Cup"),
+            "for this kind of damage",
+        ),
     ],
 )
 def test_extracts_that_are_no_good_ones_are_refused(clean, tmp_path, table, change, message):

@@ -150,5 +150,5 @@ def test_a_build_with_a_check_that_has_not_run_is_not_published(builder, home):
 def test_extracts_are_not_loaded_again_under_a_star_that_is_made(builder):
     assert not builder.run_cells(cells_to("create table fact_sales")).failed
     ran = builder.run(cells_to("Loader(")[-1])
-    assert "is made already, of the rows that were loaded before" in ran.evalue
+    assert "already exists, made from rows that were loaded before" in ran.evalue
     assert says_the_way_out(ran)

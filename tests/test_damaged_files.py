@@ -274,7 +274,7 @@ ENCODINGS = [
         "S1",
         (3, None, NOT_UTF8),
     ),
-    refuses("NULs behind the last row", GOOD + "\0" * 512, "line 3 holds a NUL byte"),
+    refuses("NULs behind the last row", GOOD + "\0" * 512, "line 3 has a NUL byte"),
 ]
 
 LINE_ENDS = [
@@ -635,7 +635,8 @@ def assert_fit_to_show(message: str) -> None:
 
 
 WAYS_OUT = {
-    "Add", "Ask", "Close", "Convert", "Copy", "Fetch", "Give", "If", "Leave", "Make", "Mend", "Move",
+    "Add", "Ask", "Close", "Convert", "Copy", "Correct", "Fetch", "Give", "If", "Leave", "Make", "Mend",
+    "Move",
     "Name", "Put", "It",
     "Remove", "Rename", "Run", "Save", "Unpack",
 }  # fmt: skip
@@ -686,7 +687,7 @@ def test_an_unreadable_file_is_refused(inputs: Path):
         text=True,
     )
     assert done.stderr == ""
-    assert done.stdout.startswith("InputError fact_sales.csv: may not be read. Give yourself the right")
+    assert done.stdout.startswith("InputError fact_sales.csv: you may not read it. Give yourself")
 
 
 _LOAD_AND_MEASURE = """

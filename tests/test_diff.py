@@ -193,7 +193,7 @@ def test_a_column_that_only_one_mart_has_is_not_compared(changed):
 
 def test_what_is_no_mart_cannot_be_compared(sample_mart, tmp_path):
     duckdb.connect(str(tmp_path / "other.duckdb")).close()
-    with pytest.raises(StateError, match="but no mart"):
+    with pytest.raises(StateError, match="but not a mart"):
         compare_files(sample_mart, tmp_path / "other.duckdb")
     with pytest.raises(StateError, match="There is no mart at"):
         compare_files(tmp_path / "none.duckdb", sample_mart)

@@ -472,7 +472,7 @@ WRONG: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "an empty file": (lambda mart: b"", NO_MART),
     "a mart cut in its first block": (lambda mart: mart.read_bytes()[:20_000], NO_MART),
     "a flipped byte in the header": (lambda mart: flipped(mart.read_bytes(), 4200), NO_MART),
-    "somebody else's file": (lambda mart: someone_elses(), "is a DuckDB file, but no mart"),
+    "somebody else's file": (lambda mart: someone_elses(), "is a DuckDB file but not a mart"),
     "a newer DuckDB's mart": (lambda mart: with_version(mart.read_bytes(), 12345), OTHER_VERSION),
 }
 
@@ -499,7 +499,7 @@ def test_damage_within_a_mart_is_told_when_it_is_read(built_mart: Path, small: P
     )
     before = small.read_bytes()
     where = ("--database", small, "--data-dir", small.parent / "reports")
-    assert "The mart is damaged. Take back the one before it" in mart_command("build", *where).stderr
+    assert "The mart is damaged. Go back to the previous one" in mart_command("build", *where).stderr
     expected = "The mart is damaged. " if is_cut else "cannot run: "
     assert expected in mart_command("quality", *where).stderr
     assert small.read_bytes() == before

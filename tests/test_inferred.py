@@ -53,7 +53,7 @@ def test_a_missing_member_is_inferred_and_told_until_it_arrives(tmp_path):
         assert not results["status"].isin(["fail", "broken"]).any()
         assert results.loc["dim_product_has_no_inferred_member", ["status", "finding"]].tolist() == [
             "warn",
-            '2 members of dim_product inferred, such as: product_id "P9" is not in dim_product '
+            '2 members of dim_product inferred, for example: product_id "P9" is not in dim_product '
             "(fact_sales.csv line 3)",
         ]
         publish_checked(session)

@@ -82,7 +82,7 @@ def test_what_cannot_be_opened_as_a_mart_is_named(tmp_path, mart):
     damaged.write_bytes(mart.read_bytes()[:5000])
     for path, message in {
         tmp_path: "as a mart.",
-        damaged: "as a mart. Take back the one before",
+        damaged: "as a mart. Go back to the previous one",
     }.items():
         with pytest.raises(StateError, match=f"^{path} cannot be opened {message}"):
             describe_mart(path)

@@ -325,8 +325,8 @@ def test_a_seed_row_of_the_wrong_type_is_in_quarantine_with_its_place_in_the_cel
 def test_seed_rows_that_are_too_bad_are_to_be_mended_in_their_cell_not_in_a_file(seeded):
     with pytest.raises(InputError) as error:
         seeded("'2024-", "'2O24-")
-    assert "Mend the rows in the cell of 01_build that makes seed.fact_sales." in str(error.value)
-    assert "Mend the file" not in str(error.value)
+    assert "Correct the rows in the cell of 01_build that makes seed.fact_sales." in str(error.value)
+    assert "Correct the file" not in str(error.value)
 
 
 def test_a_column_added_to_the_contract_needs_no_other_change(candidate, inputs):

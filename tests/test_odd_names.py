@@ -131,8 +131,8 @@ def test_a_name_that_two_joined_dimensions_have_is_told(candidate):
 
 def test_a_column_of_a_fact_that_hides_one_of_a_dimension_stops_the_build(candidate):
     found = (
-        "visits has two columns called month: the second is month_1, and questions get that of "
-        "fact_visit. Call it otherwise where that is made"
+        "visits has two columns called month: the second is month_1, and queries get that of "
+        "fact_visit. Rename it in the cell that makes it"
     )
     assert names_of_joined(candidate, "month", "month", "season") == ("fail", found)
 
@@ -140,7 +140,7 @@ def test_a_column_of_a_fact_that_hides_one_of_a_dimension_stops_the_build(candid
 @pytest.mark.parametrize("columns", [("takings", "month", "season"), ("size", "month", "takings")])
 def test_a_column_that_hides_a_metric_stops_the_build(candidate, columns):
     status, found = names_of_joined(candidate, *columns)
-    assert (status, "questions get that of " in found) == ("fail", True)
+    assert (status, "queries get that of " in found) == ("fail", True)
 
 
 def test_odd_names_are_exported(folder):

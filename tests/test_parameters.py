@@ -98,7 +98,7 @@ def test_a_value_of_the_type_has_no_fault():
         ("start_date", "2024-02-30", 'found "2024-02-30", expected a date as yyyy-mm-dd'),
         ("start_date", "2024-W01-1", "expected a date as yyyy-mm-dd"),
         ("end_date", "20240101", "expected a date as yyyy-mm-dd"),
-        ("memory_limit", "49MB", 'found "49MB", expected a size from 50MB on, such as 4GB, or a share'),
+        ("memory_limit", "49MB", 'found "49MB", expected a size of at least 50MB, like 4GB, or a share'),
     ],
 )
 def test_a_fault_says_what_was_found_and_expected(name, given, message):

@@ -259,11 +259,11 @@ def test_a_build_half_way_holds_off_the_next_until_its_kernel_is_shut_down(home)
 
 # What a notebook that reads the mart can reach.
 
-NO_FILES = "A notebook reaches no files but those below the folders that it names"
-NO_EXTENSIONS = "A notebook that reads the mart loads no extensions"
-SETTINGS = "A notebook that reads the mart keeps its settings"
+NO_FILES = "A notebook can use only files below the folders that it names"
+NO_EXTENSIONS = "A notebook that reads the mart cannot load extensions"
+SETTINGS = "A notebook that reads the mart cannot change settings"
 ITSELF = "the file belongs to an attached database"
-READ_ONLY = "The mart is only read here"
+READ_ONLY = "The mart is read-only here"
 
 # `{home}` and `{outside}` stand for their folders
 REFUSED = {

@@ -109,7 +109,7 @@ def test_a_quote_that_nothing_closes_is_refused_with_its_line(in_blocks, written
 
 
 def test_a_nul_byte_is_refused_with_its_line(in_blocks, written):
-    with pytest.raises(InputError, match=r"sales\.csv: line 4 holds a NUL byte"):
+    with pytest.raises(InputError, match=r"sales\.csv: line 4 has a NUL byte"):
         count(written(b'a,b\n"1\n2",3\n4,\0\n'))
 
 

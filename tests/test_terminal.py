@@ -127,7 +127,7 @@ def test_a_file_system_without_locks_is_named_as_such(tmp_path, monkeypatch, num
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(StateError, match="the file system knows no locks"):
+    with pytest.raises(StateError, match="the file system has no locks"):
         held(tmp_path / "mart.duckdb")
 
 

@@ -331,5 +331,5 @@ def test_a_wrong_call_names_what_is_declared(project):
 
 def test_a_database_that_is_no_mart_is_refused(project, tmp_path):
     duckdb.connect(str(tmp_path / "other.duckdb")).close()
-    with pytest.raises(StateError, match="is a DuckDB file, but no mart: it has no build_log"):
+    with pytest.raises(StateError, match="is a DuckDB file but not a mart: it has no build_log"):
         trace_row(tmp_path / "other.duckdb", "fact_sales", "S1", tmp_path)

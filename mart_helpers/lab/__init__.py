@@ -1,1 +1,1 @@
-"""For trying the workbook: synthetic inputs, and inputs broken on purpose."""
+"""For learning and testing: synthetic inputs, inputs broken on purpose, and exercises."""

@@ -1,6 +1,6 @@
-"""A lab of broken extracts: copies of good ones with one kind of damage, to find with the workbook.
+"""Makes broken extracts: copies of good ones with one kind of damage, for a learner to find.
 
-The damage is the same each time: rows are picked by their place, never by chance.
+The damage is the same each time, since rows are picked by their position, never at random.
 """
 
 import csv
@@ -19,9 +19,9 @@ from mart_helpers.texts import did_you_mean
 QUARANTINE, REFUSAL = "quarantine", "refusal"
 Row = dict[str, str]
 Files = dict[str, bytes]
-Change = str | Callable[[Row], str]  # a value, or what makes one of a row
+Change = str | Callable[[Row], str]  # a value, or a function that computes it from a row
 
-# What the kinds need to find: columns, and so many rows that the picked ones are neither all nor none.
+# What the kinds of damage need: these columns, and enough rows to pick some but not all.
 _NEEDED = {
     "dim_customer": (6, "customer_id, signup_date"),
     "dim_product": (2, "product_id, unit_cost, list_price"),
@@ -30,7 +30,7 @@ _NEEDED = {
 
 
 class Sample(NamedTuple):
-    """The rows of good extracts, a field for each file."""
+    """The rows of good extracts, with one field per file."""
 
     dim_customer: list[Row]
     dim_product: list[Row]
@@ -43,10 +43,10 @@ class Sample(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of damage: what happened in real life, what notices it first, the damaged files it makes.
+    """A kind of damage: what happened in real life, what catches it first, and the damaged files.
 
-    `caught_by` is `quarantine`, `refusal`, or the name of a check; `words` stand in the reason or the
-    message, `column` is that of the bad value.
+    `caught_by` is `quarantine`, `refusal`, or the name of a check; `words` are part of the reason or the
+    message, `column` has the bad value.
     """
 
     name: str
@@ -57,27 +57,27 @@ class Kind(NamedTuple):
     damage: Callable[[Sample], Files]
 
 
-KINDS: list[Kind] = []  # each is declared by its function, below
+KINDS: list[Kind] = []  # filled by the functions below
 
 
 def break_inputs(kind_name: str, inputs_dir: Path, out: Path) -> tuple[list[Path], date]:
     """Write the extracts of `inputs_dir` with one kind of damage into `out`, a new or empty folder.
 
-    Gives the files, and the day on which they came: the one after the last good sale. Raises UsageError
-    for an unknown kind and an `out` that is a file, InputError where the extracts are not three plain
-    CSV files with enough rows, StateError where `out` holds something or cannot be written.
+    Returns the files and the day of their arrival, which is the day after the last good sale. Raises
+    UsageError for an unknown kind or an `out` that is a file, InputError if the extracts are not three
+    plain CSV files with enough rows, StateError if `out` is not empty or cannot be written.
     """
     kind, out = find_kind(kind_name), resolve(out)
     _refuse_taken(out)
     sample = Sample(*(_rows(inputs_dir, table) for table in _NEEDED))
-    if (found := len(sample.months)) < 6:  # of fewer, the lost ones would be most
+    if (found := len(sample.months)) < 6:  # with fewer, most of them would be lost
         raise _not_good(f"fact_sales.csv: found sales of {found} months, expected 6 or more")
     last_sale = max(day for day in map(_day, sample.fact_sales) if day)
     damaged = kind.damage(sample)
     kept = set(_NEEDED) - {name.partition("/")[0].removesuffix(".csv") for name in damaged}
     for table in set(_NEEDED) - kept:
         if damaged.get(f"{table}.csv") == _csv(getattr(sample, table)):
-            raise _not_good(f"{kind.name}: these extracts hold nothing to damage so")
+            raise _not_good(f"{kind.name}: these extracts have no rows for this kind of damage")
     damaged |= {f"{table}.csv": (inputs_dir / f"{table}.csv").read_bytes() for table in kept}
     paths = [out / name for name in sorted(damaged)]
     with whole_files(paths) as parts:
@@ -87,7 +87,7 @@ def break_inputs(kind_name: str, inputs_dir: Path, out: Path) -> tuple[list[Path
 
 
 def find_kind(name: str) -> Kind:
-    """The kind of damage called `name`. Raises UsageError where there is none."""
+    """The kind of damage called `name`. Raises UsageError if there is none."""
     for kind in KINDS:
         if kind.name == name:
             return kind
@@ -101,16 +101,16 @@ def _refuse_taken(out: Path) -> None:
     except FileNotFoundError:
         return
     except NotADirectoryError as error:
-        raise UsageError(f"{shown(out)}: is a file, or lies below one. Give --out a folder.") from error
+        raise UsageError(f"{shown(out)}: is a file, or is below one. Give --out a folder.") from error
     if is_taken:
         raise StateError(
-            f"{shown(out)}: is not empty, and nothing in it will be overwritten. "
+            f"{shown(out)}: is not empty, and this command overwrites nothing. "
             "Give --out a new or an empty folder."
         )
 
 
 def _rows(inputs_dir: Path, table: str) -> list[Row]:
-    """The rows of an extract that has what the kinds need."""
+    """The rows of an extract, which must have what the kinds need."""
     path = inputs_dir / f"{table}.csv"
     fewest, needed = _NEEDED[table]
     try:
@@ -130,7 +130,7 @@ def _rows(inputs_dir: Path, table: str) -> list[Row]:
 
 def _not_good(found: str) -> InputError:
     return InputError(
-        f"{found}. Name a folder of good, plain CSV files with --inputs-dir, such as one made by "
+        f"{found}. Name a folder of good, plain CSV files with --inputs-dir, for example one made by "
         "`mart generate --sales 2000 --out my_extracts`."
     )
 
@@ -150,7 +150,7 @@ def _sales(rows: list[Row]) -> Files:
 def _changed(
     sample: Sample, picked: Callable[[Row], bool], table: str = "fact_sales", **change: Change
 ) -> Files:
-    """The table's file, the picked rows with the values that `change` gives or makes of them."""
+    """The table's file, with the values in the picked rows replaced as `change` says."""
     rows = [
         row | {name: new(row) if callable(new) else new for name, new in change.items()}
         if picked(row)
@@ -161,13 +161,13 @@ def _changed(
 
 
 def _every(step: int, rows: list[Row]) -> Callable[[Row], bool]:
-    """Whether a row is one of each `step`-th of `rows`."""
+    """A function that picks every `step`-th of `rows`."""
     picked = {id(row) for row in rows[step - 1 :: step]}
     return lambda row: id(row) in picked
 
 
 def _day(row: Row) -> date | None:
-    """The day of a sale; none where it cannot be read, as in extracts with bad rows of their own."""
+    """The day of a sale; None if it cannot be read, since good extracts may have some bad rows."""
     try:
         return date.fromisoformat(row["sale_date"])
     except ValueError:
@@ -175,7 +175,7 @@ def _day(row: Row) -> date | None:
 
 
 def _dated(row: Row, form: str) -> str:
-    """The day of a sale, written in another form."""
+    """The day of a sale in another format."""
     return f"{day:{form}}" if (day := _day(row)) else row["sale_date"]
 
 
@@ -184,7 +184,7 @@ def _in_month(month: str) -> Callable[[Row], bool]:
 
 
 def _caught_by(by: str, words: str = "", column: str = "") -> Callable:
-    """Make a function a kind of damage of its name; its docstring is the story."""
+    """Register the function as a kind of damage under its name; its docstring is the story."""
 
     def declare(damage: Callable[[Sample], Files]) -> Callable[[Sample], Files]:
         KINDS.append(Kind(damage.__name__, damage.__doc__, by, words, column, damage))
@@ -195,7 +195,7 @@ def _caught_by(by: str, words: str = "", column: str = "") -> Callable:
 
 @_caught_by(QUARANTINE, "is not in dim_product", "product_id")
 def orphan_key(sample: Sample) -> Files:
-    """The product team has tidied its list; not all that it took off is sold out."""
+    """The product team tidied up its list, but shops still sell some of the removed products."""
     sold = Counter(row["product_id"] for row in sample.fact_sales)
     known = [row["product_id"] for row in sample.dim_product if row["product_id"] in sold]
     rarest = min(known, key=lambda product_id: (sold[product_id], product_id))
@@ -218,22 +218,22 @@ def bad_dates(sample: Sample) -> Files:
 
 @_caught_by(QUARANTINE, "is not a date (yyyy-mm-dd)", "sale_date")
 def excel_dates(sample: Sample) -> Files:
-    """Somebody mended one month in a spreadsheet and saved it."""
-    zero = date(1899, 12, 30)  # the day 0 of spreadsheets, which take 1900 for a leap year
+    """Somebody corrected one month in a spreadsheet and saved it."""
+    zero = date(1899, 12, 30)  # day 0 of spreadsheets, which treat 1900 as a leap year
     picked = _in_month(sample.months[len(sample.months) // 2])
     return _changed(sample, picked, sale_date=lambda row: str((_day(row) - zero).days))
 
 
 @_caught_by(QUARANTINE, "sale_date is missing", "sale_date")
 def total_row(sample: Sample) -> Files:
-    """The extract was made for people, who like a line that sums up."""
+    """The extract was made for people, who like a total at the end."""
     total = {"sale_id": "Total", "quantity": str(len(sample.fact_sales))}
     return _sales([*sample.fact_sales, dict.fromkeys(sample.fact_sales[0], "") | total])
 
 
 @_caught_by(QUARANTINE, "fewer fields than the header")
 def cut_off_file(sample: Sample) -> Files:
-    """The transfer stopped when the disk was full, and nobody saw it."""
+    """The transfer stopped when the disk was full, and nobody noticed."""
     lines = _csv(sample.fact_sales).splitlines(keepends=True)
     last = len(lines) * 95 // 100
     return {"fact_sales.csv": b"".join(lines[:last]) + lines[last][: len(lines[last]) // 2]}
@@ -241,7 +241,7 @@ def cut_off_file(sample: Sample) -> Files:
 
 @_caught_by(QUARANTINE, "more fields than the header")
 def loose_comma(sample: Sample) -> Files:
-    """A new programmer joined the values with commas, without a CSV library."""
+    """A new programmer joined the values with commas instead of using a CSV library."""
     lines = [",".join(sample.dim_customer[0]), *(",".join(row.values()) for row in sample.dim_customer)]
     return {"dim_customer.csv": "".join(f"{line}\n" for line in lines).encode()}
 
@@ -273,7 +273,7 @@ def wrong_encoding(sample: Sample) -> Files:
 
 @_caught_by(REFUSAL, "is not a plain number", "unit_price")
 def decimal_comma(sample: Sample) -> Files:
-    """A colleague with a German computer opened the file and saved it."""
+    """A colleague with German settings opened the file and saved it."""
     rows = [
         row | {name: row[name].replace(".", ",") for name in ("unit_price", "discount")}
         for row in sample.fact_sales
@@ -283,7 +283,7 @@ def decimal_comma(sample: Sample) -> Files:
 
 @_caught_by(REFUSAL, "repeats that of line", "sale_id")
 def doubled_month(sample: Sample) -> Files:
-    """The monthly files were put in place by hand, one of them wrongly."""
+    """The monthly files were copied by hand, one of them under the wrong name."""
     sent = dict(zip(sample.months, [*sample.months[:-1], sample.months[-2]], strict=True))
     return {
         f"fact_sales/{name}.csv": _csv(list(filter(_in_month(month), sample.fact_sales)))
@@ -306,7 +306,7 @@ def error_page(sample: Sample) -> Files:
 
 @_caught_by("unit_price_is_near_list_price")
 def swapped_header(sample: Sample) -> Files:
-    """Somebody put the columns of a price list in a nicer order, and missed a place."""
+    """Somebody reordered the columns of a price list, but not everywhere."""
     swap = {"unit_cost": "list_price", "list_price": "unit_cost"}
     rows = [{swap.get(name, name): row[name] for name in row} for row in sample.dim_product]
     return {"dim_product.csv": _csv(rows)}
@@ -314,7 +314,7 @@ def swapped_header(sample: Sample) -> Files:
 
 @_caught_by("no_sale_before_signup")
 def day_month_swapped(sample: Sample) -> Files:
-    """A spreadsheet took the dates for American ones where it could."""
+    """A spreadsheet read the dates as American ones wherever it could."""
 
     return _changed(
         sample, lambda row: _dated(row, "%d") <= "12", sale_date=lambda row: _dated(row, "%Y-%d-%m")
@@ -323,7 +323,7 @@ def day_month_swapped(sample: Sample) -> Files:
 
 @_caught_by("unit_price_is_near_list_price")
 def negative_price(sample: Sample) -> Files:
-    """The new till software thinks that a return needs one more minus."""
+    """The new till software puts a second minus on returns."""
 
     return _changed(
         sample,
@@ -334,21 +334,21 @@ def negative_price(sample: Sample) -> Files:
 
 @_caught_by("unit_price_is_near_list_price")
 def price_times_100(sample: Sample) -> Files:
-    """For a month the till sent cents."""
+    """For one month the till sent prices in cents."""
     picked = _in_month(sample.months[-3])
     return _changed(sample, picked, unit_price=lambda row: row["unit_price"].replace(".", ""))
 
 
 @_caught_by("no_long_gap_without_sales")
 def lost_month(sample: Sample) -> Files:
-    """Monthly files were put together into one by hand."""
+    """Somebody merged the monthly files by hand."""
     lost = _in_month(sample.months[len(sample.months) // 3])
     return _sales([row for row in sample.fact_sales if not lost(row)])
 
 
 @_caught_by("no_sale_in_the_future")
 def future_dates(sample: Sample) -> Files:
-    """Late paper receipts were typed in, in a hurry."""
+    """Somebody typed in late paper receipts in a hurry."""
     late = sample.fact_sales[len(sample.fact_sales) * 3 // 4 :]
 
     def slipped(row: Row) -> str:  # 2024 becomes 2042
@@ -372,7 +372,7 @@ def unknown_customers(sample: Sample) -> Files:
 
 @_caught_by("no_discount_without_customer")
 def anonymous_discounts(sample: Sample) -> Files:
-    """A voucher code went around on the internet; nobody had to log in."""
+    """A voucher code spread on the internet, and it worked without logging in."""
     late = sample.fact_sales[len(sample.fact_sales) // 2 :]
     nameless = [row for row in late if not row["customer_id"]]
     return _changed(sample, _every(1, nameless), discount="0.5")
@@ -380,12 +380,12 @@ def anonymous_discounts(sample: Sample) -> Files:
 
 @_caught_by("last_sale_is_recent")
 def stale_extract(sample: Sample) -> Files:
-    """The nightly job says that all is well, and sends the same file again."""
+    """The nightly job reports success but sends the same file again."""
     until = sample.months[-2]
     return _sales([row for row in sample.fact_sales if row["sale_date"] < until])
 
 
 @_caught_by("build_is_near_earlier_builds")
 def quarter_of_the_file(sample: Sample) -> Files:
-    """Four processes share the export; three have died."""
+    """Four processes share the export, and three of them crashed."""
     return _sales(sample.fact_sales[::4])

@@ -1,7 +1,7 @@
 """Exercises that check themselves: a learner's view is compared with a model answer on two marts.
 
-Each is a file in `exercises/`: a task, three hints, typical mistakes, an answer. The second mart holds
-other sales, so an answer that copies values of the first one fails.
+Each is a file in `exercises/` with a task, three hints, typical mistakes and an answer. The second mart
+has other sales, so an answer that copies values from the first one fails.
 """
 
 import re
@@ -27,7 +27,7 @@ FILES = {path.stem: path for path in sorted(Path(__file__).with_name("exercises"
 PARTS = re.compile(
     r"^-- (?P<kind>[a-z]+):(?P<words>.*(\n-- (?![a-z]+:).*)*)(?P<sql>(\n(?!-- ).*)*)", re.MULTILINE
 )
-DAMAGES = ("bad_dates", "price_times_100")  # of the second mart: what the exercises look for in it
+DAMAGES = ("bad_dates", "price_times_100")  # in the second mart, for the exercises to find
 BUILD = "-m mart build --stage=4 --allow-restated --keep-previous=0"
 
 
@@ -38,7 +38,7 @@ class Said(str):
 
 
 class Exercises:
-    """The exercises for the mart of a session. Each method raises UsageError for a name that is none."""
+    """The exercises for the mart of a session. Each method raises UsageError for an unknown name."""
 
     def __init__(self, mart: Session, data_dir: str | Path) -> None:
         self._mart = mart
@@ -46,11 +46,11 @@ class Exercises:
         self._hints: Counter[str] = Counter()
 
     def task(self, name: str) -> Said:
-        """What is asked for."""
+        """The task of the exercise."""
         return Said(read_exercise(name)["task"][0][0])
 
     def hint(self, name: str) -> Said:
-        """The next of the hints; after the last one, a model answer."""
+        """The next hint; after the last one, a model answer."""
         exercise = read_exercise(name)
         self._hints[name] += 1
         if (given := self._hints[name]) > len(exercise["hint"]):
@@ -71,13 +71,13 @@ class Exercises:
                 return Said(f"Not yet. The columns should be {', '.join(map('`{}`'.format, expected))}.")
             self._make_second()
             with open_published(self._second) as second:
-                for _, sql in views * len(views):  # one view may need another, in whatever order
+                for _, sql in views * len(views):  # views may need each other, in any order
                     with suppress(duckdb.Error):
                         second.execute(sql)
                 return Said(_verdict(name, exercise, [self._mart.connection, second]))
 
     def _make_second(self) -> None:
-        """Build the second mart by the notebook as it is, unless it is newer than the mart itself."""
+        """Build the second mart with the present notebook, unless it is newer than the mart itself."""
         with suppress(FileNotFoundError):
             if self._second.stat().st_mtime >= self._mart.database.stat().st_mtime:
                 return
@@ -95,7 +95,7 @@ class Exercises:
 
 
 def _move_customers(extract: Path) -> None:
-    """Make two dated extracts of one: in between, all customers of Hamburg have moved to Leipzig."""
+    """Split one extract into two dated ones, between which all customers in Hamburg move to Leipzig."""
     text = extract.read_text(encoding="utf-8")
     extract.unlink()
     extract.with_suffix("").mkdir()
@@ -104,7 +104,7 @@ def _move_customers(extract: Path) -> None:
 
 
 def read_exercise(name: str) -> dict[str, list[tuple[str, str]]]:
-    """The parts of an exercise by kind: each has its words and, of mistakes and answer, its SQL."""
+    """The parts of an exercise by kind, each with its words and, for mistakes and answer, its SQL."""
     if name not in FILES:
         raise UsageError(f'There is no exercise "{name}".{did_you_mean(name, FILES)}')
     parts: dict[str, list[tuple[str, str]]] = {}
@@ -132,7 +132,7 @@ def _columns(mart: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
 
 
 def _rows(mart: duckdb.DuckDBPyConnection, sql: str) -> Counter[tuple]:
-    """The rows of a query. Their order, that of the columns and the kinds of number do not matter."""
+    """The rows of a query, so that the order of rows and columns and number types do not matter."""
     names = _columns(mart, sql)
     rows = (zip(names, map(_plain, row), strict=True) for row in mart.fetchall())
     return Counter(tuple(sorted(row, key=str)) for row in rows)

@@ -1,7 +1,7 @@
-"""Synthetic extracts of an invented coffee and tea trader, at any size.
+"""Makes synthetic extracts of an invented coffee and tea trader, at any size.
 
-The same arguments give the same bytes on every machine: chance comes from an integer hash of our
-own, since the random functions of a library or an engine may change from one version to the next.
+The same arguments give the same bytes on every machine: random numbers come from our own integer hash,
+since the random functions of a library or an engine may change from one version to the next.
 """
 
 import csv
@@ -23,11 +23,11 @@ FIRST_DAY = date(2023, 1, 1)
 DAYS = (date(2025, 1, 1) - FIRST_DAY).days
 USUAL_SEED = 8
 EXTRACTS = tuple(date(year, month, 1) for year in (2023, 2024) for month in (1, 4, 7, 10))
-MOST_SALES = 1_000_000_000  # more is a slip of the keyboard, and would fill the disk
-SMALL_COMPANY = 100_000  # up to so many sales the company stays small enough to be known by heart
+MOST_SALES = 1_000_000_000  # more is probably a typing error, and would fill the disk
+SMALL_COMPANY = 100_000  # sales up to which the company has no more than the base rows
 MOST_PRODUCTS = 5_000
 
-# Relative sales of a day, in percent: January to December, Monday to Sunday.
+# Relative sales per day, in percent: January to December, Monday to Sunday.
 SEASON = (94, 92, 98, 100, 98, 88, 76, 78, 100, 108, 132, 146)
 WEEKDAY = (106, 108, 110, 114, 122, 80, 36)
 
@@ -100,8 +100,8 @@ PRODUCTS = (
     Product("Takeaway Cups 100 pieces", "Supplies", 540, 990, 30, 7),
 )
 
-# chance: 31 bits for the sale n and one of its 16 questions. skewed: 0 to choices - 1, the low ones far
-# more often, since the product of two even draws is mostly small.
+# chance: 31 random bits for sale n and one of its 16 questions. skewed: 0 to choices - 1, low numbers
+# far more often, since the product of two uniform draws is mostly small.
 MACROS = """
 create temp macro stirred(value) as (xor(value, value >> 16) * 73244475) & 4294967295;
 create temp macro folded(value) as xor(value, value >> 16) & 2147483647;
@@ -110,7 +110,7 @@ create temp macro skewed(n, question, choices) as
     (((chance(n, question) * chance(n, question + 1)) >> 31) * choices) >> 31;
 """
 
-# Each row depends on its own number alone, so any number of threads writes the same file.
+# Each row depends only on its own number, so any number of threads writes the same file.
 SALES = """
 copy (
     with drawn_base as (
@@ -127,7 +127,7 @@ copy (
         select
             n,
             day,
-            -- before its signup a customer cannot buy: someone who was there at the start does
+            -- a customer cannot buy before its signup, so one of the first customers buys instead
             case when day < $signup_days[usual_buyer] then founder else usual_buyer end as buyer,
             article + len($most_units) * skewed(n, 2, ($products - article) // len($most_units) + 1)
                 as product,
@@ -156,7 +156,7 @@ copy (
 """
 
 
-# The units sold of each product in each month, the first one first.
+# The units sold of each product in each month, oldest month first.
 SOLD = """
 with months as (
     select product_id, last_day(sale_date) as month_end, sum(quantity)::bigint as units
@@ -177,22 +177,22 @@ order by product_id
 
 
 def generate(sales: int, out: Path, seed: int = USUAL_SEED, *, history: bool = False) -> list[Path]:
-    """Write dim_customer.csv, dim_product.csv, fact_sales.csv into folder `out`; give the paths.
+    """Write dim_customer.csv, dim_product.csv and fact_sales.csv into folder `out`; return their paths.
 
     The sales cover 2023 and 2024, ordered by date: a strong November and December, weak Sundays,
     growth of about a sixth, 2 % returns, 2 % without a customer, 13 % with a discount. Up to
-    100,000 sales there are 24 customers and 12 products. Beyond, each 200 sales add a customer
-    and each 2,000 a product, to 5,000 products at most: numbered variants that follow the base
-    rows. Ids of one file all have the same width. Files of these names are replaced, once all
-    are complete. Memory use does not grow with the sales.
+    100,000 sales there are 24 customers and 12 products. Above that, every 200 sales add a customer
+    and every 2,000 a product, up to 5,000 products; these are numbered variants after the base rows.
+    All ids in a file have the same width. Files with these names are replaced once all are complete.
+    Memory use does not grow with the number of sales.
 
-    With `history` the customers are a folder of quarterly extracts in place of the one file, such as
-    dim_customer/2023-04-01.csv, each with those who had signed up by its day. From one to the next 2 %
-    of them move, 1 % become another kind of business, 1 % get another name, and 1 % are left out. A file
-    more, fact_inventory.csv, has what is left of each product at the end of each month.
+    With `history`, a folder of quarterly extracts replaces the customers' file, for example
+    dim_customer/2023-04-01.csv; each has the customers who had signed up by then. From one extract to
+    the next 2 % of them move, 1 % become another kind of business, 1 % get another name, and 1 % are
+    left out. Another file, fact_inventory.csv, has the stock of each product at the end of each month.
 
-    Raises UsageError where `sales` is below 1 or above MOST_SALES, or `out` is no folder, and
-    StateError where the files cannot be written.
+    Raises UsageError if `sales` is below 1 or above MOST_SALES or if `out` is not a folder, and
+    StateError if the files cannot be written.
     """
     if not 1 <= sales <= MOST_SALES:
         raise UsageError(
@@ -208,13 +208,11 @@ def generate(sales: int, out: Path, seed: int = USUAL_SEED, *, history: bool = F
         with whole_files(paths) as parts:
             _write(sales, parts, seed, history)
     except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(
-            f"{shown(folder)}: is a file, or lies below one. Give --out a folder."
-        ) from error
+        raise UsageError(f"{shown(folder)}: is a file, or is below one. Give --out a folder.") from error
     except (OSError, duckdb.IOException) as error:
         raise StateError(
             f"{shown(folder)}: the files cannot be written ({error}). "
-            "Free some space, or give --out a folder that you may write to."
+            "Free disk space, or give --out a folder that you can write to."
         ) from error
     return paths
 
@@ -238,12 +236,12 @@ def _write_rows(path: Path, rows: Iterator[tuple[str, ...]]) -> None:
 
 
 def _customer_rows(count: int, extract: int | None, seed: int) -> Iterator[tuple[str, ...]]:
-    """The customers as they began, or as they stand in the extract of this number."""
+    """The customers as they signed up, or as the extract with this number has them."""
     yield "customer_id", "customer_name", "segment", "city", "country", "signup_date"
     for index in range(count):
         variant, base = divmod(index, len(CUSTOMERS))
         customer = CUSTOMERS[base]
-        # Never later than the base customer, whose signup is the one that the sales look at.
+        # Never later than the base customer, since the sales look only at that one's signup.
         signup = customer.signup_date - timedelta(days=variant * 37 % 900)
         name = _variant_name(customer.name, variant)
         now = customer._replace(name=name, signup_date=signup)
@@ -255,7 +253,7 @@ def _customer_rows(count: int, extract: int | None, seed: int) -> Iterator[tuple
 
 
 def _changed(customer: Customer, index: int, extract: int, seed: int) -> Customer | None:
-    """The customer with all that has happened to it up to an extract, which may lack it."""
+    """The customer with all changes up to an extract; None if the extract leaves it out."""
     if customer.signup_date > EXTRACTS[extract]:
         return None
     for number in range(1, extract + 1):
@@ -284,13 +282,13 @@ def _product_rows(count: int) -> Iterator[tuple[str, ...]]:
 
 
 def _stock_rows(sales_path: Path, seed: int) -> Iterator[tuple[str, ...]]:
-    """What is left of each product at each month end, where some are ordered late and some too early."""
+    """The stock of each product at each month end; some are reordered late and some too early."""
     yield "product_id", "month_end", "units_on_hand"
     with connect(":memory:") as connection:
         sold = connection.execute(SOLD, {"path": str(sales_path)}).fetchall()
     for number, (product, months) in enumerate(sold):
         usual = sum(months.values()) // len(months) + 1
-        # half a month to four and a half months of sales are ordered at once
+        # each order covers half a month to four and a half months of sales
         least, ordered = usual // 4, usual // 2 + draw(number, draw(2, seed)) % (4 * usual)
         left = least + ordered
         for month_end, units in months.items():
@@ -329,13 +327,13 @@ def _write_sales(path: Path, sales: int, customers: int, products: int, seed: in
 
 
 def _calendar(seed: int, slots: int = 20_000) -> list[int]:
-    """Day number of each of `slots` equal parts of the sales, in order: busy days have more."""
+    """The day number of each of `slots` equal parts of the sales, in order; busy days have more."""
     until = list(accumulate(_weight(day, seed) for day in range(DAYS)))
     return [bisect_right(until, slot * until[-1] // slots) for slot in range(slots)]
 
 
 def _weight(day: int, seed: int) -> int:
-    """Sales of a day relative to others: trend, season, weekday, and chance within 40 percent."""
+    """Relative sales of a day: trend, season, weekday, and random variation within 40 percent."""
     today = FIRST_DAY + timedelta(days=day)
     trend = 2_000 + day
     chance = 60 + draw(day, seed) % 81
@@ -343,7 +341,7 @@ def _weight(day: int, seed: int) -> int:
 
 
 def draw(number: int, seed: int) -> int:
-    """31 bits of chance for `number`, by the formula of the SQL macro `chance`."""
+    """31 random bits for `number`, by the same formula as the SQL macro `chance`."""
     value = (number ^ seed) & 0xFFFFFFFF
     for _ in range(2):
         value = (value ^ value >> 16) * 73244475 & 0xFFFFFFFF
@@ -351,7 +349,7 @@ def draw(number: int, seed: int) -> int:
 
 
 def _pool(shares: dict) -> list:
-    """Each value as often as its share says, to draw from evenly."""
+    """A list with each value as often as its share, to draw from uniformly."""
     return [value for value, share in shares.items() for _ in range(share)]
 
 

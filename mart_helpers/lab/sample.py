@@ -1,8 +1,8 @@
-"""The sample of `inputs/`: two years of a small company that have something to tell.
+"""Makes the sample in `inputs/`: two eventful years of a small company.
 
 Customers come, leave and come back, a price rises, a campaign sells much and earns little, and for one
-month two countries get nothing. A dozen sales and one customer are bad, each in its own way. Chance is
-that of the generator, so every machine makes the same bytes.
+month two countries get no deliveries. A dozen sales and one customer are bad, each in its own way.
+Random numbers come from the generator, so every machine makes the same bytes.
 """
 
 import csv
@@ -18,23 +18,23 @@ from mart_helpers.lab.generator import draw, generate, money
 from mart_helpers.parameters import resolve
 
 FIRST_DAY, LAST_DAY = date(2023, 1, 1), date(2024, 12, 31)
-SEED = 44  # of those tried, one that makes the story plain
+SEED = 44  # one of several tried; its data show the story clearly
 
-# The dated extracts of stage 4 are another company's.
+# The dated extracts of stage 4 belong to another company.
 HISTORY_SALES, HISTORY_SEED = 1_000, 13
 
-# Until then the coffees cost a tenth less.
+# Before this day the coffees cost a tenth less.
 PRICE_RISE = date(2024, 1, 1)
 
-# Three weeks and three again in which two coffees cost 30 % less, for everybody who knew the code.
+# Twice three weeks in which two coffees cost 30 % less for everybody who knew the code.
 CAMPAIGN = (date(2024, 5, 6), date(2024, 6, 16))
 CAMPAIGN_PRODUCTS = ("P01", "P02")
 
-# The depot that serves them was moved: nothing went out to these countries.
+# Their depot moved, so these countries got no deliveries.
 NO_DELIVERY = (date(2024, 8, 1), date(2024, 8, 31))
 NOT_SERVED = ("Netherlands", "Switzerland")
 
-# Relative orders of each segment: January to December, and Monday to Sunday.
+# Relative number of orders in each segment: January to December, and Monday to Sunday.
 SEASON = {
     "Cafe": (98, 98, 102, 104, 104, 98, 92, 92, 102, 104, 104, 102),
     "Office": (100, 104, 106, 102, 100, 94, 84, 82, 106, 110, 112, 100),
@@ -48,7 +48,7 @@ WEEKDAY = {
 
 
 class Customer(NamedTuple):
-    """A customer with its usual orders a month; it buys nothing in the spans `away`, ends included."""
+    """A customer with its usual orders per month; it buys nothing in the spans `away` (inclusive)."""
 
     name: str
     segment: str
@@ -60,7 +60,7 @@ class Customer(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A product: amounts in cents, `most_units` of a line, and its share of each segment's lines."""
+    """A product: amounts in cents, `most_units` per line, and its share of each segment's lines."""
 
     name: str
     category: str
@@ -68,7 +68,7 @@ class Product(NamedTuple):
     list_price: int
     most_units: int
     shares: dict[str, int]
-    returned: int  # of a thousand lines
+    returned: int  # per thousand lines
 
 
 def _shares(cafe: int, office: int, retail: int) -> dict[str, int]:
@@ -100,7 +100,7 @@ CUSTOMERS = (
              ((date(2024, 6, 17), LAST_DAY),)),
 )  # fmt: skip
 
-# What no sale names: the thirty-first of a month that has thirty days.
+# No sale refers to this customer; its date is the 31st of a month with 30 days.
 BAD_CUSTOMER = ("C017", "Kettle, Cup & Co.", "Retail", "Vienna", "Austria", "2024-06-31")
 
 PRODUCTS = (
@@ -114,7 +114,7 @@ PRODUCTS = (
     Product("Paper Filters 500 pieces", "Supplies", 320, 650, 16, _shares(13, 14, 8), 0),
 )
 
-# What happened to single sales, by their place in the file in thousandths: values that are no good.
+# Bad values in single sales, by their position in the file in thousandths.
 SLIPS: dict[int, dict[str, str]] = {
     40: {"sale_date": "17.01.2023"},
     130: {"unit_price": "16,65"},
@@ -129,7 +129,7 @@ SLIPS: dict[int, dict[str, str]] = {
     800: {"discount": "1.5"},
     860: {"unit_price": ""},
 }
-TYPED_TWICE, TEN_TIMES_TOO_DEAR = 680, 907  # the one is set aside, the other only looks odd
+TYPED_TWICE, TEN_TIMES_TOO_DEAR = 680, 907  # the first goes to quarantine, the second only looks odd
 
 Row = dict[str, object]
 
@@ -137,9 +137,9 @@ Row = dict[str, object]
 def write_sample(out: Path) -> list[Path]:
     """Write dim_customer.csv, dim_product.csv and fact_sales.csv into the folder `out`; their paths.
 
-    The sales are in the order of their days, about 2,500 of 2023 and 2024. In `out`/history are the
-    extracts of stage 4: dated customers, and the stock. Files of these names are replaced. Raises
-    StateError where they cannot be written.
+    About 2,500 sales of 2023 and 2024 are ordered by day. `out`/history gets the extracts of stage 4:
+    dated customers, and the stock. Files with these names are replaced. Raises StateError if they cannot
+    be written.
     """
     tables = {"dim_customer": customer_rows(), "dim_product": product_rows(), "fact_sales": sale_rows()}
     tables["dim_customer"].append(dict(zip(tables["dim_customer"][0], BAD_CUSTOMER, strict=True)))
@@ -155,7 +155,7 @@ def write_sample(out: Path) -> list[Path]:
 
 
 def customer_rows() -> list[Row]:
-    """The good customers, as their file has them: the seed rows of `01_build` are the same."""
+    """The good customers as rows of their file; the seed rows of `01_build` are the same."""
     return [
         {
             "customer_id": f"C{number:03}",
@@ -170,7 +170,7 @@ def customer_rows() -> list[Row]:
 
 
 def product_rows() -> list[Row]:
-    """The products, in the same way."""
+    """The products as rows of their file."""
     return [
         {
             "product_id": f"P{number:02}",
@@ -184,7 +184,7 @@ def product_rows() -> list[Row]:
 
 
 def sale_rows() -> list[Row]:
-    """The sales before anything has happened to them."""
+    """The sales before any of them gets a bad value."""
     chances = (draw(number, draw(0, SEED)) for number in count())
     returns: dict[date, list[Row]] = defaultdict(list)
     rows = []
@@ -194,7 +194,7 @@ def sale_rows() -> list[Row]:
             for number, customer in enumerate(CUSTOMERS, 1)
             for _ in range(_lines_of(customer, day, chances))
         ]
-        if next(chances) % 20 == 0:  # somebody in passing, who gives no name
+        if next(chances) % 20 == 0:  # a passer-by who gives no name
             lines.append(_line("", "Retail", day, chances))
         for line in lines:
             product = PRODUCTS[int(line["product_id"][1:]) - 1]
@@ -245,7 +245,7 @@ def _is_in(day: date, span: tuple[date, date]) -> bool:
 
 
 def _with_slips(rows: list[Row]) -> list[Row]:
-    """The sales with all that happened to single ones; one row more."""
+    """The sales with the bad values, and one row more."""
     places = {len(rows) * place // 1000: change for place, change in SLIPS.items()}
     spoilt = [row | places.get(place, {}) for place, row in enumerate(rows)]
     dear, twice = len(rows) * TEN_TIMES_TOO_DEAR // 1000, len(rows) * TYPED_TWICE // 1000

@@ -1,4 +1,4 @@
-"""What Streamlit runs at each interaction: the page of the app that is looked at."""
+"""The script that Streamlit runs at each interaction: the page of the app."""
 
 import sys
 from pathlib import Path
