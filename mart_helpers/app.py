@@ -1,8 +1,8 @@
-"""The mart in a browser, by Streamlit: a notebook's parameters as controls, its cells as answers.
+"""Shows the mart in a browser with Streamlit: parameters of a notebook as controls, cells as results.
 
-At each interaction the cells run anew, by IPython in this process and on a connection of their own: so
-a mart that was rebuilt is seen at once. As long as a connection is open, DuckDB gives the old file to
-others that this process opens: so runs take turns, and each closes what it has opened.
+At each interaction IPython runs the cells again in this process, on a new connection, so a rebuilt mart
+shows at once. While a connection is open, DuckDB gives the old file to other connections of the process,
+so runs take turns, and each closes its connection.
 """
 
 import json
@@ -50,7 +50,7 @@ PAGES = ("02_explore", "04_quality")
 
 Keys = Mapping[str, tuple[str, ...]]  # the natural key of each declared table
 
-# Open to this computer alone, nothing sent to anybody, no file watched.
+# Only this computer can connect, no usage data is sent, no files are watched.
 _SETTINGS = {
     "server_address": "localhost",
     "server_fileWatcherType": "none",
@@ -67,9 +67,9 @@ _NAME = re.compile(r"(?:%%sql +)?([a-z]\w*)")  # of what a cell makes or shows
 
 
 class Part(NamedTuple):
-    """What a cell of a notebook gives: words, a value, or the error that it ends in.
+    """The result of a cell of a notebook: words, a value, or its error.
 
-    `frame` is what a chart or table shows; `behind` are rows of the line of it that is selected.
+    `frame` has the data of a chart or table; `behind` has the rows behind its selected line.
     """
 
     value: Any
@@ -97,7 +97,7 @@ def serve(database: Path, inputs_dir: Path, port: int) -> None:
 
 
 def show(database: Path, inputs_dir: Path) -> None:
-    """Draw the page that the browser asks for, as its controls say. Called at each interaction."""
+    """Draw the requested page with the values of its controls. Called at each interaction."""
     pages = []
     for name in PAGES:
         title = "".join(notebook_cells(notebook_path(name))[0]["source"]).partition("\n")[0]
@@ -109,7 +109,7 @@ def show(database: Path, inputs_dir: Path) -> None:
 
 
 def show_page(notebook: str, database: Path, inputs_dir: Path) -> None:
-    """Draw the controls of a notebook, and what its cells give. What goes wrong is said on the page."""
+    """Draw the controls of a notebook and the results of its cells. Errors are shown on the page."""
     shell, turn = _shell()
     given = {"database": str(database), "inputs_dir": str(inputs_dir)}
     try:
@@ -144,7 +144,7 @@ def _known(connection: Any) -> dict[str, list[str]]:
 
 
 def _control(parameter: Parameter, known: list[str]) -> object:
-    """The value of a parameter, as its control says."""
+    """Draw the control of a parameter, and return its value."""
     name, kind, default, text, choices, minimum = parameter
     settings = {"label": in_words(name).capitalize(), "key": name, "help": text}
     if name.endswith("_date"):
@@ -162,7 +162,7 @@ def _control(parameter: Parameter, known: list[str]) -> object:
 
 @st.cache_resource(show_spinner=False)
 def _shell() -> tuple[InteractiveShell, Lock]:
-    """The shell that runs the cells, and the lock that whoever opens the mart holds."""
+    """The shell that runs the cells, and the lock to hold while the mart is open."""
     config = Config({"HistoryManager": {"enabled": False}})
     shell = InteractiveShell.instance(config=config, displayhook_class=_Silent)
     shell.showtraceback = shell.showsyntaxerror = lambda *_, **__: None
@@ -179,9 +179,9 @@ class _Silent(DisplayHook):
 def _parts(
     shell: InteractiveShell, notebook: str, given: Mapping[str, object], keys: Keys
 ) -> Iterator[Part]:
-    """Run a notebook with the `given` values for its parameters; without its cells tagged `aside`.
+    """Run a notebook with the `given` values for its parameters, without its cells tagged `aside`.
 
-    An error is the last part. The mart is closed in the end.
+    An error is the last part. The mart is closed at the end.
     """
     shell.reset()
     try:
@@ -214,7 +214,7 @@ def _parts(
 
 
 def _with_rows(part: Part, cell: str, shell: InteractiveShell, keys: Keys) -> Part:
-    """The part with a key, and the rows behind the line that is selected in the browser."""
+    """The part with a key, and the rows behind the line that the user selected."""
     key = f"{cell} {sha256(part.frame.to_csv().encode()).hexdigest()}"
     selection = st.session_state.get(key, {}).get("selection", {})
     lines = [*selection.get("rows", []), *(each["line"] for each in selection.get("picked", []))]
@@ -224,10 +224,10 @@ def _with_rows(part: Part, cell: str, shell: InteractiveShell, keys: Keys) -> Pa
 
 
 def _rows_behind(connection: Any, keys: Keys, frame: pd.DataFrame, number: int) -> pd.DataFrame:
-    """Rows of a view of the notebook that have the words of a line of an answer; at most 10,000.
+    """At most 10,000 rows of a view of the notebook that match the words of a line of a result.
 
-    A view with the key of a declared table is asked first, and of several the last one. A line with a
-    day stands for all days until the next line's; of a row in the view, the first date counts.
+    Views with the key of a declared table come first, among these the last one. A line with a day covers
+    all days until the next line's; in a row of the view, the first date counts.
     """
     line, days = frame.iloc[number], frame.select_dtypes("datetime")
     views: dict[str, dict[str, str]] = {}
@@ -276,7 +276,7 @@ def _show(part: Part) -> None:
 
 
 def _show_table(frame: pd.DataFrame, name: str, key: str) -> list[int]:
-    """Show a table and a button to download it; which of its lines are selected.
+    """Show a table and a button to download it; returns its selected lines.
 
     Amounts are shown with two decimals, percentages with one.
     """
@@ -311,7 +311,7 @@ def _show_table(frame: pd.DataFrame, name: str, key: str) -> list[int]:
 
 
 def _selected_behind(part: Part) -> pd.Series | None:
-    """Show the rows behind a line; the one of them that is selected."""
+    """Show the rows behind a line; returns the selected one."""
     if part.behind.empty:
         st.caption("This line stands for no single rows of the mart.")
         return None
@@ -340,7 +340,7 @@ _DRAWN = ("draw_bars", "draw_line", "draw_stacks", "draw_heat_map")  # what can 
 
 
 def _drawn(kind: str, frame: pd.DataFrame, label: str, *given: Any, **named: Any) -> Part:
-    """A chart as the notebook draws it, of which a click tells the line of the frame, from 0."""
+    """A chart like the notebook's; a click on it selects the line of the frame, counted from 0."""
     frame, title, unit = frame.head(_MOST_DRAWN), named["title"], named.get("unit", "").strip()
     numbers = [each for each in frame if each != label] if kind == "draw_heat_map" else []
     values = [*chain.from_iterable([x] if isinstance(x, str) else x for x in given), *numbers]
@@ -367,7 +367,7 @@ def _drawn(kind: str, frame: pd.DataFrame, label: str, *given: Any, **named: Any
 
 
 def _marked(kind: str, base: alt.Chart, names: list[str], unit: str, series: alt.Scale) -> alt.Chart:
-    """The chart with its marks, of which those that can be clicked are paler while another one is."""
+    """The chart with its marks; clickable marks are paler while another one is selected."""
     labels = {"labelExpr": f"{json.dumps(names)}[datum.value]", "labelLimit": 130, "labelAngle": 0}
     axis = alt.Axis(title=None, labelOverlap=True, **labels)
     paler = alt.condition(_PICKED, alt.value(1), alt.value(0.35))

@@ -1,6 +1,6 @@
 """Charts for the notebooks: lines, stacks, heat maps, bars, and the star schema of a mart.
 
-Money has no currency sign, because the mart knows none.
+Money has no currency sign, because the mart does not store a currency.
 """
 
 import textwrap
@@ -29,8 +29,8 @@ from mart_helpers.session import Session
 from mart_helpers.star import star_references, star_types, surrogate_key
 from mart_helpers.texts import in_words, one_line, quoted
 
-# Okabe and Ito's blue and orange: told apart from each other and from the greys in every kind of
-# colour vision, and by their lightness in print.
+# Okabe and Ito's blue and orange: people with any kind of colour vision can tell them apart and from
+# the greys, and in print their lightness differs.
 BLUE, ORANGE, PALE, GREY = "#0072B2", "#E69F00", "#A3C4DA", "#666666"
 
 _STYLE = matplotlib.rc_params_from_file(
@@ -45,9 +45,9 @@ _TITLE_LETTERS, _LABEL_LETTERS, _LABEL_LINES, _MOST_BARS, _MOST_TICKS = 80, 36, 
 
 @dataclass(frozen=True, repr=False)
 class Chart:
-    """A finished picture that a notebook shows where it is the value of a cell.
+    """A finished picture that a notebook shows if it is the value of a cell.
 
-    `png` is the file to save, `size` how wide and high it is shown, in pixels.
+    `png` is the file to save, `size` the width and height to show, in pixels.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Chart:
     size: tuple[int, int]
 
     def __repr__(self) -> str:
-        """What stands for the picture where there is text only."""
+        """The text that replaces the picture in plain-text output."""
         return f"<chart: {self.title}>"
 
     def _repr_png_(self) -> tuple[bytes, dict[str, object]]:
@@ -64,7 +64,7 @@ class Chart:
 
 
 def drawn(draw: Callable[..., Figure]) -> Callable[..., Chart]:
-    """`draw` in the style of our charts, its figure finished and let go: one takes megabytes."""
+    """`draw` in the style of our charts; its figure is rendered and closed, since it takes megabytes."""
 
     @wraps(draw)
     def finished(*given: object, **named: object) -> Chart:
@@ -82,7 +82,7 @@ def drawn(draw: Callable[..., Figure]) -> Callable[..., Chart]:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The style of our charts, and no other, as long as the block runs."""
+    """Use the style of our charts, and no other, within the block."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         # whatever matplotlib has to say would show a path of this machine in the notebook
         warnings.simplefilter("ignore")
@@ -138,10 +138,10 @@ def draw_line(
 
 @drawn
 def draw_stacks(frame: pd.DataFrame, x: str, parts: Sequence[str], title: str, unit: str) -> Figure:
-    """Upright bars over the dates or numbers of column `x`: the columns `parts`, one upon the other.
+    """Stacked vertical bars over the dates or numbers of column `x`, with a layer for each of `parts`.
 
-    There are at most three parts, the first one at the foot; a missing value is nothing. `unit` is the
-    label of the value axis. Dates are named as months, weeks or days.
+    There are at most three parts, the first one at the bottom; a missing value adds nothing. `unit` is
+    the label of the value axis. Dates are labelled as months, weeks or days.
     """
     rows = frame.dropna(subset=[x])
     if not rows[list(parts)].any(axis=None):
@@ -160,11 +160,11 @@ def draw_stacks(frame: pd.DataFrame, x: str, parts: Sequence[str], title: str, u
 
 @drawn
 def draw_heat_map(frame: pd.DataFrame, label: str, title: str, unit: str = "") -> Figure:
-    """A field for every number of the frame, the darker the larger, with the number in it.
+    """A grid with a cell for every number of the frame, darker for larger ones, with the number in it.
 
-    Lines are named by column `label`, all other columns hold the numbers and are named as they are. A
-    missing number leaves its field empty; columns without any number are left out. Of more than 40 rows
-    the first 40 are drawn, as the title then says. `unit` stands below.
+    Column `label` names the rows; all other columns hold the numbers. A missing number leaves its cell
+    empty; columns without any number are left out. If there are more than 40 rows, only the first 40 are
+    drawn, and the title says so. `unit` is written below.
     """
     rows, title = _first_rows(frame, title)
     numbers = rows.drop(columns=label).astype(float).dropna(axis="columns", how="all")
@@ -200,10 +200,10 @@ def draw_bars(
 ) -> Figure:
     """Bars of column `value`, named by column `label`, the frame's first row on top.
 
-    `unit` is the label of the value axis. A line across a bar shows what the value is compared with,
-    column `before`. Each text in column `by` has a panel. Of more than 40 rows the
-    first 40 are drawn, as the title then says; a label takes two lines at most. Rows without a value
-    are left out.
+    `unit` is the label of the value axis. A line across a bar shows the value of column `before` to
+    compare with. Each text in column `by` gets a panel. If there are more than 40 rows, only the first
+    40 are drawn, and the title says so; a label takes at most two lines. Rows without a value are left
+    out.
     """
     rows, title = _first_rows(frame.dropna(subset=[value]), title)
     if rows.empty:
@@ -228,7 +228,7 @@ def draw_bars(
 
 
 def _add_bars(axes: Axes, heights: list[list[float]], labels: list[str], panels: int) -> None:
-    """Lay bars as long as the first heights, with a line across at the second ones, if there are any."""
+    """Draw horizontal bars of the first heights, with lines across at the second ones, if any."""
     values, *earlier = heights
     is_short = all(round(value, 1) == value for value in values)
     ends = [_number(value, min(_decimals(values), 2 - is_short)) for value in values]
@@ -254,7 +254,7 @@ def _add_bars(axes: Axes, heights: list[list[float]], labels: list[str], panels:
 
 
 def _first_rows(frame: pd.DataFrame, title: str) -> tuple[pd.DataFrame, str]:
-    """As many rows as can be read, and the title, which says where there are more."""
+    """As many rows as are legible, and the title, which says if there are more."""
     more = f" (the first {_MOST_BARS} of {len(frame):,})" if len(frame) > _MOST_BARS else ""
     return frame.head(_MOST_BARS), title + more
 
@@ -279,7 +279,7 @@ def _lay_columns(axes: Axes, places: pd.Series, names: pd.Series, values: pd.Ser
 
 
 def _decimals(values: list[float]) -> int:
-    """None where the values are large or whole, else two."""
+    """The number of decimals: none if the values are large or whole, otherwise two."""
     is_coarse = max(map(abs, values)) >= 100 or all(value.is_integer() for value in values)
     return 0 if is_coarse else 2
 
@@ -289,7 +289,7 @@ def _number(value: float, decimals: int) -> str:
 
 
 def _named(values: pd.Series) -> tuple[str, list[str]]:
-    """What the values of an axis are, in a word, and their labels."""
+    """A word for the values of an axis, and their labels."""
     word = in_words(values.name)
     if not pd.api.types.is_datetime64_any_dtype(values):
         return word, [f"{value:,}" for value in values]
@@ -314,9 +314,9 @@ _HEAD, _PADDING, _BETWEEN, _BESIDE, _TITLE, _MARGIN = 32.0, 7.0, 20.0, 62.0, 34.
 def draw_star(mart: Session) -> Figure:
     """The star schema of the mart that `mart` has open, published or candidate.
 
-    Facts stand in the middle, dimensions at their sides, each with its rows, columns and types.
-    Keys go by their names: `dim_<thing>` has `<thing>_key` (PK), a table that refers to it has a
-    `<thing>_key` or `<role>_<thing>_key` (FK). Arrows lead from facts to dimensions.
+    Facts are in the middle, dimensions on both sides, each with its rows, columns and types. Names
+    identify keys: `dim_<thing>` has `<thing>_key` (PK), a table that refers to it has `<thing>_key` or
+    `<role>_<thing>_key` (FK). Arrows lead from facts to dimensions.
     """
     title, references = "Star schema", star_references(mart.connection)
     boxes = [_Box(mart, name, types) for name, types in star_types(mart.connection).items()]
@@ -337,7 +337,7 @@ def draw_star(mart: Session) -> Figure:
 
 
 class _Box:
-    """A table of the star, and where it is drawn."""
+    """A table of the star with its position in the drawing."""
 
     left = top = 0.0
 
@@ -354,12 +354,12 @@ class _Box:
         self.width = letters * _LETTER + 2 * _PADDING
 
     def line(self, column: str) -> float:
-        """Where the middle of the line of `column` is."""
+        """The vertical middle of the line of `column`."""
         return self.top + _HEAD + (list(self.types).index(column) + 0.5) * _LINE
 
 
 def _place(boxes: list[_Box], references: dict[str, dict[str, str]]) -> tuple[float, float]:
-    """Put facts in the middle, each dimension at the side that is shorter so far; width and height."""
+    """Put facts in the middle and each dimension on the shorter side; returns width and height."""
     facts = [box for box in boxes if box.is_fact]
     used = [dimension for fact in facts for dimension in references[fact.name].values()]
     sides: tuple[list[_Box], list[_Box]] = ([], [])

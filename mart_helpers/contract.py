@@ -14,15 +14,15 @@ from mart_helpers.errors import StateError
 
 SCHEMA = "contract"
 
-#: The prefixes that a comment of the contract may begin with, one behind the other.
+#: The prefixes that a comment of the contract may begin with, one after the other.
 TABLE_PREFIXES: tuple[str, ...] = ("inferred", "optional")
 COLUMN_PREFIXES: tuple[str, ...] = ("history",)
 
-#: The column of a staging table that tells from which day on a row of a dimension is so.
+#: The column of a staging table with the first day on which a row of a dimension is valid.
 FILE_DAY = "file_day"
 
 
-#: Names that cannot be those of columns: DuckDB's own, and two that a check gives a meaning.
+#: Names that columns cannot have: DuckDB's own, and two with a meaning in checks.
 _TAKEN = {"rowid", "skipped_because", "found_in_words"}
 
 
@@ -34,7 +34,7 @@ class Comment(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A declared column: its name in small letters; `default` is SQL text, or None for none."""
+    """A declared column, its name in lower case; `default` is SQL text, or None if it has none."""
 
     name: str
     type: str
@@ -59,7 +59,7 @@ class Rule(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The expression as people write it, without the catalog's casts and capitals."""
+        """The expression as people write it, without the casts and capitals that the catalog adds."""
         plain = re.sub(r"CAST\('([^']*)' AS \w+\)", r"\1", self.expression)
         plain = re.sub(r"\b(BETWEEN|AND|OR|NOT|IN|IS|NULL)\b", lambda m: m[0].lower(), plain)
         return plain[1:-1] if plain.startswith("(") and plain.endswith(")") else plain
@@ -89,23 +89,23 @@ class Table(NamedTuple):
 
     @property
     def id_names(self) -> set[str]:
-        """Names of the columns whose values are known by more than one row: keys and references."""
+        """Names of the columns whose values several rows may share: keys and references."""
         referring = (reference.columns for reference in self.references)
         return {name for names in (self.key, *self.uniques, *referring) for name in names}
 
     @property
     def history_names(self) -> tuple[str, ...]:
-        """Names of the columns whose change makes a new version of a member; none: it has no history."""
+        """Names of the columns whose change makes a new version of a member; empty without history."""
         return tuple(each.name for each in self.columns if "history" in each.comment.prefixes)
 
     @property
     def is_optional(self) -> bool:
-        """Whether the table may have no file, and is then empty."""
+        """Whether the table is empty, not an error, if it has no file."""
         return "optional" in self.comment.prefixes
 
     @property
     def has_days(self) -> bool:
-        """Whether its staging table says from which day on a row is so: a dimension's does."""
+        """Whether its staging table has the first day on which a row is valid, as dimensions do."""
         return self.name.startswith("dim_")
 
     @property
@@ -127,7 +127,7 @@ def declared_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
 def declared_keys(
     connection: duckdb.DuckDBPyConnection, database: str | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """The natural key of each input that the attached `database` declares, in the order it does."""
+    """The natural key of each input that the attached `database` declares, in declaration order."""
     rows = connection.execute(
         """
         select table_name, list_transform(constraint_column_names, lambda name: lower(name))
@@ -144,13 +144,12 @@ def declared_keys(
 
 
 def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
-    """What schema `contract` declares of `table`.
+    """The declaration of `table` in schema `contract`.
 
-    Raises StateError where it declares no such table, or no key, or where a comment has a
-    prefix that means nothing.
+    Raises StateError if the table or its key is not declared, or if a comment has an unknown prefix.
     """
     constraints = _constraints(connection, table)
-    # to try it out would end the transaction of a cell
+    # trying a query would abort the transaction of a cell
     if not constraints and table not in declared_tables(connection):
         raise StateError(
             f"{SCHEMA}.{table} is not declared. Run the cell that creates it, or mend the name "
@@ -191,7 +190,7 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
 
 
 def refuse_lengths(table: str, statements: Iterable[str]) -> None:
-    """Raise StateError if one of these declares the table with texts of a length: DuckDB forgets it."""
+    """Raise StateError if one of these declares a text of limited length: DuckDB ignores the limit."""
     for statement in statements:
         plain = re.sub(r"--[^\n]*|'[^']*'", "", statement)
         if re.search(rf'create\b.*\btable\s+{SCHEMA}\."?{table}\b', plain, re.IGNORECASE) and (
@@ -214,7 +213,7 @@ def _refuse_odd_history(table: Table) -> None:
 
 
 def referred_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, ...]]:
-    """The columns of `table` to which others that are declared refer, each set once."""
+    """The columns of `table` that other declared tables refer to, each set of columns once."""
     rows = connection.execute(
         """
         select distinct list_transform(referenced_column_names, lambda name: lower(name))
@@ -233,7 +232,7 @@ def referred_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[
 
 
 def read_comment(text: str | None, known: Iterable[str], what: str) -> Comment:
-    """The comment of `what`, in which `known` prefixes may stand.
+    """The comment of `what`, which may begin with the `known` prefixes.
 
     A prefix is a single word before a colon and a blank, as in `optional: one row per store`. Raises
     StateError for one that is not known.
@@ -252,9 +251,9 @@ def read_comment(text: str | None, known: Iterable[str], what: str) -> Comment:
 
 
 def ascends_sql(relation: str, key: str) -> str:
-    """A query that is true where each key of the relation is greater than the one stored before it.
+    """A query that is true if each key of the relation is greater than the previous one.
 
-    Then none repeats, which is seen in a fraction of the time that grouping takes; else, some may.
+    Then no key repeats, and the query takes a fraction of the time of grouping; otherwise some may.
     """
     return (
         "select count_if(ascends) >= count(*) - 1 "
@@ -311,7 +310,7 @@ def _constraints(connection: duckdb.DuckDBPyConnection, table: str) -> list[tupl
     ).fetchall()
 
 
-#: White space, as `str.strip` has it.
+#: White space, as `str.strip` defines it.
 BLANKS = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
 
 _SIGNED_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
@@ -326,7 +325,7 @@ _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{0,6}0*)?)?"
 
 
 class Form(NamedTuple):
-    """What text of a type looks like: an RE2 pattern or None for any, and the same in words."""
+    """The form of texts of a type: an RE2 pattern (None for any text), and the same in words."""
 
     pattern: str | None
     words: str
@@ -354,9 +353,9 @@ DECLARABLE = ", ".join(["decimal(…, …)", *(name.lower() for name in _FORMS)]
 
 
 def form_of(type_name: str) -> Form | None:
-    """The form that text must have to become a value of DuckDB's type `type_name`.
+    """The form that a text must have to become a value of DuckDB's type `type_name`.
 
-    None for a type of which no strict form is known: no column may be declared with it.
+    None for a type without a strict form; no column may be declared with such a type.
     """
     if decimal := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", type_name):
         digits, scale = map(int, decimal.groups())
@@ -368,14 +367,14 @@ def form_of(type_name: str) -> Form | None:
 
 
 def trimmed_sql(text: str) -> str:
-    """SQL for the text expression `text` without the white space around it, as `str.strip` has it."""
+    """SQL for the text expression `text` without surrounding white space, like `str.strip`."""
     return f"trim({text}, '{BLANKS}')"
 
 
 def id_sql(text: str) -> str:
-    """SQL for the id in the text expression `text`: trimmed, null where nothing is left.
+    """SQL for the id in the text expression `text`: trimmed, and null if nothing is left.
 
-    Trimming is slow, so text that begins and ends with a visible character of ASCII is spared it.
+    Trimming is slow, so text that begins and ends with a visible ASCII character is not trimmed.
     """
     is_plain = f"{text} between '!' and '~' and {text}[-1] between '!' and '~'"
     return f"case when {is_plain} then {text} else nullif({trimmed_sql(text)}, '') end"
@@ -384,8 +383,8 @@ def id_sql(text: str) -> str:
 def cast_sql(text: str, type_name: str, cast: str | None = None) -> str:
     """SQL that turns the text expression `text` into a value of `type_name`, or null.
 
-    White space around a value does not count. `cast` is what DuckDB's own `try_cast` makes of the text,
-    where that is at hand.
+    White space around a value is ignored. `cast` is SQL for DuckDB's own `try_cast` of the text, if that
+    is already computed.
     """
     if type_name == "VARCHAR":
         return text
@@ -406,14 +405,14 @@ def cast_sql(text: str, type_name: str, cast: str | None = None) -> str:
 
 
 def _is_plain(text: str, cast: str, type_name: str) -> str | None:
-    """The quick look, cheaper than a pattern: is the text what its value would be written as?
+    """SQL for a quick test, cheaper than a pattern: is the text exactly how DuckDB writes its value?
 
-    None where that is not enough to know, as with the time `24:00:00`.
+    None for types for which this test is not enough, for example the time `24:00:00`.
 
-    A decimal is written with all its decimals, of which the text may leave out zeros at the end.
+    DuckDB writes all decimals of a decimal; the text may leave out zeros at the end.
     """
     written = f"{cast}::varchar"
-    if type_name == "DATE":  # `infinity` and years of five digits are written as they are, too
+    if type_name == "DATE":  # `infinity` and years with five digits would pass the test, too
         return f"{written} = {text} and {cast} between date '0001-01-01' and date '9999-12-31'"
     if type_name.startswith("DECIMAL"):
         return f"starts_with({written}, {text})"

@@ -1,8 +1,8 @@
-"""What differs between two marts: rows and money, table by table, month by month, key by key.
+"""Compares two marts: rows and money, table by table, month by month, key by key.
 
-A build may give surrogate keys anew. So rows are known by their natural keys, and a fact by those of the
-dimensions it refers to. Facts are first compared a whole month at a time; only within months that differ
-is row set against row. Money is the first additive metric of a fact (see `metrics`).
+A build may assign new surrogate keys. So natural keys identify rows, and facts are compared by the
+natural keys of the dimensions that they refer to. Facts are first compared a whole month at a time, and
+row by row only within months that differ. Money is the first additive metric of a fact (see `metrics`).
 """
 
 from collections.abc import Iterator
@@ -56,16 +56,16 @@ class Comparison(NamedTuple):
 
 
 def compare_with_published(session: Session) -> Comparison:
-    """What readers of the mart will find changed once the candidate of `session` is published.
+    """What will change for readers of the mart when the candidate of `session` is published.
 
-    Raises QueryError where the published mart is damaged.
+    Raises QueryError if the published mart is damaged.
     """
     with in_words():
         return compare(session.connection, "published", current_database(session.connection))
 
 
 def compare_files(before: Path, after: Path) -> Comparison:
-    """The differences between two mart files. Raises StateError where one cannot be read as a mart."""
+    """The differences between two mart files. Raises StateError if one cannot be read as a mart."""
     for database in (before, after):
         published_build(database)
     with connect(Path(":memory:")) as connection:
@@ -73,7 +73,7 @@ def compare_files(before: Path, after: Path) -> Comparison:
         for name, database in (("before", before), ("after", after)):
             connection.execute(f"attach {literal(database)} as {name} (read_only)")
             lakes += reach_lake(connection, database, name)
-        connection.execute("use after")  # where a metric finds the macros that it is made of
+        connection.execute("use after")  # a metric looks there for the macros that it uses
         connection.execute(f"set temp_directory = {literal(f'{after}.tmp')}")
         confine(connection, lakes)
         with in_words():
@@ -81,7 +81,7 @@ def compare_files(before: Path, after: Path) -> Comparison:
 
 
 def described(before: Path, after: Path) -> str:
-    """The differences between two mart files as plain text. Raises as `compare_files` does."""
+    """The differences between two mart files as plain text. Raises errors like `compare_files`."""
     found = compare_files(before, after)
     title = " → ".join(
         f"{one_line(shown(each))} (build {published_build(each)})" for each in (before, after)
@@ -214,7 +214,7 @@ def _compare_table(connection: duckdb.DuckDBPyConnection, table: _Table, notes: 
         connection.execute(f"select count(*), {table.money()} from ({rows})").fetchone()
         for rows in table.plain
     )
-    # where one mart has no rows, those of the other are all new or all gone, and need no look
+    # if one mart has no rows, all rows of the other are new or gone, and need no comparison
     closely = not table.is_other and min(before, after) > 0
     if table.day:
         connection.execute(_months_sql(table, closely))

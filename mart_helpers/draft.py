@@ -1,7 +1,7 @@
-"""`mart init`: a folder of one's own, with the notebooks and a draft for files as others write them.
+"""`mart init` makes a folder with the notebooks and a draft for the user's own files.
 
-The draft is made of comments in `01_build`, to be confirmed: for each file a declaration and a mapping,
-with what was seen in its first rows. Nothing is loaded by it.
+The draft consists of comments in `01_build` for the user to confirm: a declaration and a mapping for
+each file, with notes on its first rows. It loads nothing.
 """
 
 import json
@@ -40,8 +40,8 @@ _DAYS = (
     *("%d.%m.%y", "%m/%d/%y", "%d/%m/%y", "%Y-%m-%d %H:%M:%S", "%d.%m.%Y %H:%M"),
 )
 
-#: How texts may be written: the type, SQL for the value of {0}, and what is said of it. The first counts
-#: of those that read the most, if they read nearly all.
+#: Possible formats of texts: the type, SQL for the value of {0}, and a note. The format that reads the
+#: most texts is used, if it reads nearly all; among equals, the first.
 _STYLES = (
     ("bigint", "regexp_extract({0}, '^[+-]?(0|[1-9][0-9]{{0,17}})$')", "whole numbers"),
     *(("date", f"date_from({{0}}, '{style}')", f"days written as {style}") for style in _DAYS),
@@ -49,15 +49,15 @@ _STYLES = (
     *(("decimal(9, 6)", f"percent_from({{0}}, '{sign}')", f"percentages with {sign}") for sign in ".,"),
 )
 
-# days are known by their form, even if some are bad; a number may be one by chance
+# a date format is recognised even if some values are bad; text may look like a number by chance
 _NEARLY_ALL, _MOST = 0.95, 0.6
 
-# numbers that are names
+# numbers that are identifiers
 _LABEL = re.compile(r"\b(id|key|no|nr|number|nummer|code|zip|plz)\b", re.IGNORECASE)
 
 
 class _Seen(NamedTuple):
-    """What was seen of a column: its type, SQL that reads it, and notes."""
+    """What the first rows show about a column: its type, SQL that reads it, and notes."""
 
     column: str
     name: str
@@ -69,10 +69,10 @@ class _Seen(NamedTuple):
 
 
 def make_place(folder: Path, files: Sequence[Path]) -> list[str]:
-    """Make `folder` with the notebooks and, for each of the files, a copy and a draft; what was made.
+    """Make `folder` with the notebooks and a copy and a draft of each file; returns lines on each.
 
-    Raises UsageError if the folder holds something already or a file is not there, InputError for a file
-    that cannot be read or is in another encoding.
+    Raises UsageError if the folder is not empty or a file does not exist, InputError for a file that
+    cannot be read or is in another encoding.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"DIR: {folder} is there already. Name a new or an empty folder.")
@@ -99,7 +99,7 @@ def make_place(folder: Path, files: Sequence[Path]) -> list[str]:
 
 
 def _write_notebook(path: Path, to: Path, drafts: Sequence[tuple[str, str, list[str]]]) -> None:
-    """Write a notebook and its pictures, without outputs, the drafts in place of its example."""
+    """Write a notebook without outputs, and its pictures; the drafts replace its example."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     cells = []
     for cell in notebook["cells"]:
@@ -120,9 +120,9 @@ def _write_notebook(path: Path, to: Path, drafts: Sequence[tuple[str, str, list[
 
 
 def _drafts(inputs: Path, files: Sequence[Path]) -> list[tuple[str, str, list[str]]]:
-    """Of each file or sheet: its name, how many rows it has, in words, and cells of a draft.
+    """For each file or sheet: its name, the number of its rows in words, and the cells of its draft.
 
-    Tables to which others refer come before these.
+    Tables that others refer to come first.
     """
     with TemporaryDirectory() as scratch:
         session = create_candidate(Path(scratch, "mart.duckdb"))
@@ -153,7 +153,7 @@ def _drafts(inputs: Path, files: Sequence[Path]) -> list[tuple[str, str, list[st
 
 
 def _names(files: Sequence[Path]) -> Iterator[str]:
-    """What the files are called as sources; of a file with several tables, what these are."""
+    """The names of the files as sources; for a file with several tables, the names of these."""
     for file in files:
         tables = tables_in(file) if file.suffix in (".xlsx", ".sqlite") else []
         if len(tables) > 1:
@@ -173,7 +173,7 @@ def _count(connection: duckdb.DuckDBPyConnection, raw: Raw) -> str:
     if read == rows:
         return _rows(rows)
     for source in raw.sources:
-        # one such row is enough here: it could not be looked at
+        # here even one such row is too many, since it was not examined
         if isinstance(source, CsvFile) and not source.reader:
             refuse_eight_bit(source.path, source.name)
     return f"{_rows(rows)}, of which {rows - read:,} cannot be read"
@@ -186,7 +186,7 @@ def _rows(number: int) -> str:
 def _looked_at(
     connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[str]
 ) -> tuple[int, list[_Seen]]:
-    """How many rows were looked at, and what was seen of each column."""
+    """The number of rows examined, and what they show about each column."""
     (rows,) = connection.execute(f"select count(*) from {quoted(name)}").fetchone()
     seen: list[_Seen] = []
     for column in columns:
@@ -216,7 +216,7 @@ def _looked_at(
 
 
 def _style(read: Sequence[int], filled: int) -> tuple[str, str, list[str]]:
-    """The type of texts of which each style reads so many, SQL for their values, and notes."""
+    """The type, SQL for the values, and notes, from the number of texts that each format reads."""
     most = max(read)
     fits = [style for style, count in zip(_STYLES, read, strict=True) if count == most]
     kind, sql, words = fits[0]
@@ -228,7 +228,7 @@ def _style(read: Sequence[int], filled: int) -> tuple[str, str, list[str]]:
 
 
 def _plain_name(column: str, taken: Sequence[str] = ()) -> str:
-    """The name in small letters, digits and underscores; in quotes where SQL means something by it."""
+    """The name in lower-case letters, digits and underscores; quoted if it is an SQL keyword."""
     plain = unicodedata.normalize("NFKD", column.replace("ß", "ss"))
     plain = plain.encode("ascii", "ignore").decode().lower()
     name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or "column"
@@ -254,7 +254,7 @@ def _draft(
 ) -> list[str]:
     """Cells of comments: to declare and map a table for the source, or to map it to declared ones.
 
-    None for a source that is as a declared table of its name wants it.
+    None for a source that already fits the declared table of its name.
     """
     declared = {each: read_contract(connection, each) for each in declared_tables(connection)}
     if name in declared and declared[name].required_names <= {each.column.lower() for each in columns}:
@@ -280,7 +280,7 @@ def _draft(
 
 
 def _nearest(name: str, columns: Sequence[_Seen]) -> _Seen | None:
-    """The column whose name is most like this one, if any is."""
+    """The column with the most similar name, if any is similar."""
     near = get_close_matches(name, [each.name for each in columns], n=1, cutoff=0.85)
     return next((each for each in columns if each.name in near), None)
 
@@ -314,7 +314,7 @@ def _first_key(columns: Sequence[_Seen]) -> _Seen | None:
 def _references(
     connection: duckdb.DuckDBPyConnection, name: str, seen: dict[str, tuple[int, list[_Seen]]]
 ) -> dict[str, tuple[str, str]]:
-    """Of each column whose values are all keys of another source: that source, and that key in SQL."""
+    """The columns whose values are all keys of another source, each with the source and its key."""
     found: dict[str, tuple[str, str]] = {}
     own_key = _first_key(seen[name][1])
     for column in seen[name][1]:
@@ -332,7 +332,7 @@ def _references(
 
 
 def _ordered(references: Mapping[str, Mapping[str, tuple[str, str]]]) -> dict[str, dict[str, str]]:
-    """The references of each source, below those to which it refers; none that closes a circle."""
+    """The references of each source, after the sources that it refers to; cycles are left out."""
     left, ordered = dict(references), {}
     while left:
         name = min(left, key=lambda each: sum(other not in ordered for other, _ in left[each].values()))
@@ -344,7 +344,7 @@ def _ordered(references: Mapping[str, Mapping[str, tuple[str, str]]]) -> dict[st
 def _key_of_two(
     connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[_Seen], rows: int
 ) -> str:
-    """A pair of columns that is different in each row, in words."""
+    """A pair of columns that is unique together, in words."""
     for one, two in combinations([each for each in columns if each.is_filled], 2):
         pair = f"({quoted(one.column)}, {quoted(two.column)})"
         found = connection.execute(f"select count(distinct {pair}) from {quoted(name)}").fetchone()

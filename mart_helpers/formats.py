@@ -1,8 +1,8 @@
-"""Files that are no CSV: sheets of workbooks, JSON and SQLite, read as rows of text.
+"""Reads files other than CSV (sheets of workbooks, JSON and SQLite) as rows of text.
 
-Each is read from start to end, and written as blocks of CSV, which are counted and loaded as those of a
-CSV file. The place of a row, where a CSV file has its line, is the row of a sheet, the line of an
-.ndjson file, or the number of a record.
+Each is read from start to end and converted to blocks of CSV, which are counted and loaded like those of
+a CSV file. The place of a row is not a line but the row of a sheet, the line of an .ndjson file, or the
+number of a record.
 """
 
 import csv
@@ -54,7 +54,7 @@ def tables_in(path: Path) -> list[str]:
 
 @dataclass(eq=False)
 class Sheet:
-    """A sheet of an Excel workbook; its first row that is not empty has the names."""
+    """A sheet of an Excel workbook; its first row that is not empty is the header."""
 
     path: Path
     name: str
@@ -78,7 +78,7 @@ class Sheet:
         return [_cell(0, column)[:-1] for column in range(sheet.start[1], sheet.end[1] + 1)]
 
     def _opened(self) -> "CalamineSheet":
-        """The sheet in memory, read anew if the file has changed."""
+        """The sheet in memory, read again if the file has changed."""
         state = self.path.stat()
         if not self._kept or self._kept[0] != state:
             with _workbook(self.path, self.name) as book:
@@ -102,9 +102,9 @@ class Sheet:
                 yield number, texts
 
     def _errors(self) -> dict[int, dict[int, str]]:
-        """Errors such as `#N/A`, which read as empty cells, by row (from 1) and column (from 0).
+        """Cells with an error like `#N/A`, by row (from 1) and column (from 0); they read as empty.
 
-        Raises InputError for a formula without a value, which does so too.
+        Raises InputError for a formula without a value, which also reads as empty.
         """
         errors: dict[int, dict[int, str]] = {}
         for match in _odd_cells(self.path, self.name, self.sheet):
@@ -132,7 +132,7 @@ _RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationship
 
 
 def _odd_cells(path: Path, name: str, sheet: str) -> Iterator[re.Match[bytes]]:
-    """Cells of a sheet that hold an error, or a formula without a value, as the XML has them."""
+    """The XML of the cells of a sheet that hold an error, or a formula without a value."""
     try:
         with zipfile.ZipFile(path) as packed:
             size = sum(each.file_size for each in packed.infolist())
@@ -184,7 +184,7 @@ def _cell(row: int, column: int) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as text: numbers with 15 digits, as Excel and SQLite show them; days without midnight."""
+    """A value as text: numbers with 15 digits, like Excel and SQLite; midnight is left out."""
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, bool):
@@ -200,7 +200,7 @@ def _text(value: Any) -> str:
 
 @dataclass(eq=False)
 class Json:
-    """A file of JSON objects: an array of them, or one a line (.ndjson). Columns are all their names."""
+    """A file of JSON objects: an array, or one per line (.ndjson). The columns are all names in them."""
 
     path: Path
     name: str
@@ -245,7 +245,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-# numbers stay as they are written
+# numbers keep the text that the file has
 _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=str, parse_int=str, parse_constant=str)
 
 
@@ -259,11 +259,11 @@ def _lines(stream: Iterable[str]) -> Iterator[tuple[int, Any]]:
 
 
 def _array(stream: TextIO) -> Iterator[tuple[int, Any]]:
-    """The objects of an array, which is read piece by piece."""
+    """The objects of an array, read piece by piece."""
     text, at, number = "", 0, 0
 
     def mark() -> str:
-        """The next character that is no blank; all before it is done with."""
+        """The next character that is not a blank; drops everything before it."""
         nonlocal text, at
         while (at := _BLANKS.match(text, at).end()) == len(text):
             text, at = stream.read(_PIECE), 0
@@ -302,7 +302,7 @@ def _json_text(value: Any) -> str:
 
 @dataclass(eq=False)
 class SqliteTable:
-    """A table or view of an SQLite file, which is only read; a row is known by its number."""
+    """A table or view of an SQLite file, opened read-only; the place of a row is its number."""
 
     path: Path
     name: str
@@ -348,9 +348,9 @@ def _no_sqlite(name: str, error: sqlite3.Error) -> InputError:
     return InputError(f"{name}: cannot be read as an SQLite file ({error}). Make a new copy.")
 
 
-#: Reads one table out of the file at `path`, which messages call `name`: the names of its `columns`, and
-#: its `rows` that are not empty: place, and a text for each column, empty for no value. All raise
-#: InputError where they cannot.
+#: Reads one table from the file at `path`, which messages call `name`: the names of its `columns`, and
+#: its `rows` that are not empty, each with a place and a text for each column (empty for no value).
+#: Raises InputError if it cannot be read.
 Reader = Sheet | Json | SqliteTable
 
 
@@ -378,6 +378,6 @@ def written(reader: Reader) -> Iterator[Block]:
 def _block(text: io.StringIO, places: list[int], lengths: list[int], number: int) -> Block:
     ends = [*accumulate(lengths)]
     spans = None if len(places) == ends[-1] else [*zip([0, *ends], ends, strict=False)]
-    # half a character is no text: the reader of CSV will say so
+    # the CSV reader reports lone surrogates as invalid text
     data = text.getvalue().encode(errors="surrogatepass")
     return Block(data, places[0], number, len(places), spans, places)

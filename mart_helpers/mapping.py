@@ -1,9 +1,10 @@
-"""Mappings: views of schema `mapping` that put another's file into the shape of a declared table.
+"""Mappings: views in schema `mapping` that turn a foreign file into rows of a declared table.
 
-A mapping is one `select` over `source.<file>` (see `raw`). It is read back from the catalog and parsed
-by DuckDB, which adds to each row its place in the file, and what of it could not be read: a reader, a
-cast, or a function such as `try_strptime` gave null for a text. A reader is a macro whose comment
-begins with `reads: `; what follows is the reason, with the macro's arguments for [words] in brackets.
+A mapping is one `select` over `source.<file>` (see `raw`). This module reads it back from the catalog,
+parses it with DuckDB, and adds to each row its place in the file and the values that could not be read,
+which are those for which a reader, a cast or a function like `try_strptime` gave null. A reader is a
+macro whose comment begins with `reads: `; the rest of the comment is the reason, in which the macro's
+arguments replace [words] in brackets.
 """
 
 import json
@@ -34,11 +35,11 @@ Node = dict[str, Any]
 
 
 class Mapping(NamedTuple):
-    """A mapping as it is loaded.
+    """A mapping, ready to load.
 
-    `name` is that of the view. `rows` is a query for its outputs `fields`, all text, the place of each
-    row and `ROW_FAULT`: null or what could not be read, as a JSON list. `ignored` are outputs that the
-    contract does not declare; in the `others` things are only looked up.
+    `name` is the name of the view. `rows` is a query for its outputs `fields`, all text, the place of
+    each row and `ROW_FAULT`: null, or a JSON list of the values that could not be read. `ignored` are
+    outputs that the contract does not declare; `others` are files in which it only looks up values.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -51,7 +52,7 @@ class Mapping(NamedTuple):
 
     @property
     def rows_sql(self) -> str:
-        """A query for `rows` and those of records that cannot be read, in the order of the file."""
+        """A query for `rows` and for the records that cannot be read, in the order of the file."""
         place = quoted(PLACE.name)
         unread = self.raw.faulty_sql(f"not {IS_READ}")
         return (
@@ -76,7 +77,7 @@ class Mapping(NamedTuple):
     def matching(
         self, source: Source, texts: Sequence[str], matches: str
     ) -> list[tuple[int, tuple[str, ...]]]:
-        """Number and `key`, these `texts`, of records of a source whose rows match."""
+        """The number and the `key` (these `texts`) of the records of a source whose rows match."""
         place = quoted(PLACE.name)
         rows = self.connection.execute(
             f"select * from (select {place}, [{', '.join(texts)}] as key from ({self.rows})) "
@@ -88,7 +89,7 @@ class Mapping(NamedTuple):
 
 
 class _Fault(NamedTuple):
-    """SQL for when something cannot be read, and for what is said of it."""
+    """SQL for the condition that a value cannot be read, and for its message."""
 
     when: str
     column: str
@@ -99,8 +100,8 @@ class _Fault(NamedTuple):
 def read_mapping(connection: duckdb.DuckDBPyConnection, table: Table, files: RawFiles) -> Mapping | None:
     """The mapping of a declared table; None if it has none.
 
-    Raises StateError for a mapping that is no single `select` over the lines of one file, has a column
-    that the contract lacks or lacks one that it must have, or belongs to no declared table.
+    Raises StateError if a mapping is not a single `select` over the lines of one file, has a column that
+    the contract lacks, lacks a required one, or belongs to no declared table.
     """
     views = dict(connection.execute(_VIEWS, [SCHEMA]).fetchall())
     declared = declared_tables(connection)
@@ -119,9 +120,9 @@ def read_mapping(connection: duckdb.DuckDBPyConnection, table: Table, files: Raw
 def mapping_read_again(
     connection: duckdb.DuckDBPyConnection, table: Table, inputs_dir: Path
 ) -> Iterator[Mapping | None]:
-    """The mapping that a mart has of a table, over its file as that is now; None if it has none.
+    """The mapping of a table in a mart, applied to the present file; None if it has none.
 
-    The mart is open for reading, or it is a candidate.
+    The mart is either open read-only or a candidate.
     """
     name, path = connection.execute(_DATABASE).fetchone()
     databases = connection.execute("select database_name from duckdb_databases()").fetchall()
@@ -151,7 +152,7 @@ class _View:
         }
 
     def mapping(self, files: RawFiles) -> Mapping:
-        """What is loaded of the view."""
+        """The view as a mapping, ready to load."""
         self._refuse_other_shapes()
         raw, *others = [files[name] for name in self._sources()]
         self._refuse_unread(others)
@@ -198,7 +199,7 @@ class _View:
         return self._parsed(f"select {sql}")["statements"][0]["node"]["select_list"][0]
 
     def _refuse_other_shapes(self) -> None:
-        """A row of the view must be a line of the file, and a reader where its line is at hand."""
+        """Refuse a view whose rows are not lines of the file, or with a reader away from its line."""
         node, problem = self._node, ""
         if node["type"] != "SELECT_NODE":
             problem = "puts several selects together"
@@ -242,7 +243,7 @@ class _View:
         return [*dict.fromkeys(each["table_name"] for each in found)]
 
     def _refuse_unread(self, others: Sequence[Raw]) -> None:
-        """What is only looked up in another file has no quarantine of its own."""
+        """Refuse bad lines in files that are only looked up: they have no quarantine of their own."""
         for raw in others:
             if found := self._connection.execute(raw.faulty_sql()).fetchone():
                 raise InputError(
@@ -251,7 +252,7 @@ class _View:
                 )
 
     def _without_distinct(self) -> bool:
-        """Whether equal rows are one. With its place no row is equal to another: others see to it."""
+        """Remove `distinct`, which places would defeat; whether it was there. The caller merges rows."""
         modifiers = self._node["modifiers"]
         plain = [
             each
@@ -262,7 +263,7 @@ class _View:
         return bool(plain)
 
     def _with_place(self, raw: Raw, outputs: list[str]) -> tuple[str, str]:
-        """Have each row tell file and line; under which names it does."""
+        """Add file and line to each row; returns the names of these columns."""
         given = self._node["from_table"]
         if given["type"] == "BASE_TABLE" and given["catalog_name"] == SOURCE:
             for name, alias in (("file", _FILE), ("line", _LINE)):
@@ -281,7 +282,7 @@ class _View:
         self._node["select_list"].append({**self._expression(sql), "alias": alias})
 
     def _matched(self, raw: Raw, outputs: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The outputs that the contract declares, and those that only pass through."""
+        """The outputs that the contract declares, and those that it does not."""
         table, passing = self._table, {"file", "line", *(name.lower() for name in raw.columns)}
         for name in outputs:
             if name not in table.column_names and name not in passing:
@@ -298,7 +299,7 @@ class _View:
         return tuple(name for name in outputs if name in table.column_names), tuple(ignored)
 
     def _with_faults(self) -> None:
-        """Have each row tell what of it could not be read, one that `where` cannot judge too."""
+        """Add to each row the values that could not be read, also if `where` depends on them."""
         _let_fail([self._node["select_list"], self._node["where_clause"]])
         faults = [*self._row_faults(), *self._column_faults()]
         told = [
@@ -333,7 +334,7 @@ class _View:
                         yield names.index(name.strip().lower()), fault
 
     def _faults(self, node: Any) -> Iterator[_Fault]:
-        """What may not be read in an expression; of a `case` and a `coalesce` only what is looked at."""
+        """The values in an expression that may be unreadable; only evaluated branches count."""
         if isinstance(node, list):
             for each in node:
                 yield from self._faults(each)
@@ -358,7 +359,7 @@ class _View:
                 yield from self._fault(node, words)
 
     def _words(self, node: Node) -> str:
-        """SQL for the words of what an expression reads, if it is one that reads a text."""
+        """SQL that describes what an expression reads, if it reads a text."""
         if node.get("class") == "CAST":
             kind = re.search(r" AS (.+)\)\)$", self._text(node))[1]
             return literal(f"a {kind.lower()}")
@@ -389,7 +390,7 @@ class _View:
         value = text if len(columns) > 1 else f"{next(iter(columns))}::varchar"
         name = literal(", ".join(each["column_names"][-1] for each in columns.values()))
         yield _Fault(
-            # lazily: only what gives null is looked at
+            # for speed, only a null result is checked
             f"case when {self._text(node)} is null then coalesce({trimmed_sql(text)}, '') <> '' "
             "else false end",
             name,
@@ -399,7 +400,7 @@ class _View:
 
 
 def _let_fail(node: Any) -> None:
-    """Have casts, and `strptime`, give null for what they cannot read, where they would raise."""
+    """Make casts and `strptime` return null instead of raising an error."""
     for each in _walk(node):
         if each.get("class") == "CAST":
             each["try_cast"] = True

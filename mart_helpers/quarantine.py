@@ -1,6 +1,6 @@
-"""Finding the bad rows of a staging table, and taking them into `quarantine` by their place in the file.
+"""Finds the bad rows of a staging table, and moves them to `quarantine` with their place in the file.
 
-The problems are gathered in temporary tables, by the ids of the rows, before anything is moved.
+The problems are collected in temporary tables, by row id, before anything is moved.
 """
 
 from collections import Counter
@@ -18,10 +18,10 @@ from mart_helpers.sources import Source
 from mart_helpers.staging import SUSPECT, problems_sql, staging_of
 from mart_helpers.texts import literal, one_line, quoted, row_sql, row_text_sql
 
-#: So many bad rows are looked at where a table is refused.
+#: How many bad rows are examined for the message if a table is refused.
 SAMPLE = 10_000
 
-_MOST_UNIQUE = 0.9  # of keys as estimated, which may be wrong by some percent
+_MOST_UNIQUE = 0.9  # share of unique keys by an estimate that may be wrong by some percent
 
 _BATCH, _MOST_HELD = 2_000, 50_000  # records of at most 10,000 characters
 
@@ -29,19 +29,19 @@ _MOST_ORIGINS = 200_000
 
 _BAD = "select row_id from problems"
 
-# of no width, so an id that holds one looks like another
+# characters without width: an id that contains one looks like another id
 _INVISIBLE = r"'[\x{AD}\x{200B}-\x{200F}\x{2060}\x{FEFF}]'"
 
 
 def begin(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make the temporary tables anew in which the faults of one table are gathered."""
+    """Create or replace the temporary tables that collect the faults of one table."""
     connection.execute(_GATHERED)
 
 
 def count_plainly_bad(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
-    """How many rows of the staging table are seen to be bad without looking at each.
+    """How many rows of the staging table are known to be bad without examining each one.
 
-    They are bad in themselves, or they repeat a key; those are left out if an estimate says that few do.
+    They are bad in themselves or repeat a key; the latter are not counted if an estimate finds only few.
     """
     count, good = "select count(*)", f"from {staging_of(table.name)} where {SUSPECT} is null"
     key = row_sql([*_apart(table), *table.key])
@@ -52,7 +52,7 @@ def count_plainly_bad(connection: duckdb.DuckDBPyConnection, table: Table) -> in
 
 
 def sample_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """Gather what is wrong with the first bad rows, as far as it is seen without other tables."""
+    """Collect the problems of the first bad rows, except those that depend on other tables."""
     connection.execute(f"insert into problems by name {problems_sql(table, SAMPLE)}")
     connection.execute(_ONLY_THE_ROW)
     connection.execute(_repeats_sql(table, table.key, SAMPLE))
@@ -60,7 +60,7 @@ def sample_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> None
 
 
 def keep_sample(connection: duckdb.DuckDBPyConnection) -> None:
-    """Let go what was gathered of other than the first bad rows."""
+    """Keep only the problems of the first bad rows."""
     connection.execute(
         "delete from problems where row_id not in "
         f"({_BAD} group by row_id order by row_id limit {SAMPLE})"
@@ -68,10 +68,10 @@ def keep_sample(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
-    """Gather all that is wrong in the staging table; the number of bad rows.
+    """Collect all problems of the staging table, and return the number of bad rows.
 
-    Bad is a row with problems of its own, then an orphan, then one that repeats the key of an earlier
-    good row, which is its `first_row_id`. Good rows that refer to members to be inferred are `orphans`.
+    A row is bad if it has problems of its own, if it is an orphan, or if it repeats the key of an
+    earlier good row, its `first_row_id`. Good rows that refer to members to be inferred are `orphans`.
     """
     rows, inferring = staging_of(table.name), [*inferring_references(connection, table)]
     inferred = {reference.table for reference in inferring}
@@ -95,14 +95,14 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
 
 
 def _find_own_orphans(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """Add the rows that refer to bad rows of their own table, and then those that refer to these."""
+    """Add the rows that refer to bad rows of their own table, then the rows that refer to those."""
     own = [_orphans_sql(table, each) for each in table.references if each.table == table.name]
     while own and any([connection.execute(sql).fetchone()[0] for sql in own]):
         pass
 
 
 def name_conflicts(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """Have the reasons of repeated keys name the columns in which the rows differ."""
+    """Make the reasons for repeated keys name the columns in which the rows differ."""
     rows = staging_of(table.name)
     differing = ", ".join(
         f"case when late.{quoted(name)} is distinct from first.{quoted(name)} then {literal(name)} end"
@@ -127,11 +127,11 @@ def name_conflicts(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
 def write_entries(
     connection: duckdb.DuckDBPyConnection, table: Table, runs: Sequence[Run], records: str | None
 ) -> Counter[str]:
-    """Write what was gathered to `quarantine`; how many rows of each file are bad.
+    """Write the collected problems to `quarantine`; returns the number of bad rows per file.
 
-    `records` is a query for which row of the `runs` each row of staging was made of; None if they are
-    the same. `places` is filled with those of the rows with problems, of the rows whose keys they
-    repeat, and of the first rows that refer to members to be inferred.
+    `records` is a query that maps each row of staging to its row in the `runs`; None if they are the
+    same. The table `places` gets the places of rows with problems, of the rows whose keys they repeat,
+    and of the first rows that refer to members to be inferred.
     """
     connection.execute(_RAW_ROWS)
     held = 0
@@ -155,10 +155,10 @@ def write_entries(
 
 
 def set_bad_rows_aside(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """Take the rows with problems out of staging, and infer the members that good ones refer to.
+    """Move the rows with problems out of staging, and infer the members that good rows refer to.
 
-    What they hold, save what cannot be read or breaks a rule, stays in `staging.<table>_quarantined`,
-    with their places in the columns ` file` and ` line`.
+    `staging.<table>_quarantined` keeps their good values, with their places in the columns ` file` and
+    ` line`; values that cannot be read or break a rule are null there.
     """
     rows = staging_of(table.name)
     readable = ", ".join(
@@ -193,8 +193,8 @@ def commonest_reasons(
 ) -> tuple[list[tuple[int, str, int, str]], int]:
     """Up to five kinds of reasons in `quarantine`, and how many more there are.
 
-    Those of most rows come first. Of each: how many rows, the file, and the first of their lines with
-    its reason, on one line.
+    The most frequent come first, each on one line: the number of rows, the file, and the first line with
+    its reason.
     """
     found = connection.execute(_COMMONEST_REASONS.format(where=where), values).fetchall()
     kinds = found[0][-1] if found else 0
@@ -290,7 +290,7 @@ where row_id is not null
 def _origins(
     connection: duckdb.DuckDBPyConnection, runs: Sequence[Run], records: str | None
 ) -> Iterator[tuple[int, Source, int]]:
-    """The rows whose places are wanted, each with source and number of its record, in that order."""
+    """The rows whose places are needed, with the source and number of their records, in this order."""
     record, join = ("record", f"inner join ({records}) using (row_id)") if records else ("row_id", "")
     connection.execute(_WANTED.format(record=record, join=join))
     some = f"from wanted where record > ? order by record limit {_MOST_ORIGINS}"
@@ -312,7 +312,7 @@ def _named_sql(columns: Sequence[str], relation: str) -> str:
 
 
 def _orphans_sql(table: Table, reference: Reference, into: str = "problems") -> str:
-    """SQL for the rows that refer to no row, or, where it is their own table, to no good one."""
+    """SQL for the rows that refer to a missing row, or to a bad row of their own table."""
     columns, name = reference.columns, reference.table
     is_not, its = ("is not", "its") if len(columns) == 1 else ("are not", "their")
     known = ", ".join(map(quoted, reference.table_columns))
@@ -358,14 +358,14 @@ def _orphans_sql(table: Table, reference: Reference, into: str = "problems") -> 
 
 
 def _apart(table: Table) -> list[str]:
-    """What tells rows with the same key apart: dated files, each of which has all members again."""
+    """Columns that tell rows with the same key apart: the day, since each dated file has all members."""
     return [FILE_DAY] if table.history_names else []
 
 
 def _repeats_sql(table: Table, columns: Sequence[str], most: int | None = None) -> str:
     """SQL for the rows that repeat a key, the values of these columns; or the first `most` of them.
 
-    Where a value is missing, none repeats.
+    A key with a missing value repeats nothing.
     """
     within = [*_apart(table), *columns]
     repeats = "repeats that" if len(columns) == 1 else "repeat those"

@@ -1,7 +1,7 @@
-"""The files behind a declared table: found, recognised, and their header understood.
+"""Finds the files of a declared table, recognises their format and reads their headers.
 
-A source gives its records in parts, which are counted without the reader that loads them, and tells
-where some of them stand. DuckDB reads a batch of parts as rows of text.
+A source returns its records in parts, counted without the reader that loads them, and the places of
+given records. DuckDB reads a batch of parts as rows of text.
 """
 
 import csv
@@ -26,7 +26,7 @@ from mart_helpers.texts import literal, one_line, quoted, visible
 
 SEED_ROWS = "seed rows"
 
-#: What is wrong with a row as a whole; no column of an extract can have this name, as names are trimmed.
+#: The fault of a row as a whole. Names are trimmed, so no column of an extract can have this name.
 ROW_FAULT = quoted(" row fault")
 
 _SURPLUS, _IGNORED = " surplus", " ignored "
@@ -45,9 +45,9 @@ _DELIMITERS = (",", ";", "\t", "|")
 
 
 class Part(NamedTuple):
-    """Records of a source next to each other: `count` of them from the number `first` on.
+    """Consecutive records of a source: `count` of them from number `first` on.
 
-    `block` holds those of a CSV file.
+    `block` holds the records of a CSV file.
     """
 
     source: "Source"
@@ -62,11 +62,11 @@ class Part(NamedTuple):
 
 
 class CsvFile(NamedTuple):
-    """A CSV file, plain or gzipped, or what its `reader` makes one of.
+    """A CSV file, plain or gzipped, or another file that its `reader` converts to CSV.
 
-    DuckDB takes a row with an empty field too many for a whole one. So it reads a field more than the
-    header has, and fills fields that are not there with a text that no file holds: what the last fields
-    hold tells whether the row had as many as the header.
+    DuckDB accepts a row with one empty field too many. So it reads one more field than the header has,
+    and fills missing fields with a text that no file contains: the last fields then show whether the row
+    has as many fields as the header.
     """
 
     path: Path
@@ -77,9 +77,9 @@ class CsvFile(NamedTuple):
     reader: Reader | None = None
 
     def rows_sql(self, path: Path, line_end: str, *, parallel: bool) -> str:
-        """A query, as that of other sources, for records that stand at `path` without a header."""
+        """A query, like that of other sources, for records in the file `path`, which has no header."""
         columns = ", ".join(f"{literal(field)}: 'varchar'" for field in (*self.fields, _SURPLUS))
-        # all that is ignored is looked at too: bytes that are no UTF-8 are an error there as well
+        # ignored columns are read too, since invalid UTF-8 is an error there as well
         looked_at = [*(field for field in self.fields if field.startswith(_IGNORED)), self.fields[-1]]
         is_short = " or ".join(f"{quoted(field)} is null" for field in looked_at)
         surplus, mark = quoted(_SURPLUS), literal(_UNREAD)
@@ -97,7 +97,7 @@ class CsvFile(NamedTuple):
 
     @property
     def cells(self) -> tuple[list[str] | None, list[str] | None]:
-        """The fields of a sheet and the letters of their columns; nothing of other files."""
+        """The fields of a sheet and the letters of their columns; nothing for other files."""
         is_sheet = isinstance(self.reader, Sheet)
         return ([*self.fields], self.reader.letters) if is_sheet else (None, None)
 
@@ -118,9 +118,9 @@ class CsvFile(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """Rows that DuckDB knows: the seed rows of a cell, or a Parquet file; their numbers are their lines.
+    """Rows that DuckDB can query: seed rows, or a Parquet file; the number of a row is its line.
 
-    `rows` is SQL for them in the session of `connection`, or in any; seed rows have no `path`.
+    `rows` is SQL for them in the session of `connection`, or in any session; seed rows have no `path`.
     """
 
     path: Path | None
@@ -134,7 +134,7 @@ class Relation(NamedTuple):
 
     @property
     def rows_sql(self) -> str:
-        """A query for all rows in their order: the `fields`, as text, and `ROW_FAULT` or null."""
+        """A query for all rows in their order: the `fields` as text, and `ROW_FAULT` or null."""
         pairs = zip(self.columns, self.fields, strict=True)
         texts = [f"{quoted(column)}::varchar as {quoted(field)}" for column, field in pairs]
         return f"select {', '.join(texts)}, null::varchar as {ROW_FAULT} from {self.rows}"
@@ -161,14 +161,14 @@ class Relation(NamedTuple):
 
 
 #: Where the rows of a table come from; messages call it `name`. Its `fields` are its columns in order:
-#: the contract's names where they match after trimming and lower-casing, placeholders for those that are
-#: `ignored`. It gives its records in `parts`, counted without the reader that loads them, and `places`
-#: of those with some numbers, from 1 and ascending.
+#: the contract's names if they match after trimming and lower-casing, placeholders for `ignored` ones.
+#: `parts` returns its records, counted without the reader that loads them; `places` returns the places
+#: of records by their numbers, which count from 1 and ascend.
 Source = CsvFile | Relation
 
 
 def seed_rows(connection: duckdb.DuckDBPyConnection, table: str) -> Relation:
-    """The rows of `seed.<table>`, which a cell of the notebook has made."""
+    """The rows of `seed.<table>`, which a cell of the notebook makes."""
     columns = tuple(connection.table(f"seed.{quoted(table)}").columns)
     return Relation(None, SEED_ROWS, f"seed.{quoted(table)}", columns, columns, (), connection)
 
@@ -176,15 +176,15 @@ def seed_rows(connection: duckdb.DuckDBPyConnection, table: str) -> Relation:
 def find_sources(inputs_dir: Path, table: Table) -> list[Source]:
     """The source of `table` in `inputs_dir`: one file, or the files of one folder by their names.
 
-    An optional table may have none. Raises InputError if there is none or more than one, if something is
-    no readable file of its kind, or if a header does not fit the contract.
+    An optional table may have none. Raises InputError if there is none or more than one, if a file
+    cannot be read as its format, or if a header does not fit the contract.
     """
     found = find_files(inputs_dir, table.name, is_optional=table.is_optional)
     return [open_source(file, table) for file in found]
 
 
 class Found(NamedTuple):
-    """A file that was found, what messages call it, and the sheet or table of it that is meant."""
+    """A file that was found, its name in messages, and its sheet or table to read, if any."""
 
     path: Path
     name: str
@@ -192,14 +192,14 @@ class Found(NamedTuple):
 
     @property
     def reader(self) -> Reader | None:
-        """What reads the file if it is neither CSV nor Parquet."""
+        """The reader of the file if it is neither CSV nor Parquet."""
         if self.path.suffix in (".json", ".ndjson"):
             return Json(self.path, self.name)
         kind = {".xlsx": Sheet, ".sqlite": SqliteTable}.get(self.path.suffix)
         return kind and kind(self.path, self.name, self.table or self._only_table())
 
     def _only_table(self) -> str:
-        """The one sheet or table of the file, or the one that is called as the file is."""
+        """The only sheet or table of the file, or the one with the name of the file."""
         tables, what = tables_in(self.path), _OF_MANY_TABLES[self.path.suffix]
         named = [table for table in tables if table.lower() == self.path.stem.lower()]
         if len(named or tables) != 1:
@@ -213,8 +213,9 @@ class Found(NamedTuple):
 def find_files(inputs_dir: Path, stem: str, *, is_optional: bool = False) -> list[Found]:
     """The file called `stem`, or the files of the folder of that name.
 
-    Or it is the sheet of that name in a workbook, or the table in an SQLite file. Raises InputError if
-    there is more than one, or none: one that is optional may be missing, if no name is nearly right.
+    It may also be the sheet of that name in a workbook, or the table in an SQLite file. Raises
+    InputError if there is more than one or none; an optional one may be missing, unless a file has
+    nearly the right name.
     """
     if not inputs_dir.is_dir():
         problem = "is a file, not a folder" if inputs_dir.exists() else "there is no such folder"
@@ -234,7 +235,7 @@ def find_files(inputs_dir: Path, stem: str, *, is_optional: bool = False) -> lis
 
 
 def _tables_called(inputs_dir: Path, stem: str) -> list[Found]:
-    """The sheets and tables of that name in files of other names."""
+    """The sheets and tables of that name in files with other names."""
     return [
         Found(path, f"{path.name}, {_OF_MANY_TABLES[path.suffix]} {table}", table)
         for path in sorted(inputs_dir.iterdir())
@@ -245,10 +246,10 @@ def _tables_called(inputs_dir: Path, stem: str) -> list[Found]:
 
 
 def open_source(file: Found, table: Table | None = None) -> Source:
-    """The file as a source of a declared table, or with all its columns as `fields`, named as there.
+    """The file as a source of a declared table, or with all its columns as `fields` under their names.
 
-    Such names are trimmed; one that is empty or stands there before gets the number of its column.
-    Raises InputError if it is no readable file of its kind, or if its header does not fit the contract.
+    These names are trimmed; an empty or repeated one gets the number of its column. Raises InputError if
+    the file cannot be read as its format, or if its header does not fit the contract.
     """
     path, name = file.path, file.name
     _refuse_what_is_no_file(path, name)
@@ -268,7 +269,7 @@ def open_source(file: Found, table: Table | None = None) -> Source:
 
 
 def _told_apart(columns: Sequence[str]) -> tuple[str, ...]:
-    """Names of columns without two that SQL takes for the same, nor those of a place."""
+    """Names of columns, changed so that no two are equal in SQL or equal to those of a place."""
     names: list[str] = []
     taken = {"file", "line"}
     for number, column in enumerate(columns, 1):
@@ -281,9 +282,9 @@ def _told_apart(columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def file_days(sources: Sequence[Source]) -> dict[str, date]:
-    """The day of each file of a folder, by the name of its source; nothing for a single file.
+    """The day of each file of a folder, by the name of its source; empty for a single file.
 
-    Raises InputError for a file whose name does not end in a day, and for two of the same day.
+    Raises InputError for a file whose name does not end in a day, and for two files of the same day.
     """
     days: dict[str, date] = {}
     for name in (source.name for source in sources if "/" in source.name):
@@ -306,7 +307,7 @@ def file_days(sources: Sequence[Source]) -> dict[str, date]:
 
 
 def state_of(source: Source) -> tuple[int, ...] | None:
-    """What differs if the file behind a source is another one, or was written to; None for seed rows."""
+    """A value that changes if the source's file is replaced or written to; None for seed rows."""
     if source.path is None:
         return None
     found = source.path.stat()
@@ -314,7 +315,7 @@ def state_of(source: Source) -> tuple[int, ...] | None:
 
 
 def refuse_changed(sources: Iterable[Source], states: Iterable[object]) -> None:
-    """Raise InputError for a source whose file is no longer in the state that `state_of` saw."""
+    """Raise InputError for a source whose file has changed since `state_of` was called."""
     for source, before in zip(sources, states, strict=True):
         if state_of(source) != before:
             raise InputError(f"{source.name}: changed while it was read. Run the build again.")
@@ -326,7 +327,7 @@ def _nearly_called(inputs_dir: Path, table: str) -> list[str]:
 
 
 def _missing_file(inputs_dir: Path, table: str, near: Sequence[str]) -> InputError:
-    """The error for a table without a file; those with nearly the right name are named."""
+    """The error for a table without a file; it mentions files with nearly the right name."""
     message = (
         f"{shown(inputs_dir)} holds no {table}.csv (nor {', '.join(_ENDINGS[1:])}, nor a folder, a "
         f"sheet or an SQLite table {table})"
@@ -348,7 +349,7 @@ def _refuse_two(what: str, folder: Path, found: Sequence[str]) -> None:
 
 
 def _drops(folder: Path) -> list[Path]:
-    """The files of a folder by name, without hidden ones and those that begin with `_`."""
+    """The files of a folder, sorted by name, without hidden ones and those that begin with `_`."""
     if not folder.is_dir():
         raise InputError(f"{shown(folder)} is no folder. Give the file its ending, such as .csv.")
     drops = sorted(path for path in folder.iterdir() if path.name[0] not in "._")
@@ -399,13 +400,13 @@ def _csv_columns(path: Path, name: str, table: Table | None) -> tuple[list[str],
                     f'"{one_line(lines[0].strip())}". Remove the lines above it.'
                 )
         if '"' in lines[0]:
-            # a quote that nothing closes makes one field of all that follows
+            # an unclosed quote turns everything after it into one field
             deque(data_blocks(path, name, delimiter), maxlen=0)
     return columns, delimiter
 
 
 def _header(text: str, table: Table | None) -> tuple[list[str], str]:
-    """The names in the first line of `text`, and the delimiter by which most are known."""
+    """The names in the first line of `text`, and the delimiter with which most of them are known."""
     names = {mark: _names(text, mark) for mark in _DELIMITERS}
     known = {*table.column_names} if table else ()
     delimiter = max(
@@ -420,7 +421,7 @@ def _names(text: str, delimiter: str) -> list[str]:
     lines = io.StringIO(text, newline="") if '"' in first else [first]
     try:
         return next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
-    except csv.Error:  # a field beyond the module's limit: shown as what was found
+    except csv.Error:  # a field is too long for the module; show it as found
         return [text]
 
 
@@ -459,12 +460,12 @@ def _parquet_columns(path: Path, name: str) -> tuple[str, ...]:
 
 
 def _parquet_rows(path: Path) -> str:
-    """SQL for the rows of a Parquet file as it stands, whatever its folders are called."""
+    """SQL for the rows of a Parquet file; the names of its folders add no columns."""
     return f"read_parquet({_file(path)}, hive_partitioning = false)"
 
 
 def _file(path: Path) -> str:
-    """The one file at `path` for DuckDB's readers, to which `*`, `?` and `[` make a pattern."""
+    """The file at `path`, escaped for DuckDB's readers, which treat `*`, `?` and `[` as a pattern."""
     return literal(re.sub(r"([*?\[])", r"[\1]", str(path)))
 
 
@@ -474,8 +475,8 @@ _MOST_LINES_ABOVE = 30
 
 _PACKED = (".zip", ".7z", ".bz2", ".xz", ".zst", ".tar", ".tgz")
 
-#: How files of other kinds begin, by the way out. What begins with letters only is told from a header
-#: by a byte that no text has. UTF-16 and UTF-32 without a mark show by their NULs, as in RFC 4627.
+#: How files of other formats begin, grouped by our advice. Formats that begin with letters differ from a
+#: header by a byte that text cannot have. NULs reveal UTF-16 and UTF-32 without a mark, as in RFC 4627.
 _KINDS = {
     "Save it as UTF-8": {
         "UTF-32 text": rb"\xff\xfe\0\0|\0\0\xfe\xff|[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]",
@@ -506,7 +507,7 @@ _KINDS = {
 
 
 def _read_head(path: Path, name: str) -> str:
-    """The first megabyte of a CSV file, plain or gzipped, as text; its header is sound UTF-8."""
+    """The first megabyte of a CSV file, plain or gzipped, as text; its header is valid UTF-8."""
     is_named_gzip = path.suffix == ".gz"
     with opened(path, name) as stream:
         with path.open("rb") as file:
@@ -553,17 +554,17 @@ def _refuse_other_encodings(path: Path, name: str, header: bytes) -> None:
         ) from error
 
 
-#: Encodings of one byte a character, as Python and iconv call them.
+#: Encodings with one byte per character, by their names in Python and iconv.
 _EIGHT_BIT = {"cp1252": "WINDOWS-1252", "mac_roman": "MACINTOSH", "cp850": "CP850"}
 
 _AROUND_BYTES, _LONGEST_LINE = 30, 8 << 20
 
 
 def refuse_eight_bit(path: Path, name: str) -> None:
-    """Refuse a CSV file that has text beyond ASCII, none of which is UTF-8.
+    """Refuse a CSV file that has text beyond ASCII, none of it in UTF-8.
 
-    Such a file is in another encoding as a whole; if some of it is UTF-8, single bytes are damaged.
-    Raises InputError with the first line that shows it, and what that would read.
+    Such a whole file is in another encoding; if some of its text is UTF-8, single bytes are damaged.
+    Raises InputError with the first such line, and how it reads in other encodings.
     """
     first = None
     with opened(path, name) as stream:

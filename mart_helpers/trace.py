@@ -1,6 +1,6 @@
-"""Where a row of the mart comes from: its lines in the inputs, and what of it was set aside.
+"""Traces a row of the mart to its lines in the inputs and its entries in quarantine.
 
-The mart remembers no lines, so the sources are searched for the key, and a mapping is applied once more.
+The mart does not store lines, so this searches the sources for the key and applies mappings again.
 """
 
 import csv
@@ -24,7 +24,7 @@ from mart_helpers.sources import SEED_ROWS, CsvFile, Source, find_sources
 from mart_helpers.star import VALID_FROM, star_columns, star_references, surrogate_key
 from mart_helpers.texts import aligned, did_you_mean, literal, one_line, quoted, row_text_sql
 
-_MOST = 20  # of each kind are shown; the others are counted
+_MOST = 20  # shown of each kind; the others are counted
 
 Key = tuple[str, ...]  # a text for each column of the natural key, as its type writes it
 
@@ -32,7 +32,7 @@ Key = tuple[str, ...]  # a text for each column of the natural key, as its type 
 class _Inputs(NamedTuple):
     """What the latest build read for a table, and the sources there are now.
 
-    `read` has bytes and SHA-256 of each file. `trouble` says why the sources cannot be taken.
+    `read` has bytes and SHA-256 of each file. `trouble` says why the sources cannot be read.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -69,7 +69,7 @@ class _Inputs(NamedTuple):
         yield from ((key, place) for (_, key), place in zip(found, places, strict=True))
 
     def _lines(self, source: CsvFile, keys: Collection[Key]) -> Iterator[tuple[Key, Located]]:
-        # a field writes each of its quotes twice
+        # quotes in a field are doubled
         words = {max(re.split('["\n]', ",".join(key).replace(",", "\n")), key=len) for key in keys}
         for part in source.parts():
             if any(word.encode() in part.block.text for word in words):
@@ -106,8 +106,8 @@ def origins(
 ) -> dict[Key, tuple[str, int]]:
     """File and physical line of the first record of each of the `keys` of an input, given as texts.
 
-    Only files that are as the latest build read them are looked into. Keys that are not found there, as
-    those of seed rows, are left out.
+    Only files that have not changed since the latest build are searched. Keys that are not found there,
+    like those of seed rows, are left out.
     """
     found: dict[Key, tuple[str, int]] = {}
     with _opened(connection, read_contract(connection, table_name), inputs_dir) as inputs:
@@ -138,7 +138,7 @@ def _declared(connection: duckdb.DuckDBPyConnection, database: Path, name: str) 
 
 
 def _given(table: Table, text: str) -> Key:
-    """The key that somebody typed; of several columns, with commas between them."""
+    """The key that the user typed; several columns are separated by commas."""
     texts = next(csv.reader([text]), []) if table.key[1:] else [text]
     key = tuple(each.strip() for each in texts)
     if len(key) != len(table.key) or not all(key):
@@ -153,7 +153,7 @@ def _key_words(table: Table) -> str:
 
 
 def _typed(connection: duckdb.DuckDBPyConnection, table: Table, keys: list[Key]) -> list[Key]:
-    """Keys as the declared types write them: the whole numbers 012 and 12.0 are 12."""
+    """Keys in the form of their declared types: the whole numbers 012 and 12.0 become 12."""
     if {*table.key_types} == {"VARCHAR"}:
         return keys
     texts = [
@@ -248,7 +248,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, table: str, where: str) -> list
 
 
 def _extract_of(connection: duckdb.DuckDBPyConnection, dimension: str, day: str | None) -> str:
-    """Words on the dated extract that a version of a member begins with; none if no file has the day."""
+    """Names the dated extract in which a version of a member begins; empty if no file has the day."""
     found = connection.execute(
         "select file from build_inputs where table_name = ? and contains(file, ?) "
         "order by build_id desc limit 1",
@@ -258,7 +258,7 @@ def _extract_of(connection: duckdb.DuckDBPyConnection, dimension: str, day: str 
 
 
 def _in_inputs(inputs: _Inputs, key: Key) -> tuple[list[str], set[tuple[str, int]], str]:
-    """The records with the key in all sources, their files and lines, and what kept one unread."""
+    """The records with the key in all sources, their files and lines, and why a source is unreadable."""
     texts: list[str] = []
     found: set[tuple[str, int]] = set()
     trouble = inputs.trouble
@@ -276,7 +276,7 @@ def _in_inputs(inputs: _Inputs, key: Key) -> tuple[list[str], set[tuple[str, int
 def _in_quarantine(inputs: _Inputs, key: Key, places: set[tuple[str, int]]) -> list[str]:
     """The entries of records with the key, in the order of the files.
 
-    If a mapping makes the key, they are known by the `places` of their records.
+    If a mapping makes the key, the `places` of the records identify them.
     """
     source_of = {source.name: source for source in inputs.sources}
     entries = inputs.connection.execute(
@@ -303,7 +303,7 @@ def _in_quarantine(inputs: _Inputs, key: Key, places: set[tuple[str, int]]) -> l
     texts = []
     for is_key, file, line, *values, raw in entries.fetchall():
         is_theirs = is_key or (file, line) in places
-        # the quotes of a row as a whole may be what is wrong: nobody knows which belong to the key
+        # quotes may be the fault of the row, so it is unknown which of them belong to the key
         if not is_theirs and (is_whole := values[0] is None) >= bool(inputs.mapping):
             plain = tuple(text.replace('"', "") for text in key)
             found = _key_in(raw, inputs.table, {key}, source_of.get(file))
@@ -317,11 +317,11 @@ def _in_quarantine(inputs: _Inputs, key: Key, places: set[tuple[str, int]]) -> l
 
 
 def _key_in(raw: str, table: Table, keys: Collection[Key], source: Source | None = None) -> Key:
-    """The key in the text of a record; nothing, if it is none of `keys` and stands nowhere for sure.
+    """The key in the text of a record; empty if it is none of `keys` and has no certain place.
 
-    Where nobody knows the file, or the record has not as many fields as its header, any fields will do.
+    If the file is unknown, or record and header differ in their number of fields, any fields count.
     """
-    if raw.startswith("{'"):  # of no text file
+    if raw.startswith("{'"):  # not from a text file
         named = dict(re.findall(r"'([^']*)': ('[^']*'|[^,}]*)", raw))
         return tuple(named.get(name, "").strip("'") for name in table.key)
     delimiter = source.delimiter if isinstance(source, CsvFile) else ","
@@ -333,7 +333,7 @@ def _key_in(raw: str, table: Table, keys: Collection[Key], source: Source | None
 
 
 def _file_states(inputs: _Inputs) -> Iterator[str]:
-    """A sentence for each file that the latest build read, and for each that was not there yet."""
+    """A sentence for each file that the latest build read, and for each file that is new since."""
     build = f"build {inputs.build}"
     path_of = {source.name: source.path for source in inputs.sources}
     for name, before in inputs.read.items():
