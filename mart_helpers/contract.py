@@ -152,7 +152,7 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
     # trying a query would abort the transaction of a cell
     if not constraints and table not in declared_tables(connection):
         raise StateError(
-            f"{SCHEMA}.{table} is not declared. Run the cell that creates it, or mend the name "
+            f"{SCHEMA}.{table} is not declared. Run the cell that creates it, or correct the name "
             f"(declared: {', '.join(declared_tables(connection)) or 'nothing'})."
         )
     keys = [tuple(names) for kind, names, *_ in constraints if kind == "PRIMARY KEY"]
@@ -243,7 +243,7 @@ def read_comment(text: str | None, known: Iterable[str], what: str) -> Comment:
             expected = ", ".join(f'"{prefix}:"' for prefix in known) or "none"
             raise StateError(
                 f'{what}: its comment begins with "{found[1]}:", which means nothing '
-                f"there (known: {expected}). Mend it, or write the sentence without the colon."
+                f"there (known: {expected}). Correct it, or write the sentence without the colon."
             )
         prefixes.add(found[1])
         sentence = sentence[found.end() :]

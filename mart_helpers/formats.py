@@ -170,7 +170,7 @@ def _workbook(path: Path, name: str) -> "Iterator[CalamineWorkbook]":
 def _no_workbook(name: str, error: Exception) -> InputError:
     return InputError(
         f"{name}: cannot be read as an Excel workbook (.xlsx): it is damaged, or has a password "
-        f"({one_line(str(error))}). Save it anew, or save its sheets as CSV (UTF-8)."
+        f"({one_line(str(error))}). Save it again, or save its sheets as CSV (UTF-8)."
     )
 
 
@@ -363,7 +363,7 @@ def written(reader: Reader) -> Iterator[Block]:
         joined = "".join(values)
         if "\0" in joined or len(joined) > _LONGEST_ROW:
             problem = "holds a NUL character" if "\0" in joined else "is longer than 8 MB"
-            raise InputError(f"{reader.name}: row {place} {problem}, which no text has. Mend it.")
+            raise InputError(f"{reader.name}: row {place} {problem}. Correct it.")
         places.append(place)
         lengths.append(1 + joined.count("\n"))
         if text.tell() > _BLOCK_CHARACTERS:

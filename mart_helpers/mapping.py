@@ -248,7 +248,7 @@ class _View:
             if found := self._connection.execute(raw.faulty_sql()).fetchone():
                 raise InputError(
                     f"{raw.located(found[0])}: {found[1]}. {self._name} only looks things up in this "
-                    "file, so no line of it may be bad. Mend it, or make a new extract."
+                    "file, so no line of it may be bad. Correct it, or make a new extract."
                 )
 
     def _without_distinct(self) -> bool:

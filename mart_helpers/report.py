@@ -203,7 +203,7 @@ def _write_violations(
                 writer.writerows(fetched)
     except duckdb.Error as error:
         raise QueryError(
-            f"{failure.check_name}: its bad rows cannot all be read, mend the view. DuckDB says: {error}"
+            f"{failure.check_name}: its bad rows cannot all be read. Correct it. DuckDB says: {error}"
         ) from error
 
 

@@ -375,10 +375,10 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
-        raise InputError(f"{name}: is a link to a file that is not there. Mend the link.") from error
+        raise InputError(f"{name}: is a link to a missing file. Correct the link.") from error
     except OSError as error:
         raise InputError(
-            f"{name}: cannot be read ({error.strerror}). Mend its path or its rights."
+            f"{name}: cannot be read ({error.strerror}). Correct its path or permissions."
         ) from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
@@ -550,7 +550,7 @@ def _refuse_other_encodings(path: Path, name: str, header: bytes) -> None:
         refuse_eight_bit(path, name)
         raise InputError(
             f"{name}: its header is damaged: the byte {error.object[error.start]:#04x} is no UTF-8, "
-            "other text in the file is. Mend the header, or make a new extract."
+            "other text in the file is. Correct the header, or make a new extract."
         ) from error
 
 

@@ -96,7 +96,7 @@ def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
                 return _traced(f"{shown(database)}, build {inputs.build}", inputs, wanted)
         except duckdb.Error as error:
             raise StateError(
-                f"{shown(database)}: cannot be traced in; `mart build` makes it anew. "
+                f"{shown(database)}: cannot be searched. Run `mart build` to make it again. "
                 f"DuckDB says: {error}"
             ) from error
 

@@ -446,9 +446,7 @@ PLACES = [
         "a folder where a file should be", "is a folder, where a file should be", sales__csv=Path.mkdir
     ),
     places("a pipe", "is a pipe or a device, where a file should be", sales__csv=os.mkfifo),
-    places(
-        "a link to nothing", "is a link to a file that is not there", sales__csv=linked_to("gone.csv")
-    ),
+    places("a link to nothing", "is a link to a missing file", sales__csv=linked_to("gone.csv")),
     places(
         "a link to itself", "cannot be read (Too many levels", sales__csv=linked_to("fact_sales.csv")
     ),
@@ -635,7 +633,7 @@ def assert_fit_to_show(message: str) -> None:
 
 
 WAYS_OUT = {
-    "Add", "Ask", "Close", "Convert", "Copy", "Correct", "Fetch", "Give", "If", "Leave", "Make", "Mend",
+    "Add", "Ask", "Close", "Convert", "Copy", "Correct", "Fetch", "Give", "If", "Leave", "Make",
     "Move",
     "Name", "Put", "It",
     "Remove", "Rename", "Run", "Save", "Unpack",
