@@ -313,7 +313,7 @@ def _show_table(frame: pd.DataFrame, name: str, key: str) -> list[int]:
 def _selected_behind(part: Part) -> pd.Series | None:
     """Show the rows behind a line; returns the selected one."""
     if part.behind.empty:
-        st.caption("This line stands for no single rows of the mart.")
+        st.caption("No single rows of the mart are behind this line.")
         return None
     count, most = len(part.behind), "the first " if len(part.behind) == _MOST_ROWS else ""
     rows = f"{most}{count:,} row{'s' * (count != 1)}"

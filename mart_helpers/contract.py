@@ -205,9 +205,9 @@ def refuse_lengths(table: str, statements: Iterable[str]) -> None:
 def _refuse_odd_history(table: Table) -> None:
     place = f"{SCHEMA}.{table.name}"
     if table.history_names and not table.has_days:
-        raise StateError(f'{place}: "history:" is for the columns of a dimension. Take it away.')
+        raise StateError(f'{place}: "history:" is for the columns of a dimension. Remove it.')
     if marked := {*table.key} & {*table.history_names}:
-        raise StateError(f'{place}.{min(marked)}: a key has no history. Take "history:" away.')
+        raise StateError(f'{place}.{min(marked)}: a key has no history. Remove "history:".')
     if table.has_days and FILE_DAY in table.column_names:
         raise StateError(f"{place}: its staging table has a {FILE_DAY} of its own. Give another name.")
 

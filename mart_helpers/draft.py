@@ -75,12 +75,12 @@ def make_place(folder: Path, files: Sequence[Path]) -> list[str]:
     cannot be read or is in another encoding.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"DIR: {folder} is there already. Name a new or an empty folder.")
+        raise UsageError(f"DIR: {folder} already exists. Name a new or an empty folder.")
     for file in files:
         if not file.exists():
             raise UsageError(f"FILE: {file}: there is no such file.")
         if not file.is_file():
-            raise UsageError(f"FILE: {file} is no file. Name each file of it.")
+            raise UsageError(f"FILE: {file} is not a file. Name each file of it.")
     (folder / "notebooks").mkdir(parents=True)
     (folder / "inputs").mkdir()
     for file in files:
@@ -223,7 +223,7 @@ def _style(read: Sequence[int], filled: int) -> tuple[str, str, list[str]]:
     if not most or most < filled * (_MOST if kind == "date" else _NEARLY_ALL):
         return "varchar", "{0}", []
     others = [words for other, _, words in fits[1:] if (kind, other) != ("bigint", "decimal(18, 4)")]
-    cannot = [f"{filled - most:,} cannot be read so"] if most < filled else []
+    cannot = [f"{filled - most:,} cannot be read this way"] if most < filled else []
     return kind, sql, [words, *(f"OR {each}?" for each in others), *cannot]
 
 

@@ -226,7 +226,7 @@ class Json:
             with self.path.open(encoding="utf-8-sig") as stream:
                 for number, record in read(stream):
                     if not isinstance(record, dict):
-                        raise ValueError(f"{unit} {number} is no object")
+                        raise ValueError(f"{unit} {number} is not an object")
                     yield number, record
         except UnicodeDecodeError as error:
             raise InputError(f"{self.name}: is not UTF-8. Save it as UTF-8.") from error
@@ -276,7 +276,7 @@ def _array(stream: TextIO) -> Iterator[tuple[int, Any]]:
     at += 1
     while mark() != "]":
         if number and text[at] != ",":
-            raise ValueError(f"no comma behind record {number}")
+            raise ValueError(f"no comma after record {number}")
         at += bool(number)
         number += 1
         mark()
@@ -291,7 +291,7 @@ def _array(stream: TextIO) -> Iterator[tuple[int, Any]]:
                 text, at = text[at:] + more, 0
         yield number, record
     if (text[at + 1 :] + stream.read(_PIECE)).strip():
-        raise ValueError("something stands behind the array")
+        raise ValueError("there is text after the array")
 
 
 def _json_text(value: Any) -> str:

@@ -185,7 +185,7 @@ def _chosen(database: Path, build: int | None, published: int | None) -> int:
     earlier = [each for each in kept if published is None or each < published]
     if earlier:
         return earlier[0]
-    named = f" A newer one is kept, build {_listed(kept)}: give its number." if kept else ""
+    named = f" Newer ones are kept: {_listed(kept)}. Give the number of one." if kept else ""
     raise StateError(f"No earlier mart is kept next to {shown(database)}.{named}")
 
 

@@ -108,8 +108,8 @@ def read_mapping(connection: duckdb.DuckDBPyConnection, table: Table, files: Raw
     for name in views:
         if name not in declared:
             raise StateError(
-                f"{SCHEMA}.{name} is for no declared table.{did_you_mean(name, declared)} Expected one "
-                f"of {', '.join(declared)}."
+                f"{SCHEMA}.{name} is not named after a declared table.{did_you_mean(name, declared)} "
+                f"Expected one of {', '.join(declared)}."
             )
     if table.name not in views:
         return None
@@ -237,8 +237,8 @@ class _View:
             each["qualified_name"] = {"path": [SOURCE, "main", each["table_name"]]}
         if not found:
             raise StateError(
-                f"{self._name} reads from no {SOURCE}.<file>, so it has no lines. If a view stands "
-                "between, make it a step (`with`) of the mapping."
+                f"{self._name} does not read from {SOURCE}.<file>, so its rows have no lines. "
+                "If a view stands between, make it a step (`with`) of the mapping."
             )
         return [*dict.fromkeys(each["table_name"] for each in found)]
 

@@ -226,8 +226,9 @@ def _history(path: Path, report: Mapping[str, object]) -> str:
                 raise ValueError(f"it has the row {','.join(row)[:80]}")
     except (OSError, ValueError) as error:
         raise StateError(
-            f"{shown(path)} is no history of checks as we write it: {error}. Nothing was written. Mend "
-            "the file, or move it away and run 04_quality again: it begins a new one."
+            f"{shown(path)} is not a history of checks that this command wrote: {error}. "
+            "Nothing was written. Correct the file, or move it away and "
+            "run 04_quality again: it begins a new one."
         ) from error
     build = {"build_id": str(report["build_id"]), "built_at": report["built_at"]}
     # the builds of two marts may have the same number

@@ -294,13 +294,14 @@ def file_days(sources: Sequence[Source]) -> dict[str, date]:
             day = date.fromisoformat(ends[0] if ends else "")
         except ValueError as error:
             raise InputError(
-                f"{name}: its name does not end in the day from which on its rows are so, as in "
-                '2024-02-01.csv. Rename it; or take "history:" out of the contract, and the files of '
-                "the folder are parts of one extract."
+                f"{name}: its name does not end in the day from which its rows are valid, as in "
+                '2024-02-01.csv. Rename it, or remove "history:" from the contract: the '
+                "files of the folder are then parts of one extract."
             ) from error
         if day in days.values():
             raise InputError(
-                f"{folder} holds two files of {day}, of which {file} is one. Leave the one that counts."
+                f"{folder} holds two files of {day}, of which {file} is one. Keep only the one "
+                "that counts."
             )
         days[name] = day
     return days
@@ -351,7 +352,7 @@ def _refuse_two(what: str, folder: Path, found: Sequence[str]) -> None:
 def _drops(folder: Path) -> list[Path]:
     """The files of a folder, sorted by name, without hidden ones and those that begin with `_`."""
     if not folder.is_dir():
-        raise InputError(f"{shown(folder)} is no folder. Give the file its ending, such as .csv.")
+        raise InputError(f"{shown(folder)} is not a folder. Give the file its ending, such as .csv.")
     drops = sorted(path for path in folder.iterdir() if path.name[0] not in "._")
     if not drops:
         raise InputError(f"{shown(folder)} is empty. Put the extracts there.")
@@ -438,7 +439,7 @@ def _matched(
     for name in known:
         if known.count(name) > 1:
             raise InputError(
-                f'{source}: column "{name}" stands twice in the header. Remove or rename one of them.'
+                f'{source}: column "{name}" appears twice in the header. Remove or rename one of them.'
             )
     missing = [f'"{name}"' for name in table.column_names if name in table.required_names - {*names}]
     if missing:
@@ -455,7 +456,7 @@ def _parquet_columns(path: Path, name: str) -> tuple[str, ...]:
         with duckdb.connect() as session:
             rows = session.execute(f"describe from {_parquet_rows(path)}").fetchall()
     except duckdb.Error as error:
-        raise InputError(f"{name}: is no whole Parquet file. Make a new extract.") from error
+        raise InputError(f"{name}: is not a complete Parquet file. Make a new extract.") from error
     return tuple(row[0] for row in rows)
 
 
@@ -484,7 +485,7 @@ _KINDS = {
     },
     "Unpack it; a workbook is named .xlsx": {"a zip archive or an Excel workbook": rb"PK\x03\x04"},
     "Save it as .xlsx": {"an old Excel workbook": rb"\xd0\xcf\x11\xe0"},
-    "Unpack it; gzip is the one packing that is read": {
+    "Unpack it; gzip is the only compression that can be read": {
         "a bzip2 file": rb"BZh[1-9]1AY&SY",
         "an xz file": rb"\xfd7zXZ\0",
         "a Zstandard file": rb"\x28\xb5\x2f\xfd",

@@ -130,7 +130,7 @@ def _declared(connection: duckdb.DuckDBPyConnection, database: Path, name: str) 
     if name not in declared:
         is_ours = name in star_columns(connection)
         raise UsageError(
-            f'TABLE: found "{name}", which is no declared input'
+            f'TABLE: found "{name}", which is not a declared input'
             f"{' but made by 01_build.' if is_ours else f'.{did_you_mean(name, declared)}'} "
             f"Expected one of {', '.join(declared)}."
         )

@@ -133,7 +133,7 @@ HEADERS = [
     refuses(
         "a repeated column, oddly cased",
         sales(header=f"{SALES_HEADER}, SALE_ID "),
-        '"sale_id" stands twice',
+        '"sale_id" appears twice',
     ),
     refuses("a quote open in the header", f'\n"{GOOD}', "a quote that opens on line 2 is never closed"),
     refuses("a header of 2 MB", sales(header="x" * 2_000_000), f"{NO_COLUMN} (found: xxx"),
@@ -411,7 +411,9 @@ KINDS = [
         "holds no gzip bytes. If that is right, name it .csv",
         file="fact_sales.csv.gz",
     ),
-    refuses("plain bytes named .parquet", GOOD, "is no whole Parquet file", file="fact_sales.parquet"),
+    refuses(
+        "plain bytes named .parquet", GOOD, "is not a complete Parquet file", file="fact_sales.parquet"
+    ),
     refuses("a workbook", workbook(), "is a zip archive or an Excel workbook"),
     refuses("Parquet named .csv", b"PAR1\x15\x04", "is a Parquet file. Name it .parquet"),
     refuses("an error page", "\n<!DOCTYPE html>\n<html>503</html>\n", "is HTML or XML"),
@@ -450,7 +452,7 @@ PLACES = [
     places(
         "a link to itself", "cannot be read (Too many levels", sales__csv=linked_to("fact_sales.csv")
     ),
-    places("a file without an ending", "fact_sales is no folder", sales=GOOD),
+    places("a file without an ending", "fact_sales is not a folder", sales=GOOD),
     places(
         "a file and a folder",
         "two sources for fact_sales: fact_sales and fact_sales.csv",

@@ -80,7 +80,7 @@ def test_a_draft_keeps_days_of_which_one_is_bad_and_names_that_sql_reserves(tmp_
     (declared,) = drafts(tmp_path / "shop", "table contract.orders")
     (mapping,) = drafts(tmp_path / "shop", "view mapping.orders")
     assert '"order" varchar primary key,' in declared
-    assert "day date not null  -- days written as %d.%m.%Y; 1 cannot be read so" in declared
+    assert "day date not null  -- days written as %d.%m.%Y; 1 cannot be read this way" in declared
     assert '"Order" as "order",' in mapping
     assert """date_from("Day", '%d.%m.%Y') as day""" in mapping
 
@@ -150,7 +150,7 @@ def test_a_file_that_fits_the_contract_needs_no_draft(tmp_path):
 
 
 def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path, flat):
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         make_place(tmp_path, [flat])
     with pytest.raises(UsageError, match=r"missing\.csv: there is no such file"):
         make_place(tmp_path / "shop", [tmp_path / "missing.csv"])

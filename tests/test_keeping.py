@@ -65,7 +65,7 @@ def test_rollback_goes_back_one_build_at_a_time_and_keeps_what_it_replaces(datab
     assert kept_builds(database) == [4, 2]
     assert rollback(database) == published(database) == 2
     assert kept_builds(database) == [4, 3]
-    with pytest.raises(StateError, match="A newer one is kept, build 4, 3: give its number"):
+    with pytest.raises(StateError, match=r"Newer ones are kept: 4, 3\. Give the number of one"):
         rollback(database)
     assert rollback(database, 4) == published(database) == 4
     assert kept_builds(database) == [3, 2]

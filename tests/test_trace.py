@@ -319,10 +319,10 @@ def test_a_key_that_is_nowhere_is_refused_with_keys_like_it(project):
 def test_a_wrong_call_names_what_is_declared(project):
     declared = "Expected one of dim_customer, dim_product, fact_inventory, fact_sales."
     assert refusal(UsageError, project, "fact_sale", "S1") == (
-        'TABLE: found "fact_sale", which is no declared input. Did you mean fact_sales? ' + declared
+        'TABLE: found "fact_sale", which is not a declared input. Did you mean fact_sales? ' + declared
     )
     assert refusal(UsageError, project, "dim_date", "20240101") == (
-        'TABLE: found "dim_date", which is no declared input but made by 01_build. ' + declared
+        'TABLE: found "dim_date", which is not a declared input but made by 01_build. ' + declared
     )
     assert refusal(UsageError, project, "fact_sales", " ").startswith(
         'KEY: found "", expected a sale_id'
