@@ -275,7 +275,7 @@ def test_the_origin_of_a_built_key_is_found_again(mapped, inputs):
     [
         (
             SALES_MAPPED.replace("fact_sales", "fact_sale"),
-            "for no declared table. Did you mean fact_sales",
+            "not named after a declared table. Did you mean fact_sales",
         ),
         (
             SALES_MAPPED.replace("as quantity", "as quantitty"),
