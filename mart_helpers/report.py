@@ -1,4 +1,4 @@
-"""The quality report: what the checks found, as files for people and programs that run no notebook."""
+"""The quality report: what the checks found, as files for people and programs without a notebook."""
 
 import csv
 import hashlib
@@ -37,12 +37,12 @@ _HISTORY_COLUMNS = ["build_id", "built_at", "check_name", "severity", "status", 
 
 _FETCHED_ROWS = 10_000
 
-# Names that are files on every system; Windows takes the others for devices.
+# Names that are safe on every system: Windows takes `con` or `com1` for a device.
 _SAFE_NAME = re.compile(r"(?!(?:con|prn|aux|nul|com\d|lpt\d)$)[a-z0-9_]{1,100}", re.IGNORECASE)
 
 
 def count_rows(session: Session) -> pd.DataFrame:
-    """How many rows each table of the mart has, counted now: table_name, rows; ordered by name."""
+    """Count the rows of each table of the mart: table_name, rows; ordered by name."""
     connection = session.connection
     tables = connection.execute(
         f"select table_name from {TABLES} "
@@ -66,37 +66,41 @@ def write_quality_report(
     max_violations: int = 1000,
     days: tuple[str, str] = ("", ""),
 ) -> dict[str, object]:
-    """Write the report in `<data_dir>/quality`, each file whole or not at all; the report itself.
+    """Write the report to `<data_dir>/quality`, each file whole or not at all, and return it.
 
     Version 3 of `quality_report.json` is an object with
 
-    - `format_version` (3), `mart` (its file's name), `start_date` and `end_date` of the `days` that were
-      checked (null: open), `build_id` and `built_at` of the last build (ISO 8601, UTC), and its
-      `rows_loaded`, `rows_quarantined`, `revenue_loaded`, `revenue_quarantined` of the rows that can be
-      read (money is text with all its decimals) and `rows_of_unknown_amount`, those that cannot; null is
-      what the log of the builds does not have
-    - `status`: `fail` if a check has failed or is broken, or there is none, else `warn` if one warns,
-      else `pass`; `headline`, what the checks come to in a sentence, the worst first
+    - `format_version` (3) and `mart`, the name of its file
+    - `start_date` and `end_date` of the `days` that were checked; null if that end is open
+    - `build_id` and `built_at` (ISO 8601, UTC) of the last build, and its `rows_loaded`,
+      `rows_quarantined`, `revenue_loaded`, `revenue_quarantined` (of the rows that can be read; money is
+      text with all its decimals) and `rows_of_unknown_amount`, the rows that cannot be read; each is
+      null if the build log does not have it
+    - `status`: `fail` if a check failed or is broken, or if there is no check; else `warn` if one warns,
+      else `pass`; and `headline`, one sentence that sums up the checks, the worst first
     - `counts`: how many `checks` there are, and how many are `broken`, `fail`, `warn`, `skipped`, `pass`
-    - `checks`: `check_results`; `bad_rows` of a broken or skipped check is null, as nobody counted
-    - `failures`: those that did not pass, each with check_name, severity, status, finding, sentence,
-      bad_rows, a `sample` of its bad rows, the `query` for all, and `violations`, the file they are in,
-      or null
-    - `max_violations`: how many rows such a file has at most
-    - `row_counts`, `inputs` and `quarantine`: the rows of the other frames, fields as their columns
+    - `checks`: the rows of `check_results`; `bad_rows` of a broken or skipped check is null
+    - `failures`: the checks that did not pass, each with check_name, severity, status, finding,
+      sentence, bad_rows, a `sample` of the bad rows, the `query` that selects them all, and
+      `violations`, the file that lists them, or null
+    - `max_violations`: the most rows that such a file may have
+    - `row_counts`, `inputs` and `quarantine`: the rows of the other frames, one field per column
 
-    Beside it: `quality_report.csv`, which is `checks`, one row a check. `quality_report.html`, the same
-    for people: a page on its own. `junit.xml`, see `junit_xml`. `violations/<check>.csv`, the bad rows
-    of each check that failed, sorted by all columns, the first `max_violations` of them: a missing
-    value is an empty field, text stands as it is, and what a spreadsheet would take for a formula is
-    not disarmed. With a `max_violations` of 0 there are none. `history.csv`, a row a build and check
-    (build_id, built_at, check_name, severity, status, bad_rows): the rows of other builds stay, those
-    of this build are replaced.
+    The other files in the folder are:
 
-    Files in `violations` that the report before named and this one does not are removed, no others.
-    Raises UsageError where `max_violations` is negative, QueryError where the bad rows cannot be read,
-    StateError where `history.csv` is something else or the folder cannot be written; then all files
-    are as they were.
+    - `quality_report.csv`: `checks`, one row per check
+    - `quality_report.html`: the report as a self-contained page
+    - `junit.xml`: see `junit_xml`
+    - `violations/<check>.csv`: the first `max_violations` bad rows of each check that fails or warns,
+      sorted by all columns. A missing value is an empty field. Text is unchanged, even if a spreadsheet
+      would take it for a formula. If `max_violations` is 0, there are no such files.
+    - `history.csv`: one row per build and check (build_id, built_at, check_name, severity, status,
+      bad_rows). The rows of this build are replaced, those of other builds stay.
+
+    Of the files in `violations`, only those are removed that the last report names and this one does
+    not. Raises UsageError if `max_violations` is negative, QueryError if the bad rows cannot be read,
+    and StateError if `history.csv` is not such a history or the folder cannot be written. After an
+    error all files are as they were.
     """
     if max_violations < 0:
         raise UsageError(f"max_violations: found {max_violations}, expected 0 or more.")
@@ -116,7 +120,8 @@ def write_quality_report(
         "quarantine": _records(quarantined),
     }
     folder = resolve(data_dir) / "quality"
-    with sole_writer(folder.parent):  # a report of another mart would write a history without these rows
+    # a report of another mart, written at the same time, could lose these rows of the history
+    with sole_writer(folder.parent):
         documents = {
             HISTORY: _history(folder / HISTORY, report),
             "junit.xml": junit_xml(report),
@@ -130,17 +135,17 @@ def write_quality_report(
                 _write_violations(session.connection, failure, max_violations, part)
             for text, part in zip(documents.values(), parts[len(listed) :], strict=True):
                 part.write_text(text, encoding="utf-8", newline="\n")
-        with suppress(OSError):  # it stays where something is in it
+        with suppress(OSError):  # the folder stays if it is not empty
             (folder / VIOLATIONS).rmdir()
     return report
 
 
 def violations_in(folder: Path) -> set[str]:
-    """Names of the files that the report in `folder` has left in `violations` there."""
+    """Names of the files in `violations` that the report in `folder` names and that still exist."""
     try:
         failures = json.loads((folder / REPORT).read_text(encoding="utf-8"))["failures"]
         found = {Path(each["violations"]) for each in failures if each["violations"]}
-        # any other path is none of ours
+        # a report writes no other paths
         ours = {path.name for path in found if path == Path(VIOLATIONS, path.name)}
         return {name for name in ours if (folder / VIOLATIONS / name).is_file()}
     except (OSError, ValueError, LookupError, TypeError):
@@ -150,7 +155,7 @@ def violations_in(folder: Path) -> set[str]:
 def _findings(
     check_results: pd.DataFrame, failures: Sequence[Failure], file_of: Mapping[str, str]
 ) -> dict[str, object]:
-    """The part of the report on the checks."""
+    """The part of the report that is about the checks."""
     counts = check_results["status"].value_counts().to_dict()
     return {
         "status": overall(check_results["status"]),
@@ -170,7 +175,7 @@ def _findings(
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """Rows as JSON has them: whole numbers stay whole where others are missing, dates are ISO 8601."""
+    """Rows for JSON: whole numbers stay whole even if some are missing, and dates are ISO 8601."""
     plain = frame.convert_dtypes()
     for name in plain.select_dtypes(["datetime", "datetimetz"]):
         days = plain[name].dropna()
@@ -180,7 +185,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _file_name(check_name: str) -> str:
-    """A file name for any name of a view; two views, whose names differ in more than case, differ."""
+    """A safe file name for the name of a view, unique unless two names differ only in case."""
     if _SAFE_NAME.fullmatch(check_name):
         return f"{check_name}.csv"
     words = re.sub(r"[^a-z0-9_]+", "_", check_name.lower())[:60]
@@ -190,7 +195,7 @@ def _file_name(check_name: str) -> str:
 def _write_violations(
     connection: duckdb.DuckDBPyConnection, failure: Failure, most: int, part: Path
 ) -> None:
-    """Write the first bad rows of a check, sorted, so that they are the same ones each time."""
+    """Write the first bad rows of a check, sorted so that each run writes the same rows."""
     try:
         rows = connection.execute(
             "select columns(*)::varchar "
@@ -203,14 +208,14 @@ def _write_violations(
                 writer.writerows(fetched)
     except duckdb.Error as error:
         raise QueryError(
-            f"{failure.check_name}: its bad rows cannot all be read. Correct it. DuckDB says: {error}"
+            f"{failure.check_name}: its bad rows cannot be read. Correct the check. DuckDB says: {error}"
         ) from error
 
 
 def _history(path: Path, report: Mapping[str, object]) -> str:
     """The text of the history with the checks of this build in it.
 
-    Raises StateError if the file is something else, or has lost its end.
+    Raises StateError if the file is not such a history, or is cut off.
     """
     earlier = pd.DataFrame(columns=_HISTORY_COLUMNS, dtype=object)
     try:
@@ -220,7 +225,7 @@ def _history(path: Path, report: Mapping[str, object]) -> str:
             if list(earlier) != _HISTORY_COLUMNS:
                 raise ValueError(f"it begins with {','.join(earlier)[:80]}")
             if not text.endswith("\n"):
-                raise ValueError("its last line has no end")
+                raise ValueError("its last line does not end in a line break")
             is_right = earlier["build_id"].str.isdecimal() & earlier["status"].isin(RESULTS)
             for row in earlier[~is_right].itertuples(index=False):
                 raise ValueError(f"it has the row {','.join(row)[:80]}")
@@ -231,7 +236,7 @@ def _history(path: Path, report: Mapping[str, object]) -> str:
             "run 04_quality again: it begins a new one."
         ) from error
     build = {"build_id": str(report["build_id"]), "built_at": report["built_at"]}
-    # the builds of two marts may have the same number
+    # two marts may have builds with the same number
     is_other = (earlier[list(build)] != pd.Series(build)).any(axis="columns")
     checks = pd.DataFrame(report["checks"] if report["built_at"] else [], dtype=object)
     checks = checks.assign(**build).reindex(columns=_HISTORY_COLUMNS)
@@ -244,18 +249,18 @@ _LONGEST_CELL = 40
 
 
 def junit_xml(report: Mapping[str, object]) -> str:
-    """One `testsuite`, one `testcase` a check, for a report as `write_quality_report` gives it.
+    """The JUnit XML of a report from `write_quality_report`: one `testsuite`, one `testcase` per check.
 
     The class of a test is the table that the check is about, or `checks`. A check that failed is a
-    `failure`, a broken one an `error`; each has the finding and the sentence as its message, some bad
-    rows and the query for all of them as its body. A warning is `skipped`, with the same message and
-    body: such a test is shown with its words, and turns no build red. So is a skipped check, with its
-    reason. The time is that of the build of the mart, no test has a duration: the same report is the
-    same XML.
+    `failure`, and a broken one is an `error`. The message is the finding and the sentence of the check;
+    the body adds some bad rows and the query for all of them. A warning is `skipped` with the same
+    message and body, so CI shows the text but does not fail. A skipped check is `skipped`, too, with
+    its reason. The timestamp is that of the build and no test has a duration, so the same report
+    always gives the same XML.
 
-    Valid by the schemas of the Ant task (windyroad/JUnit-Schema) and of Jenkins (xunit-plugin,
-    `junit-10.xsd`), save for a mart without any build, which has no time. Characters that XML forbids
-    are replaced by �.
+    The XML is valid by the schemas of the Ant task (windyroad/JUnit-Schema) and of Jenkins
+    (xunit-plugin, `junit-10.xsd`), except that it has no timestamp if the mart has no build. Characters
+    that XML forbids are replaced by �.
     """
     suite = TestSuite("quality of the data mart")
     suite.hostname = "localhost"
@@ -284,7 +289,7 @@ def _result(failure: Mapping[str, object]) -> FinalResult:
     if status in ("fail", "broken"):
         kind = junitparser.Failure if status == "fail" else junitparser.Error
         result = kind(printable(message), failure["severity"])
-    else:  # the schema of the Ant task knows no type of a skipped test
+    else:  # the schema of the Ant task allows no type for a skipped test
         result = junitparser.Skipped(printable(message))
     rows = pd.DataFrame(failure.get("sample", [])).map(cell_text, longest=_LONGEST_CELL)
     sample = f"{rows.to_string(index=False)}\n" if len(rows) else ""
@@ -293,7 +298,7 @@ def _result(failure: Mapping[str, object]) -> FinalResult:
 
 
 def report_page(report: Mapping[str, object]) -> str:
-    """The page for a report as `write_quality_report` gives it."""
+    """The HTML page of a report from `write_quality_report`."""
     start, end = report["start_date"], report["end_date"]
     days = {"Sales checked": f"{start or 'the first'} to {end or 'the last'}"} if start or end else {}
     return render_page(

@@ -29,12 +29,12 @@ const cubes = page.cubes.map(({ sizes, steps, figures, scales }) => {
 const cubeOf = (figure, ranked = "month") => cubes.find(cube => figure in cube.scales && cube.holds.has(ranked));
 
 function rowsOf(cube, chosen, [from, to, isCut]) {
-  const digit = name => chosen[name] ?? page.filters[name].length;  // the last one stands for all members
+  const digit = name => chosen[name] ?? page.filters[name].length;  // the last digit means all members
   const choice = FILTERS.reduce((place, name) => place * (page.filters[name].length + 1) + digit(name), 0);
   return (cube.choices.get(choice) ?? []).filter(row => row.month >= from && row.month <= to && !(isCut && row.month === to && row.left_out));
 }
 
-// Of a figure that counts customers, those who had not bought before within these months: so each counts once
+// A figure that counts customers counts each only once: in the first of these months in which they bought
 function total(figure, chosen, months, isCounted = row => row.previous - 2 < months[0]) {
   const cube = cubeOf(figure), rows = rowsOf(cube, chosen, months).filter(isCounted);
   return rows.reduce((sum, row) => sum + row[figure], 0) / cube.scales[figure];
@@ -43,8 +43,8 @@ const value = ({ of, per }, chosen, months) =>
   per ? 100 * total(of, chosen, months) / (total(per, chosen, months) || NaN) : total(of, chosen, months);
 const newcomers = months => total(page.people, state.chosen, months, row => row.previous === 0);
 
-// The filters, and what a period is compared with: a year before, since sales have seasons; else the period before.
-// A last month that is not over is compared with the same days, which only the months a year before tell apart
+// The filters, and the period to compare with: a year before, since sales have seasons, or else the period before.
+// An unfinished last month is compared with the same days, which only the months one or more years before can tell
 const RECENT = [Math.max(0, LAST - 11), LAST];
 const state = { months: RECENT, chosen: {} };
 function before([from, to]) {
@@ -54,7 +54,7 @@ function before([from, to]) {
   return null;
 }
 
-// Members with their figures of the period and of the one before, the largest first
+// Members with their figures of the period and of the compared one, the largest first
 function ranking(names, now, past) {
   const all = now.reduce((sum, each) => sum + each, 0);
   return names.map((name, at) => ({ at, name, value: now[at], before: past ? past[at] : null, share: all ? 100 * now[at] / all : NaN }))
@@ -105,10 +105,10 @@ function change(now, past, isShare = false) {
 }
 const arrow = words => (words.endsWith("more") ? "▲ " : words.endsWith("less") ? "▼ " : "") + words;
 
-// Drawing: all of it anew after each change of a filter
+// Drawing: everything is drawn again after each change of a filter
 const views = {};
 function show(id, rows, head, cells) {
-  const drawn = rows.map(row => row.isOthers ? { ...row, value: null, before: null } : row);  // a bar would dwarf the rest
+  const drawn = rows.map(row => row.isOthers ? { ...row, value: null, before: null } : row);  // its bar would dwarf the rest
   const ends = drawn.flatMap(row => [row.value ?? 0, row.before ?? 0]);
   views[id].signal("low", Math.min(0, ...ends)).signal("top", Math.max(...ends) || 1).data("rows", drawn).run();
   const line = (tag, texts) => make("tr", {}, ...texts.map((text, i) => make(i ? tag : "th", { textContent: text, scope: i ? "" : "row" })));

@@ -2,7 +2,7 @@
 -- a customer who buys in two months is still one customer.
 -- How many different known customers bought something in each year? Returns are not purchases.
 -- Columns: `year` and `customers`.
--- hint: Count for the whole year at once. Counts of months cannot be added up.
+-- hint: Count for the whole year at once. The counts of its months cannot be added up.
 -- hint: `count(distinct …)` counts each value once. `dim_customer` has a `customer_id`; a customer with a history
 -- has a `customer_key` for each version.
 -- hint: Leave out the unknown member (key -1) and the returns (`quantity > 0`), then group by `dim_date.year`.

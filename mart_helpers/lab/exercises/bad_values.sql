@@ -2,9 +2,9 @@
 -- How many bad values are there of each column of each table, and on which line is the first?
 -- Columns: `table_name`, `column_name`, `bad_values` and `first_line`.
 -- hint: Look at some rows first: `select * from quarantine order by table_name, line limit 5`.
--- hint: One row of the answer is one column of one table: that is its `group by`.
+-- hint: The answer has one row per table and column: group by these two.
 -- hint: `count(*)` and `min(line)`.
--- mistake: The columns of a table are put together. Group by `table_name` and `column_name`.
+-- mistake: All columns of a table are counted together. Group by `table_name` and `column_name`.
 select table_name, min(column_name) as column_name, count(*) as bad_values, min(line) as first_line
 from quarantine
 group by table_name

@@ -1,11 +1,11 @@
 -- task: A day on which nothing was sold has no row in `fact_sales`, but it has one in `dim_date`.
 -- How many days of each month passed without a single sale line? A month in which every day has one counts 0.
 -- Columns: `month_start`, `days` (the days of the month) and `quiet_days`.
--- hint: Begin with the calendar: `from dim_date left join …` keeps the days that find no partner.
+-- hint: Begin with the calendar: `from dim_date left join …` keeps the days without sales.
 -- hint: Join the distinct `date_key` of the fact: whole sale lines would repeat each day (fan-out).
 -- hint: Count the days for which the joined key `is null`. The unknown day of `dim_date` has no date: leave
 -- it out.
--- mistake: No day is quiet here, because days without sales are lost by the inner join. Use a left join that
+-- mistake: No day is quiet here, because the inner join loses the days without sales. Use a left join that
 -- starts from `dim_date`.
 select month_start, count(distinct dim_date.date) as days, 0 as quiet_days
 from fact_sales

@@ -4,7 +4,7 @@
 -- a return. One row per product with a sale line; where nothing came back, `units_returned` is 0.
 -- Columns: `product_id`, `units_sold` and `units_returned` (both 0 or more).
 -- hint: Do not join sales with returns: a product with 300 sales and 5 returns would make 1,500 rows.
--- hint: One pass over `fact_sales` is enough. An aggregate can be kept to some of the rows with `filter`.
+-- hint: One pass over `fact_sales` is enough. `filter` limits an aggregate to some of the rows.
 -- hint: `sum(quantity) filter (where quantity > 0)`, and the same for the returns, with `coalesce(…, 0)`.
 -- mistake: This is fan-out: each sale is repeated for each return of its product, and each return for each
 -- sale. Sum both in one pass, or sum each before you join.
@@ -14,7 +14,7 @@ inner join fact_sales as returned on sold.product_key = returned.product_key
 inner join dim_product on sold.product_key = dim_product.product_key
 where sold.quantity > 0 and returned.quantity < 0
 group by product_id
--- mistake: `units_returned` is empty where nothing came back. Nothing came back means 0:
+-- mistake: `units_returned` is empty for products of which nothing came back. It should be 0: use
 -- `coalesce(…, 0)`.
 select
     product_id,
@@ -23,7 +23,7 @@ select
 from fact_sales
 inner join dim_product on fact_sales.product_key = dim_product.product_key
 group by product_id
--- mistake: `units_returned` is negative. Turn its sign around.
+-- mistake: `units_returned` is negative. Change its sign.
 select
     product_id,
     sum(quantity) filter (where quantity > 0) as units_sold,
@@ -31,7 +31,7 @@ select
 from fact_sales
 inner join dim_product on fact_sales.product_key = dim_product.product_key
 group by product_id
--- mistake: `units_sold` is what is left after the returns. Sum the positive quantities only.
+-- mistake: `units_sold` is what is left after the returns. Sum only the positive quantities.
 select
     product_id,
     sum(quantity) as units_sold,

@@ -11,8 +11,8 @@ select customer_key, date_key, count(*) as lines, sum(net_amount) as revenue
 from fact_sales
 where customer_key <> -1
 group by customer_key, date_key, product_key
--- mistake: The key -1 is not a customer. It stands for everybody who gave no name, so its rows put
--- strangers together.
+-- mistake: The key -1 is not a customer. It stands for every buyer whose name is unknown, so its rows mix
+-- different people.
 select customer_key, date_key, count(*) as lines, sum(net_amount) as revenue
 from fact_sales
 group by customer_key, date_key

@@ -3,8 +3,8 @@
 -- How much revenue, of all times, did the customers bring in who are in each city today? Sales without a
 -- customer are in the city `Unknown`, as ever.
 -- Columns: `city` and `revenue`.
--- hint: A join by `customer_key` gives the city on the day of the sale. Here the city of today is wanted.
--- hint: From the version of the sale go to the current version: `dim_customer` is needed twice.
+-- hint: A join by `customer_key` gives the city on the day of the sale. You need the city of today.
+-- hint: Go from the version of the sale to the current version: this needs `dim_customer` twice.
 -- hint: Join the second one by `customer_durable_key`, and only where `is_current`.
 -- mistake: This is the city on the day of the sale. For the city of today, go on to the current version by
 -- `customer_durable_key`.
@@ -19,7 +19,7 @@ from fact_sales
 inner join dim_customer on fact_sales.customer_key = dim_customer.customer_key
 where is_current
 group by city
--- mistake: This is fan-out: each sale meets all versions of its customer. Join the current one only.
+-- mistake: This is fan-out: each sale meets all versions of its customer. Join only the current one.
 select today.city, sum(net_amount) as revenue
 from fact_sales
 inner join dim_customer on fact_sales.customer_key = dim_customer.customer_key

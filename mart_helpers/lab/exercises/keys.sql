@@ -2,7 +2,7 @@
 -- People know customers by the natural key, the `customer_id` of the source.
 -- When did each customer who is known by name buy first? One row per customer with at least one sale line.
 -- Columns: `customer_id`, `customer_name` and `first_sale` (a date).
--- hint: Two joins are needed: one for the names of the customer, one for the date of the day.
+-- hint: You need two joins: one for the id and name of the customer, one for the date.
 -- hint: `inner join dim_date on fact_sales.date_key = dim_date.date_key`, and the same for the customer.
 -- hint: `min(dim_date.date)` is the first day. Group by `customer_id` and `customer_name`.
 -- mistake: `signup_date` is the day on which somebody became a customer. The first sale is a fact: it is

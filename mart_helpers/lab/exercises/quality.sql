@@ -4,9 +4,9 @@
 -- Columns: `sale_id`, `revenue` and `margin`.
 -- hint: A check selects rows; it neither counts nor sums.
 -- hint: `from all_sales where …`, with a condition on `margin` and `revenue`.
--- hint: Multiply in place of dividing: `margin < 0.35 * revenue`. Revenue of a return is negative, so leave
--- out what is not above 0.
--- mistake: Returns are in the answer. Their revenue is negative, which turns the comparison around: add
+-- hint: Multiply instead of dividing: `margin < 0.35 * revenue`. The revenue of a return is negative, so
+-- keep only lines with a revenue above 0.
+-- mistake: Returns are in the answer. Their revenue is negative, which reverses the comparison: add
 -- `revenue > 0`.
 select sale_id, revenue, margin
 from all_sales

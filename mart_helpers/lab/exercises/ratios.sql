@@ -2,9 +2,10 @@
 -- one on a small order.
 -- What share of the gross amount was given away in each category? In per cent, rounded to two decimals.
 -- Columns: `category` and `discount_pct`.
--- hint: A ratio of a group is one sum divided by another, not the average of the ratios of its rows.
+-- hint: The ratio of a group is one sum divided by another, not the average of the ratios of its rows.
 -- hint: The two sums are those of `discount_amount` and `gross_amount`.
--- hint: `round(100 * sum(discount_amount) / sum(gross_amount), 2)`, joined with `dim_product`, by category.
+-- hint: `round(100 * sum(discount_amount) / sum(gross_amount), 2)`, joined with `dim_product` and
+-- grouped by category.
 -- mistake: This is the average of `discount`, in which a line of one kilo weighs as much as one of ten.
 -- Divide the sum of `discount_amount` by the sum of `gross_amount`.
 select category, round(100 * avg(discount), 2) as discount_pct

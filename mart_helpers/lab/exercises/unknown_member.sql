@@ -4,15 +4,15 @@
 -- Columns: `country` and `revenue`.
 -- hint: Join `fact_sales` with `dim_customer` by `customer_key` and group by the country.
 -- hint: Compare `sum(revenue)` of your view with `sum(net_amount)` of `fact_sales`. Is anything missing?
--- hint: No `where` is needed. The sales without a customer come out in a row of their own: `Unknown`.
+-- hint: No `where` is needed. The sales without a customer get a row of their own, `Unknown`.
 -- mistake: The sales without a customer are missing. Leave the unknown member in: its country is `Unknown`.
 select country, sum(net_amount) as revenue
 from fact_sales
 inner join dim_customer on fact_sales.customer_key = dim_customer.customer_key
 where fact_sales.customer_key <> -1
 group by country
--- mistake: The country of the sales without a customer is empty. The unknown member has a word for it: take
--- the country as `dim_customer` has it.
+-- mistake: The country of the sales without a customer is empty. The unknown member has one, `Unknown`: take
+-- the country from `dim_customer`.
 select nullif(country, 'Unknown') as country, sum(net_amount) as revenue
 from fact_sales
 inner join dim_customer on fact_sales.customer_key = dim_customer.customer_key

@@ -5,7 +5,7 @@
 -- hint: First sum up the months in a `with` step, then join that step with itself.
 -- hint: The month a year earlier is `month_start - interval 1 year`.
 -- hint: A `left join` keeps the months of the first year, for which there is nothing to compare.
--- mistake: The first year is missing, because its months find no partner. Use a left join.
+-- mistake: The first year is missing, because there is no earlier month to join. Use a left join.
 with months as (
     select month_start, sum(net_amount) as revenue
     from fact_sales
@@ -23,7 +23,7 @@ select
 from fact_sales
 inner join dim_date on fact_sales.date_key = dim_date.date_key
 group by month_start
--- mistake: This is the year after. Turn the sign of the interval around.
+-- mistake: This is the year after. Change the sign of the interval.
 with months as (
     select month_start, sum(net_amount) as revenue
     from fact_sales
