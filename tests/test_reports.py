@@ -364,7 +364,7 @@ def test_a_history_that_is_none_is_named_and_nothing_is_written(
 ) -> None:
     (tmp_path / "quality").mkdir()
     (tmp_path / "quality" / "history.csv").write_bytes(damaged)
-    with pytest.raises(StateError, match=rf"history.csv is no history .*{message}.*move it away"):
+    with pytest.raises(StateError, match=rf"history.csv is not a history .*{message}.*move it away"):
         write(make_mart(RETURNS), tmp_path)
     assert contents(tmp_path) == {"history.csv": damaged}
 
