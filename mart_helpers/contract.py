@@ -161,12 +161,12 @@ def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
     columns, comment = _columns(connection, table), _comment_of(connection, table)
     if "inferred" in comment.prefixes and table.startswith("fact_"):
         raise StateError(
-            f"{SCHEMA}.{table}: only members of a dimension are inferred, no rows of a fact."
+            f"{SCHEMA}.{table}: only members of a dimension can be inferred, not rows of a fact."
         )
     if taken := _TAKEN & {column.name for column in columns}:
         raise StateError(
-            f"{SCHEMA}.{table}: {', '.join(taken)} means something to DuckDB or in a check. Give "
-            "the column another name."
+            f"{SCHEMA}.{table}: {', '.join(taken)} has a meaning of its own in DuckDB or in checks. "
+            "Give the column another name."
         )
     found = Table(
         name=table,
@@ -209,7 +209,7 @@ def _refuse_odd_history(table: Table) -> None:
     if marked := {*table.key} & {*table.history_names}:
         raise StateError(f'{place}.{min(marked)}: a key has no history. Remove "history:".')
     if table.has_days and FILE_DAY in table.column_names:
-        raise StateError(f"{place}: its staging table has a {FILE_DAY} of its own. Give another name.")
+        raise StateError(f"{place}: its staging table adds a column {FILE_DAY}. Rename yours.")
 
 
 def referred_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, ...]]:
@@ -283,9 +283,9 @@ def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[Column,
     for name, type_name, *_ in rows:
         if not form_of(type_name):
             raise StateError(
-                f"{SCHEMA}.{table}: {name} is declared as {type_name.lower()}, for which text has no "
-                f"strict form. Declare it as one of {DECLARABLE}; words of a list as varchar, with a "
-                "check."
+                f"{SCHEMA}.{table}: {name} is declared as {type_name.lower()}, which has no strict "
+                f"form as text. Declare it as one of {DECLARABLE}; a list of allowed words is a varchar "
+                "with a check."
             )
     return tuple(
         Column(*column, read_comment(comment, COLUMN_PREFIXES, f"{SCHEMA}.{table}.{column[0]}"))

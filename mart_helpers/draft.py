@@ -80,7 +80,7 @@ def make_place(folder: Path, files: Sequence[Path]) -> list[str]:
         if not file.exists():
             raise UsageError(f"FILE: {file}: there is no such file.")
         if not file.is_file():
-            raise UsageError(f"FILE: {file} is not a file. Name each file of it.")
+            raise UsageError(f"FILE: {file} is not a file. Name its files one by one.")
     (folder / "notebooks").mkdir(parents=True)
     (folder / "inputs").mkdir()
     for file in files:
@@ -93,7 +93,7 @@ def make_place(folder: Path, files: Sequence[Path]) -> list[str]:
         shutil.rmtree(folder)
         raise
     return [
-        f"drafted {name}, {rows}" if cells else f"{name} is as the contract wants it"
+        f"drafted {name}, {rows}" if cells else f"{name} already matches the contract"
         for name, rows, cells in drafts
     ]
 
@@ -287,7 +287,7 @@ def _nearest(name: str, columns: Sequence[_Seen]) -> _Seen | None:
 
 def _view(said: Sequence[str], table: str, pairs: Sequence[tuple[str, _Seen | None]], name: str) -> str:
     given = [f"{each.expression if each else 'null'} as {column}" for column, each in pairs]
-    notes = ["" if each else "of which column?" for _, each in pairs]
+    notes = ["" if each else "from which column?" for _, each in pairs]
     begin = f"create view mapping.{table} as\nselect"
     return _cell(said, begin, given, notes, f"from source.{quoted(name)}")
 
@@ -350,4 +350,4 @@ def _key_of_two(
         found = connection.execute(f"select count(distinct {pair}) from {quoted(name)}").fetchone()
         if found == (rows,):
             return f"no column is a key, but {one.name} and {two.name} are one together"
-    return "no column is a key, nor are two together"
+    return "no column is a key, and no two columns together are one"

@@ -138,7 +138,7 @@ def _odd_cells(path: Path, name: str, sheet: str) -> Iterator[re.Match[bytes]]:
             size = sum(each.file_size for each in packed.infolist())
             if size > _MOST_UNPACKED:
                 raise InputError(
-                    f"{name}: unpacks to {size / 1e6:,.0f} MB, and a workbook may have "
+                    f"{name}: unpacks to {size / 1e6:,.0f} MB, but a workbook may have at most "
                     f"{_MOST_UNPACKED / 1e6:,.0f} MB. Save its sheets as CSV (UTF-8)."
                 )
             sheets = ElementTree.fromstring(packed.read("xl/workbook.xml")).iter(f"{_MAIN}sheet")

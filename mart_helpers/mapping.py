@@ -68,9 +68,9 @@ class Mapping(NamedTuple):
             f"from (select {place}, lag({place}) over () as before from {staged})"
         ).fetchone()
         if placed < rows or repeated:
-            where = f"two rows of {self.raw.located(repeated)}" if repeated else "a row of no line"
+            where = f"two rows from {self.raw.located(repeated)}" if repeated else "a row from no line"
             raise StateError(
-                f"{self.name} makes {where}, as a join may. Make one row at most of each line."
+                f"{self.name} makes {where}, perhaps by a join. Make at most one row from each line."
             )
         return rows
 
@@ -209,17 +209,17 @@ class _View:
             problem = "has a limit"
         if problem:
             raise StateError(
-                f"{self._name} {problem}, so lines of its file would be lost. Give a row for each line; "
-                "`where` leaves lines out, `select distinct` equal ones."
+                f"{self._name} {problem}, so lines of its file would be lost. Return one row per line. "
+                "To leave out lines use `where`, to leave out equal ones `select distinct`."
             )
         rest = {key: value for key, value in node.items() if key not in ("select_list", "where_clause")}
         subqueries = [each for each in _walk(node) if each.get("class") == "SUBQUERY"]
         inner = [each for each in _walk([rest, subqueries]) if each.get("try_cast", True)]
         if reader := next((each for each in inner if self._words(each)), None):
             raise StateError(
-                f"{self._name}: {self._text(reader)[1:-1]} stands in a step, a join or a subquery, "
-                "where what it cannot read would be lost. Move it to the columns or the `where` of the "
-                "last select."
+                f"{self._name}: {self._text(reader)[1:-1]} is in a step, a join or a subquery, "
+                "where values that it cannot read would be lost. Move it to the columns or the `where` "
+                "of the last select."
             )
 
     def _sources(self) -> list[str]:
@@ -238,7 +238,7 @@ class _View:
         if not found:
             raise StateError(
                 f"{self._name} does not read from {SOURCE}.<file>, so its rows have no lines. "
-                "If a view stands between, make it a step (`with`) of the mapping."
+                "If it reads from another view, make that a step (`with`) of the mapping."
             )
         return [*dict.fromkeys(each["table_name"] for each in found)]
 

@@ -33,7 +33,7 @@ NOT_UTF8 = "the row is not UTF-8 text (Windows-1252? Save the file as UTF-8)"
 
 OUTSIDE_QUOTES = "text stands outside the quotes of its field"
 
-STRAY_CR = "a CR stands within the row, outside quotes: remove it, or quote its field"
+STRAY_CR = "the row contains a CR outside quotes: remove it, or quote its field"
 
 
 _END = ["."]  # appended after the last line of a block for the csv module

@@ -204,8 +204,8 @@ class Found(NamedTuple):
         named = [table for table in tables if table.lower() == self.path.stem.lower()]
         if len(named or tables) != 1:
             raise InputError(
-                f"{self.name}: which {what} of it is meant? It has {one_line(', '.join(tables))}. Name "
-                f"one {self.path.stem}, or give the file another name."
+                f"{self.name}: which {what} should be read? It has {one_line(', '.join(tables))}. Name "
+                f"one {self.path.stem}, or rename the file."
             )
         return (named or tables)[0]
 
@@ -300,8 +300,7 @@ def file_days(sources: Sequence[Source]) -> dict[str, date]:
             ) from error
         if day in days.values():
             raise InputError(
-                f"{folder} holds two files of {day}, of which {file} is one. Keep only the one "
-                "that counts."
+                f"{folder} holds two files of {day}, including {file}. Remove the wrong one."
             )
         days[name] = day
     return days
@@ -344,8 +343,7 @@ def _missing_file(inputs_dir: Path, table: str, near: Sequence[str]) -> InputErr
 def _refuse_two(what: str, folder: Path, found: Sequence[str]) -> None:
     if len(found) > 1:
         raise InputError(
-            f"{shown(folder)} holds two sources for {what}: {' and '.join(found)}. Leave the one that "
-            "counts."
+            f"{shown(folder)} holds two sources for {what}: {' and '.join(found)}. Remove the wrong one."
         )
 
 
@@ -363,8 +361,8 @@ def _drops(folder: Path) -> list[Path]:
         ending = next((ending for ending in reversed(_ENDINGS) if path.name.endswith(ending)), "")
         if not ending:
             raise InputError(
-                f"{shown(path)} is none of {', '.join(_ENDINGS)}. Rename it, or move it out of the "
-                "folder."
+                f"{shown(path)} does not end in one of {', '.join(_ENDINGS)}. Rename it, or move it "
+                "out of the folder."
             )
         stem = path.name.removesuffix(ending)
         _refuse_two(stem, folder, [stems[stem].name, path.name] if stem in stems else [path.name])
@@ -383,7 +381,7 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
         ) from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise InputError(f"{name}: is {kind}, where a file should be. Put the extract there.")
+        raise InputError(f"{name}: is {kind}, not a file. Put the extract there.")
 
 
 def _csv_columns(path: Path, name: str, table: Table | None) -> tuple[list[str], str]:
@@ -397,7 +395,7 @@ def _csv_columns(path: Path, name: str, table: Table | None) -> tuple[list[str],
         for number, line in enumerate(lines[1:-1], blank_lines + 2):
             if table.required_names <= {*map(_folded, _header(line, table)[0])}:
                 raise InputError(
-                    f"{name}: the header stands on line {number}, below others that begin "
+                    f"{name}: the header is on line {number}, below lines that begin "
                     f'"{one_line(lines[0].strip())}". Remove the lines above it.'
                 )
         if '"' in lines[0]:
@@ -527,8 +525,8 @@ def _read_head(path: Path, name: str) -> str:
         raise InputError(f"{name} is empty. It needs a header row and rows below it.")
     if "\r" in text.lstrip("\r\n").partition("\n")[0].rstrip("\r"):
         raise InputError(
-            f"{name}: its lines end with CR alone, or CR stands in the header. Convert its line ends to "
-            "LF, for example with mac2unix."
+            f"{name}: its lines end with CR alone, or its header contains a CR. Convert its line ends "
+            "to LF, for example with mac2unix."
         )
     return text
 
@@ -543,15 +541,15 @@ def _refuse_other_kinds(name: str, head: bytes, around: str = "") -> None:
 def _refuse_other_encodings(path: Path, name: str, header: bytes) -> None:
     if b"\0" in header:
         raise InputError(
-            f"{name}: its header holds NUL bytes: it is UTF-16, or no text. Save it as CSV (UTF-8)."
+            f"{name}: its header holds NUL bytes: it is UTF-16, or not text. Save it as CSV (UTF-8)."
         )
     try:
         header.decode()
     except UnicodeDecodeError as error:
         refuse_eight_bit(path, name)
         raise InputError(
-            f"{name}: its header is damaged: the byte {error.object[error.start]:#04x} is no UTF-8, "
-            "other text in the file is. Correct the header, or make a new extract."
+            f"{name}: its header is damaged: the byte {error.object[error.start]:#04x} is not UTF-8, "
+            "but other text in the file is. Correct the header, or make a new extract."
         ) from error
 
 
@@ -581,7 +579,7 @@ def refuse_eight_bit(path: Path, name: str) -> None:
             for codec, iconv in _EIGHT_BIT.items()
         )
         raise InputError(
-            f"{name}: is not UTF-8 but an 8-bit encoding. Line {first[0]} shows it first, and reads "
-            f"{texts}. Save it as UTF-8, for example with iconv -f WINDOWS-1252 -t UTF-8, or with the "
-            "encoding that reads right."
+            f"{name}: is not UTF-8 but an 8-bit encoding, first seen on line {first[0]}: "
+            f"{texts}. Save it as UTF-8, for example with iconv -f WINDOWS-1252 -t UTF-8, or from "
+            "another of these encodings if that one reads right."
         )

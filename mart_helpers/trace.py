@@ -339,7 +339,7 @@ def _file_states(inputs: _Inputs) -> Iterator[str]:
     for name, before in inputs.read.items():
         path = path_of.get(name, inputs.folder / name)
         try:
-            advice = "it has changed since, or another --inputs-dir was meant."
+            advice = "the file has changed since, or --inputs-dir is the wrong folder."
             is_same = _is_same(path, *before)
             state = f"is as {build} read it." if is_same else f"is not the file of {build}: {advice}"
         except FileNotFoundError:

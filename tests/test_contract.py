@@ -98,7 +98,7 @@ def test_a_prefix_that_means_nothing_is_refused(candidate, statement, where):
 @pytest.mark.parametrize("name", ["rowid", "found_in_words"])
 def test_a_name_with_a_meaning_of_its_own_is_refused(candidate, name):
     candidate.connection.execute(f"create table contract.dim_a (id int primary key, {name} text)")
-    with pytest.raises(StateError, match=f"contract.dim_a: {name} means something"):
+    with pytest.raises(StateError, match=f"contract.dim_a: {name} has a meaning of its own"):
         read_contract(candidate.connection, "dim_a")
 
 

@@ -31,7 +31,7 @@ FEWER = "the row has fewer fields than the header"
 MORE = "the row has more fields than the header"
 OUTSIDE = "text stands outside the quotes of its field"
 NOT_UTF8 = "the row is not UTF-8 text"
-STRAY_CR = "a CR stands within the row, outside quotes: remove it, or quote its field"
+STRAY_CR = "the row contains a CR outside quotes: remove it, or quote its field"
 NO_COLUMN = (
     'missing column "sale_id", "sale_date", "customer_id", "product_id", "quantity", "unit_price"'
 )
@@ -125,11 +125,9 @@ HEADERS = [
     refuses(
         "a title above the header",
         f"Sales 2024\n\n{GOOD}",
-        'the header stands on line 3, below others that begin "Sales 2024". Remove the lines above it',
+        'the header is on line 3, below lines that begin "Sales 2024". Remove the lines above it',
     ),
-    refuses(
-        "a sep= line above the header", f"sep=;\r\n{GOOD.replace(',', ';')}", "stands on line 2, below"
-    ),
+    refuses("a sep= line above the header", f"sep=;\r\n{GOOD.replace(',', ';')}", "is on line 2, below"),
     refuses(
         "a repeated column, oddly cased",
         sales(header=f"{SALES_HEADER}, SALE_ID "),
@@ -225,17 +223,17 @@ ENCODINGS = [
     refuses(
         "Latin-1 in the header",
         sales(header=f"{SALES_HEADER},größe").encode("latin-1"),
-        "is not UTF-8 but an 8-bit encoding. Line 1 shows it first",
+        "is not UTF-8 but an 8-bit encoding, first seen on line 1: ",
     ),
     refuses(
         "UTF-8 in the header, and one invalid byte",
         sales(header=f"{SALES_HEADER},größe,\udcf6"),
-        "its header is damaged: the byte 0xf6 is no UTF-8",
+        "its header is damaged: the byte 0xf6 is not UTF-8",
     ),
     refuses(
         "Latin-1 in two rows",
         sales(sale(1), sale("é"), sale("ü")).encode("latin-1"),
-        'Line 3 shows it first, and reads "Sé,2024-01-01,C1,P1,1,2.00,0" in WINDOWS-1252, "SÈ,2024',
+        'first seen on line 3: "Sé,2024-01-01,C1,P1,1,2.00,0" in WINDOWS-1252, "SÈ,2024',
     ),
     refuses(
         "an encoding of old Macs in two rows",
@@ -252,7 +250,7 @@ ENCODINGS = [
                 header=WITH_NOTE,
             ).encode("latin-1")
         ),
-        "Line 100002 shows it first",
+        "first seen on line 100002: ",
         file="fact_sales.csv.gz",
     ),
     loads(
@@ -444,10 +442,8 @@ KINDS = [
 ]
 
 PLACES = [
-    places(
-        "a folder where a file should be", "is a folder, where a file should be", sales__csv=Path.mkdir
-    ),
-    places("a pipe", "is a pipe or a device, where a file should be", sales__csv=os.mkfifo),
+    places("a folder where a file should be", "is a folder, not a file", sales__csv=Path.mkdir),
+    places("a pipe", "is a pipe or a device, not a file", sales__csv=os.mkfifo),
     places("a link to nothing", "is a link to a missing file", sales__csv=linked_to("gone.csv")),
     places(
         "a link to itself", "cannot be read (Too many levels", sales__csv=linked_to("fact_sales.csv")
@@ -462,13 +458,13 @@ PLACES = [
     places("an empty folder", "fact_sales is empty", sales=Path.mkdir),
     places(
         "an ending in capitals in the folder",
-        "fact_sales/A.CSV is none of .csv, .csv.gz, .parquet",
+        "fact_sales/A.CSV does not end in one of .csv, .csv.gz, .parquet",
         sales___1__csv=GOOD,
         sales___A__CSV="x",
     ),
     places(
         "a folder in the folder",
-        "fact_sales/2023 is none of .csv",
+        "fact_sales/2023 does not end in one of .csv",
         sales___1__csv=GOOD,
         sales___2023=Path.mkdir,
     ),

@@ -300,7 +300,7 @@ def test_a_workbook_of_several_sheets_does_not_leave_it_to_guesses(candidate, tm
     with xlsxwriter.Workbook(tmp_path / "dim_product.xlsx") as book:
         for name in ("old", "new"):
             book.add_worksheet(name)
-    with pytest.raises(InputError, match=r"which sheet of it is meant\? It has old, new"):
+    with pytest.raises(InputError, match=r"which sheet should be read\? It has old, new"):
         load(candidate, tmp_path, "dim_product")
 
 

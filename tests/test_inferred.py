@@ -95,5 +95,5 @@ def test_loading_again_infers_anew(tmp_path):
 
 def test_a_fact_is_not_inferred(candidate):
     candidate.connection.execute("comment on table contract.fact_sales is 'inferred: x'")
-    with pytest.raises(StateError, match="only members of a dimension are inferred"):
+    with pytest.raises(StateError, match="only members of a dimension can be inferred"):
         read_contract(candidate.connection, "fact_sales")

@@ -111,7 +111,7 @@ def test_a_file_in_another_encoding_is_refused(tmp_path, others):
     path = tmp_path / "artikel.csv"
     path.write_bytes(f"Nr;Name;Preis\n0100;Siebträger;9,50\n0200;Tasse;1,50\n{others}".encode("cp1252"))
     with pytest.raises(
-        InputError, match=r"artikel\.csv: is not UTF-8 .* Line 2 .* iconv -f WINDOWS-1252"
+        InputError, match=r"artikel\.csv: is not UTF-8 .* line 2: .* iconv -f WINDOWS-1252"
     ):
         make_place(tmp_path / "shop", [path])
     assert not (tmp_path / "shop").exists()
@@ -145,7 +145,7 @@ def test_tables_are_drafted_below_those_they_refer_to(tmp_path):
 
 def test_a_file_that_fits_the_contract_needs_no_draft(tmp_path):
     made = make_place(tmp_path / "shop", [CHECKOUT / "inputs" / "dim_product.csv"])
-    assert made == ["dim_product is as the contract wants it"]
+    assert made == ["dim_product already matches the contract"]
     assert not drafts(tmp_path / "shop", "table contract")
 
 

@@ -295,7 +295,7 @@ def test_the_origin_of_a_built_key_is_found_again(mapped, inputs):
         (
             f"create view mapping.fact_sales as select o.line, {COLUMNS} from source.orders as o "
             "inner join (values (1), (2)) as twice on true",
-            "makes two rows of orders.csv line 2",
+            "makes two rows from orders.csv line 2",
         ),
         (
             "create view mapping.fact_sales as with steps as (select * replace "

@@ -265,7 +265,7 @@ def test_a_file_that_changed_since_the_build_is_named_and_searched_as_it_is(proj
     file.write_text(file.read_text().replace("filler,M1,", "\n\nFiller,M1,"))
     text = trace(project, "fact_sales", "M1", later)
     assert part(text, "inputs")[0] == f"{file}, line 19"
-    text_of_change = "it has changed since, or another --inputs-dir was meant."
+    text_of_change = "the file has changed since, or --inputs-dir is the wrong folder."
     changed = [f"{file} is not the file of build 1: {text_of_change}"]
     assert part(text, "since build 1") == changed
     same_size = SALES[11].replace("M0", "M1")
