@@ -14,7 +14,7 @@ inner join fact_sales as returned on sold.product_key = returned.product_key
 inner join dim_product on sold.product_key = dim_product.product_key
 where sold.quantity > 0 and returned.quantity < 0
 group by product_id
--- mistake: `units_returned` is empty for products of which nothing came back. It should be 0: use
+-- mistake: `units_returned` is empty for products without returns. It should be 0: use
 -- `coalesce(…, 0)`.
 select
     product_id,

@@ -20,7 +20,7 @@ select
 from fact_sales
 inner join dim_product on fact_sales.product_key = dim_product.product_key
 group by product_id
--- mistake: The rate is empty for products of which nothing came back. It should be 0: `coalesce(…, 0)`.
+-- mistake: The rate is empty for products without returns. It should be 0: `coalesce(…, 0)`.
 select
     product_id,
     round(
