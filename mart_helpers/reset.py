@@ -14,7 +14,7 @@ from mart_helpers.run import run_folders
 from mart_helpers.session import is_mart
 
 # Endings after the mart's name: DuckDB's log and spill folder, an unpublished build, kept builds, lock.
-_BESIDE = re.compile(r"(\.candidate)?(\.wal|\.tmp)?|\.(previous|damaged)-[0-9]+(\.wal)?|\.lock")
+_BESIDE = re.compile(r"(\.candidate)?(\.wal|\.tmp|\.rows)?|\.(previous|damaged)-[0-9]+(\.wal)?|\.lock")
 
 # What a killed run leaves: unfinished files, and the rows of a workbook.
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part(\.rows)?")
@@ -41,7 +41,7 @@ def generated(database: Path, data_dir: Path) -> list[Path]:
         each
         for each in (database.parent.iterdir() if database.parent.is_dir() else ())
         if any(_is_of(one, _UNFINISHED.sub(r"\1", each.name)) for one in marts)
-        and (each.suffix == ".tmp" or not each.is_dir())
+        and (each.suffix in (".tmp", ".rows") or not each.is_dir())
     ]
     exports = [data_dir / kind.folder / MANIFEST for kind in FORMATS.values()]
     quality, runs = data_dir / "quality", data_dir / "runs"

@@ -50,13 +50,15 @@ def test_all_that_runs_have_written_is_removed(data):
     put(data, {
         "mart.duckdb.candidate": "", "mart.duckdb.candidate.wal": "", "mart.duckdb.wal": "",
         "mart.duckdb.candidate.tmp/duckdb_temp_0.tmp": "", "mart.duckdb.previous-12": "",
+        "mart.duckdb.candidate.rows/0.csv": "",
         "CSV-export/a.csv": "", "CSV-export/manifest.json": MANIFEST,
         "quality/quality_report.json": REPORT, "quality/quality_report.html": PAGE,
         "quality/history.csv": HISTORY, "quality/violations/ours.csv": "",
         "pages/02_explore.html": PAGE, "runs/20240101T000000Z-all/01_build.ipynb": "",
     })  # fmt: skip
     assert found(data) == [
-        *("mart.duckdb", "mart.duckdb.candidate", "mart.duckdb.candidate.tmp"),
+        *("mart.duckdb", "mart.duckdb.candidate"),
+        *("mart.duckdb.candidate.rows", "mart.duckdb.candidate.tmp"),
         *("mart.duckdb.candidate.wal", "mart.duckdb.previous-12", "mart.duckdb.wal"),
         *("CSV-export", "pages", "quality", "runs"),
     ]
