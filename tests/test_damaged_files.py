@@ -292,6 +292,7 @@ PLACES = [
     places("no file at all", "inputs holds no fact_sales.csv (nor .csv.gz"),
     Case("nearly the right name", {"Fact_Sales.CSV": GOOD.encode(), "fact_sales.txt": GOOD.encode()},
         refused="table fact_sales), but Fact_Sales.CSV, fact_sales.txt. Rename it"),
+    places("a zip archive beside", "but fact_sales.csv.zip. Unpack it, if", sales__csv__zip="x"),
     Case("bad rows in the third file of a folder",
         {"fact_sales/1.csv": sales(sale(1)).encode(),
          "fact_sales/2.csv.gz": gzip.compress(sales(f'"S\n2",{GOOD_SALE}').encode()),
