@@ -5,7 +5,7 @@ natural keys of the dimensions that they refer to. Facts are first compared a wh
 row by row only within months that differ. Money is the first additive metric of a fact (see `metrics`).
 """
 
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ from mart_helpers.lake import reach_lake
 from mart_helpers.metrics import Metric, additive_metrics, first_made_of
 from mart_helpers.parameters import shown
 from mart_helpers.restated import Mart, restated_by, restated_notes
-from mart_helpers.session import Session, confine, connect, current_database, in_words
+from mart_helpers.session import confine, connect, in_words
 from mart_helpers.star import VALID_FROM, VALID_TO
-from mart_helpers.texts import aligned, literal, one_line, row_sql, row_text_sql
+from mart_helpers.texts import aligned, literal, one_line, quoted, row_sql, row_text_sql
 
 _MOST_ROWS = 20
 
@@ -38,6 +38,7 @@ class Comparison(NamedTuple):
     - `restated` by a changed dimension: metric, year, dimension, column_name, value (of a text that
       reports group by, else missing), change. The rows of the facts are those that both marts have.
     - `notes` on what came late or was restated, a sentence each.
+    - `compared`: the tables by name, for SQL on the rows that differ while the connection is open.
     """
 
     tables: pd.DataFrame
@@ -46,6 +47,7 @@ class Comparison(NamedTuple):
     values: pd.DataFrame
     restated: pd.DataFrame
     notes: list[str]
+    compared: dict[str, "Table"]
 
     def summary(self) -> str:
         """The notes as lines of text, each with its line end; empty where there are none."""
@@ -53,15 +55,6 @@ class Comparison(NamedTuple):
         notes += [f"and {more} more, see `mart diff`"] if more > 0 else []
         words = ["past", *[""] * len(notes)]
         return aligned(list(zip(words, notes, strict=False)), indent="") + "\n" if notes else ""
-
-
-def compare_with_published(session: Session) -> Comparison:
-    """What will change for readers of the mart when the candidate of `session` is published.
-
-    Raises QueryError if the published mart is damaged.
-    """
-    with in_words():
-        return compare(session.connection, "published", current_database(session.connection))
 
 
 def compare_files(before: Path, after: Path) -> Comparison:
@@ -77,7 +70,7 @@ def compare_files(before: Path, after: Path) -> Comparison:
         connection.execute(f"set temp_directory = {literal(f'{after}.tmp')}")
         confine(connection, lakes)
         with in_words():
-            return compare(connection, "before", "after")
+            return compare(connection, Mart(connection, "before"), Mart(connection, "after"))
 
 
 def described(before: Path, after: Path) -> str:
@@ -89,7 +82,7 @@ def described(before: Path, after: Path) -> str:
     if not found.tables[["added", "removed", "changed"]].any(axis=None):
         return "\n\n".join([title, _text(found.tables), "Every row of the one is in the other."])
     notes = ["\n".join(f"  {note}" for note in found.notes)] if found.notes else []
-    return "\n\n".join([title, *notes, *(_text(frame) for frame in found[:-1] if len(frame))])
+    return "\n\n".join([title, *notes, *(_text(frame) for frame in found[:5] if len(frame))])
 
 
 def _text(frame: pd.DataFrame) -> str:
@@ -111,67 +104,99 @@ def _cell(column: str, value: object) -> str:
     return f"{value:,}"
 
 
-def compare(connection: duckdb.DuckDBPyConnection, before: str, after: str) -> Comparison:
-    """The differences between two marts that `connection` has attached under these names.
+class Table(NamedTuple):
+    """A table of the star as two marts have it, and the columns to compare.
 
-    A column that only one of them has, or of which they do not agree what it refers to, is not compared.
-    A table whose natural key has another name or type than before is removed and added as a whole. Of a
-    dimension that only one of them has from dated extracts, the newest versions are compared. Takes the
-    time of reading both marts, and room for the rows that differ, which DuckDB moves to disk where
-    memory ends.
-    """
-    connection.execute(_RESULTS)
-    marts = Mart(connection, before), Mart(connection, after)
-    metrics = additive_metrics(connection, after)
-    tables = [_table(name, metrics, *marts) for name in sorted({*marts[0].star, *marts[1].star})]
-    notes = [
-        f"{each.name} is from dated extracts in one mart only: its newest versions are compared"
-        for each in tables
-        if each.is_of_newest
-    ]
-    counts = [_compare_table(connection, table, notes) for table in tables]
-    restated = restated_by(connection, metrics, *marts)
-    return Comparison(
-        pd.DataFrame(counts, columns=_TABLE_COLUMNS).astype(
-            {name: float for name in _TABLE_COLUMNS[-3:]}
-        ),
-        connection.execute(_MONTHS).df(),
-        connection.execute("from row_changes").df(),
-        connection.execute("from value_changes").df(),
-        restated,
-        [*notes, *restated_notes(restated)],
-    )
-
-
-class _Table(NamedTuple):
-    """A table of the star as both marts have it, in queries with the columns `c0`, `c1` ….
-
-    `columns` are their names in the mart. Of these, `day` is None and `key` empty where there is none;
-    `is_other` says that the marts do not agree on the key, `is_of_newest` that only one of them has
-    versions from dated extracts, so that the rows are the newest ones. Of the pairs of queries the first
-    is of the mart before. `plain` ones leave surrogate keys as they are, at less cost. A mart without
-    the table has no rows.
+    `places` are the columns that both have with the same meaning, each with its place in SQL (`c0`, `c1`
+    …), and `meanings` the names to show them by. `key` and `day` are such columns; `key` is empty and
+    `day` None if there is none. `is_matched` says that the marts agree on the key, and that there were
+    rows before; else all rows are new or gone. `is_of_newest` says that only one mart has versions from
+    dated extracts, so that the rows are the newest ones.
     """
 
     name: str
-    columns: list[str]
-    is_other: bool
-    is_of_newest: bool
+    places: dict[str, str]
+    meanings: list[str]
     key: list[str]
     day: str | None
     metric: Metric | None
-    sources: list[str]
-    plain: list[str]
-    resolved: list[str]
+    is_matched: bool
+    is_of_newest: bool
+
+    @property
+    def differences(self) -> str:
+        """The temporary table of the rows that differ, if rows are matched.
+
+        Columns: `row_before` and `row_after` (structs of the places, null if there is no such row),
+        `what_changed` (new, gone or changed), and `is_closed` (the month is before the newest one of the
+        rows before).
+        """
+        return f"temp.{quoted(f'differences of {self.name}')}"
+
+    def at(self, *columns: str, row: str = "") -> str:
+        """SQL for the values of these columns, of the struct `row` if it is given."""
+        return row_sql([self.places[column] for column in columns], row)
+
+    def month(self, row: str = "") -> str:
+        """SQL for the month of a row as yyyymm; 0 if the row has no day."""
+        return f"coalesce({self.at(self.day, row=row)} // 100, 0)" if self.day else "0"
 
     def money(self, row: str = "") -> str:
         """SQL for the money of the rows, or of the rows that the struct `row` holds; else null."""
         if self.metric is None:
             return "null::decimal(38, 4)"
-        return self.metric.of(*(f"{row}.{source}" if row else source for source in self.sources))
+        return self.metric.of(*(self.at(column, row=row) for column in self.metric.columns))
+
+    @property
+    def change(self) -> str:
+        """SQL for what the rows of `differences` do to the money."""
+        return f"{self.money('row_after')} - {self.money('row_before')}"
+
+    def key_text(self, row: str) -> str:
+        """SQL for the key of the struct `row` as one text."""
+        texts = row_text_sql([self.places[column] for column in self.key], row)
+        return f"coalesce({texts}, '(unknown member)')"
 
 
-def _table(name: str, metrics: list[Metric], before: Mart, after: Mart) -> _Table:
+def compare(connection: duckdb.DuckDBPyConnection, before: Mart, after: Mart) -> Comparison:
+    """The differences between two attached marts.
+
+    A column that only one of them has, or of which they do not agree what it refers to, is not compared.
+    A table whose natural key has another name or type than before is removed and added as a whole. Of a
+    dimension that only one of them has from dated extracts, the newest versions are compared. Takes the
+    time of reading both marts once, and room for the rows that differ, which DuckDB moves to disk where
+    memory ends. The connection keeps `MONTHS` and the `differences` of each table.
+    """
+    connection.execute(_RESULTS)
+    metrics = additive_metrics(connection, after.name)
+    names = sorted({*before.star, *after.star})
+    tables = {name: _table(connection, name, metrics, before, after) for name in names}
+    notes = [
+        f"{each.name} is from dated extracts in one mart only: its newest versions are compared"
+        for each in tables.values()
+        if each.is_of_newest
+    ]
+    counts = [_compare_table(connection, each, before, after, notes) for each in tables.values()]
+    differing = [
+        name for name, *_, added, removed, changed, _, _, _ in counts if added + removed + changed
+    ]
+    restated = restated_by(connection, metrics, before, after, differing)
+    return Comparison(
+        pd.DataFrame(counts, columns=_TABLE_COLUMNS).astype(
+            {name: float for name in _TABLE_COLUMNS[-3:]}
+        ),
+        connection.execute(_CHANGED_MONTHS).df(),
+        connection.execute("from temp.row_changes").df(),
+        connection.execute("from temp.value_changes").df(),
+        restated,
+        [*notes, *restated_notes(restated)],
+        tables,
+    )
+
+
+def _table(
+    connection: duckdb.DuckDBPyConnection, name: str, metrics: list[Metric], before: Mart, after: Mart
+) -> Table:
     marts = [mart for mart in (before, after) if name in mart.star]
     meanings, others = marts[-1].meanings(name), marts[0].meanings(name)
     shared = [column for column, meaning in meanings.items() if others.get(column) == meaning]
@@ -180,89 +205,85 @@ def _table(name: str, metrics: list[Metric], before: Mart, after: Mart) -> _Tabl
     if is_of_newest:
         shared = [column for column in shared if column not in (VALID_FROM, VALID_TO)]
         keys = [{column: key[column] for column in key if column != VALID_FROM} for key in keys]
-    metric = first_made_of(shared, metrics) if name.startswith("fact_") else None
-
-    def place(column: str | None) -> str | None:
-        return f"c{shared.index(column)}" if column in shared else None
-
-    def queries(*, resolved: bool) -> list[str]:
-        nothing = f"from ({marts[0].rows(name, shared, resolved=resolved)}) where false"
-        return [
-            mart.rows(name, shared, resolved=resolved, only_newest=is_of_newest)
-            if mart in marts
-            else nothing
-            for mart in (before, after)
-        ]
-
-    return _Table(
+    had_rows = f"from {marts[0].stored(name)} limit 1"
+    return Table(
         name,
+        {column: f"c{place}" for place, column in enumerate(shared)},
         [meanings[column][0] for column in shared],
-        is_other=keys[0] != keys[-1],
+        key=[*keys[-1]] if {*keys[-1]} <= {*shared} else [],
+        day=day if day in shared else None,
+        metric=first_made_of(shared, metrics) if name.startswith("fact_") else None,
+        is_matched=len(marts) == 2
+        and keys[0] == keys[1]
+        and connection.execute(had_rows).fetchone() is not None,
         is_of_newest=is_of_newest,
-        key=[place(column) for column in keys[-1]] if {*keys[-1]} <= {*shared} else [],
-        day=place(day),
-        metric=metric,
-        sources=[place(column) for column in metric.columns] if metric else [],
-        plain=queries(resolved=False),
-        resolved=queries(resolved=True),
     )
 
 
-def _compare_table(connection: duckdb.DuckDBPyConnection, table: _Table, notes: list[str]) -> tuple:
+def _compare_table(
+    connection: duckdb.DuckDBPyConnection, table: Table, before: Mart, after: Mart, notes: list[str]
+) -> tuple:
     """The row of `tables` about a table; what else is to be told of it is inserted, or a note."""
-    (before, money_before), (after, money_after) = (
-        connection.execute(f"select count(*), {table.money()} from ({rows})").fetchone()
-        for rows in table.plain
-    )
-    # if one mart has no rows, all rows of the other are new or gone, and need no comparison
-    closely = not table.is_other and min(before, after) > 0
-    if table.day:
-        connection.execute(_months_sql(table, closely))
-    if not closely:
-        gone = None if money_before is None else -money_before
-        return table.name, before, after, after, before, 0, money_after, gone, table.metric and 0
-    connection.execute(_differences_sql(table))
-    if table.key:
-        connection.execute(_rows_sql(table))
-        connection.execute(_values_sql(table))
-    if table.day:
-        notes += _late_rows(connection, table)
-    sums = f"select what_changed, count(*), {_change(table)} from differences group by what_changed"
-    found = {kind: told for kind, *told in connection.execute(sums).fetchall()}
-    counts, changes = zip(
-        *(found.get(kind, (0, table.metric and 0)) for kind in ("new", "gone", "changed")), strict=True
-    )
-    return table.name, before, after, *counts, *changes
+    rows = [
+        mart.rows(table.name, table.places, table.is_matched, table.is_of_newest)
+        for mart in (before, after)
+        if table.name in mart.star
+    ]
+    if len(rows) == 1:
+        rows.insert(table.name in before.star, f"from ({rows[0]}) where false")
+    connection.execute(_months_sql(table, *rows))
+    total, *sums = "coalesce(sum({}), 0)".format, "rows_before", "rows_after", "before", "after"
+    rows_before, rows_after, money_before, money_after = connection.execute(
+        f"select {', '.join(map(total, sums))} from {MONTHS} where table_name = {literal(table.name)}"
+    ).fetchone()
+    found = [("new", False, rows_after, money_after), ("gone", False, rows_before, -money_before)]
+    if table.is_matched:
+        connection.execute(_differences_sql(table, *rows))
+        if table.key:
+            connection.execute(_rows_sql(table))
+            connection.execute(_values_sql(table))
+        found = connection.execute(
+            f"select what_changed, is_closed, count(*), {table.change} "
+            f"from {table.differences} group by all"
+        ).fetchall()
+    counts: Counter[str] = Counter()
+    changes: Counter[str] = Counter()
+    for kind, is_closed, number, change in found:
+        counts[kind] += number
+        changes[kind] += change or 0
+        if kind == "new" and is_closed:
+            money = f", {table.metric.name} {change:+,.2f}" if table.metric else ""
+            notes.append(f"{table.name}: {number:,} new in closed months{money}")
+    money = [changes[kind] if table.metric else None for kind in _KINDS]
+    return table.name, rows_before, rows_after, *(counts[kind] for kind in _KINDS), *money
 
 
-def _months_sql(table: _Table, closely: bool) -> str:
-    """SQL that notes the months in which the marts differ."""
-    before, after = table.resolved if closely else table.plain
-    columns = ", ".join(f"c{place}" for place in range(len(table.columns)))
-    fingerprint = f"sum(hash({columns}))" if closely else "count(*)"
-    metric = literal(table.metric.name) if table.metric else "null"
+def _months_sql(table: Table, before: str, after: str) -> str:
+    """SQL that notes the rows, the money and the differing months of a table."""
+    fingerprint = f"sum(hash({', '.join(table.places.values())}))" if table.is_matched else "null"
     monthly = (
-        f"select {table.day} // 100 as month, {fingerprint} as fingerprint, {table.money()} as money"
+        f"select {table.month()} as month, count(*) as rows, {table.money()} as money, "
+        f"{fingerprint} as fingerprint"
     )
+    metric = literal(table.metric.name) if table.metric else "null"
     return f"""
-        insert into month_changes
+        insert into {MONTHS}
         with before as ({monthly} from ({before}) group by month),
         after as ({monthly} from ({after}) group by month)
-        select {literal(table.name)}, {metric}, month, before.money, after.money
+        select
+            {literal(table.name)}, month, coalesce(before.rows, 0), coalesce(after.rows, 0),
+            before.fingerprint is distinct from after.fingerprint, {metric}, before.money, after.money
         from before
         full join after using (month)
-        where before.fingerprint is distinct from after.fingerprint
     """
 
 
-def _differences_sql(table: _Table) -> str:
-    """SQL for a temporary table of the rows that differ, as structs; null where there is no such row."""
-    months = f"select month from month_changes where table_name = {literal(table.name)}"
-    where = f"where {table.day} // 100 in ({months})" if table.day else ""
-    before, after = table.resolved
+def _differences_sql(table: Table, before: str, after: str) -> str:
+    months = f"from {MONTHS} where table_name = {literal(table.name)}"
+    where = f"where {table.month()} in (select month {months} and is_different)"
     pairs = _ROWS_WITHOUT_KEY
     if table.key:
-        keys = (row_sql(table.key, f"{mart}.row") for mart in ("before", "after"))
+        keys = (table.at(*table.key, row=f"{mart}.row") for mart in ("before", "after"))
         pairs = f"""
             select before.row as row_before, after.row as row_after
             from before
@@ -270,7 +291,7 @@ def _differences_sql(table: _Table) -> str:
             where before.row is distinct from after.row
         """
     return f"""
-        create or replace temp table differences as
+        create or replace temp table {table.differences} as
         with before as (select found as row from ({before}) as found {where}),
         after as (select found as row from ({after}) as found {where}),
         pairs as ({pairs})
@@ -278,28 +299,26 @@ def _differences_sql(table: _Table) -> str:
             *,
             case
                 when row_before is null then 'new' when row_after is null then 'gone' else 'changed'
-            end as what_changed
+            end as what_changed,
+            {table.month("coalesce(row_before, row_after)")}
+            < (select max(month) {months} and rows_before > 0) as is_closed
         from pairs
     """
 
 
-def _change(table: _Table) -> str:
-    return f"{table.money('row_after')} - {table.money('row_before')}"
-
-
-def _rows_sql(table: _Table) -> str:
+def _rows_sql(table: Table) -> str:
     """SQL that notes the first of the rows that are new or gone, new ones of closed months first."""
-    is_late = f"what_changed = 'new' and row_after.{table.day} // 100 < {_newest(table)}"
+    row = "coalesce(row_after, row_before)"
     return f"""
-        insert into row_changes
+        insert into temp.row_changes
         with found as (
             select
                 what_changed,
-                {row_sql(table.key, "coalesce(row_after, row_before)")} as key,
-                any_value({_key_text(table, "coalesce(row_after, row_before)")}) as key_text,
-                {is_late if table.day else "false"} as is_late,
-                {_change(table)} as change
-            from differences
+                {table.at(*table.key, row=row)} as key,
+                any_value({table.key_text(row)}) as key_text,
+                what_changed = 'new' and is_closed as is_late,
+                {table.change} as change
+            from {table.differences}
             where what_changed <> 'changed'
             group by what_changed, key, is_late
             qualify
@@ -311,40 +330,24 @@ def _rows_sql(table: _Table) -> str:
     """
 
 
-def _newest(table: _Table) -> str:
-    return f"(select max({table.day} // 100) from ({table.plain[0]}))"
-
-
-def _late_rows(connection: duckdb.DuckDBPyConnection, table: _Table) -> Iterator[str]:
-    """A sentence on the new rows of closed months."""
-    rows, change = connection.execute(f"""
-        select count(*), {_change(table)}
-        from differences
-        where what_changed = 'new' and row_after.{table.day} // 100 < {_newest(table)}
-    """).fetchone()
-    if rows:
-        money = f", {table.metric.name} {change:+,.2f}" if table.metric else ""
-        yield f"{table.name}: {rows:,} new in closed months{money}"
-
-
-def _values_sql(table: _Table) -> str:
+def _values_sql(table: Table) -> str:
     """SQL that notes what was changed in the first of the rows that both marts have."""
     pairs = ", ".join(
-        f"{{column_name: {literal(name)}, before: row_before.c{place}::varchar, "
-        f"after: row_after.c{place}::varchar}}"
-        for place, name in enumerate(table.columns)
+        f"{{column_name: {literal(name)}, before: row_before.{place}::varchar, "
+        f"after: row_after.{place}::varchar}}"
+        for place, name in zip(table.places.values(), table.meanings, strict=True)
     )
     return f"""
-        insert into value_changes
+        insert into temp.value_changes
         with changed as (
-            select {row_sql(table.key, "row_after")} as key, row_before, row_after
-            from differences
+            select {table.at(*table.key, row="row_after")} as key, row_before, row_after
+            from {table.differences}
             where what_changed = 'changed'
             order by key
             limit {_MOST_ROWS}
         ),
         pairs as (
-            select {_key_text(table, "row_after")} as key, unnest([{pairs}], recursive := true)
+            select {table.key_text("row_after")} as key, unnest([{pairs}], recursive := true)
             from changed
         )
         select {literal(table.name)}, key, column_name, before, after
@@ -353,18 +356,21 @@ def _values_sql(table: _Table) -> str:
     """
 
 
-def _key_text(table: _Table, row: str) -> str:
-    return f"coalesce({row_text_sql(table.key, row)}, '(unknown member)')"
+#: What a comparison keeps of each month of each table: the month as yyyymm (0 without a day), its rows
+#: before and after, whether rows of it differ, and the money (null without any rows or a metric).
+MONTHS = "temp.compared_months"
 
+_KINDS = ("new", "gone", "changed")
 
 _TABLE_COLUMNS = [
     *("table_name", "rows_before", "rows_after", "added", "removed", "changed"),
     *("money_added", "money_removed", "money_changed"),
 ]
 
-_RESULTS = """
-create or replace temp table month_changes (
-    table_name varchar, metric varchar, month integer, before decimal(38, 4), after decimal(38, 4)
+_RESULTS = f"""
+create or replace temp table {MONTHS} (
+    table_name varchar, month integer, rows_before bigint, rows_after bigint, is_different boolean,
+    metric varchar, before decimal(38, 4), after decimal(38, 4)
 );
 create or replace temp table row_changes (
     table_name varchar, what_changed varchar, key varchar, change decimal(38, 4)
@@ -380,15 +386,15 @@ union all
 select null, row from (from after except all from before)
 """
 
-_MONTHS = """
+_CHANGED_MONTHS = f"""
 select
     table_name,
     metric,
-    strptime(month::varchar, '%Y%m')::date as month_start,
+    try_strptime(month::varchar, '%Y%m')::date as month_start,
     coalesce(before, 0) as before,
     coalesce(after, 0) as after,
     coalesce(after, 0) - coalesce(before, 0) as change
-from month_changes
+from {MONTHS}
 where before is distinct from after
 order by table_name, month
 """

@@ -1,79 +1,51 @@
-"""Checks that compare a new build with the published mart: rows it has lost, changed or left out.
+"""Compares a new build with the published mart, and checks for rows it has lost, changed or left out.
 
 Natural keys identify the rows. The checks compare the month of their day (the first column that refers
 to `dim_date`) and their amounts (all numbers except keys). A month is closed if the published mart has
-a later one. Only facts that both builds read from files are compared.
+a later one. The checks are on facts that both builds read from files.
 """
 
-from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import declared_tables, read_contract
 from mart_helpers.derived import Check, create_checks
-from mart_helpers.metrics import additive_metrics, is_number
-from mart_helpers.restated import Mart, restated_by, restated_notes
+from mart_helpers.diff import MONTHS, Comparison, Table, compare
+from mart_helpers.metrics import is_number
+from mart_helpers.restated import Mart, restated_notes
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
 from mart_helpers.sources import SEED_ROWS
-from mart_helpers.texts import literal, quoted, row_sql
-
-# The leading blank keeps these apart from the columns of a fact.
-_DAY, _MONTH, _IS_THERE = map(quoted, (" day", " month", " is there"))
-
-
-class _Fact(NamedTuple):
-    """A fact with a natural key and a day; `amounts` are the numeric columns that both marts have.
-
-    It is comparable if the published mart has the same key and day, with the same names and types.
-    """
-
-    name: str
-    key: tuple[str, ...]
-    day: str
-    amounts: list[str]
-    is_comparable: bool
-
-    @property
-    def stored(self) -> str:
-        """The table of the published rows that have changed or are gone."""
-        return f"checks.{quoted(f'past_of_{self.name}')}"
+from mart_helpers.texts import literal, quoted
 
 
 @in_words()
-def check_past(session: Session, allow_restated: bool) -> None:
-    """Create the checks that compare the candidate with the published mart, as views in schema `checks`.
+def check_past(session: Session, allow_restated: bool) -> Comparison:
+    """Compare the candidate with the published mart, and create the checks on what differs.
 
-    The differences are stored in `checks.past_of_<fact>` and `checks.restated`, so that the views still
-    show them after publication. A closed month that lost or changed rows is an error, or a warning if
-    `allow_restated`. Raises QueryError if the session is read-only.
+    Returns the differences, for readers of the mart to see what will change. The checks are views in
+    schema `checks`; what they find is stored there in `past_of_<fact>` and `restated`, so that they find
+    the same after publication. A closed month that lost or changed rows is an error, or a warning if
+    `allow_restated`. Raises QueryError if the published mart is damaged or the session is read-only.
     """
     connection = session.connection
-    marts = Mart(connection, "published"), Mart(connection, current_database(connection))
-    checks, promised = [_columns_check(connection)], []
-    for fact in _facts(*marts):
-        checks.append(_newest_month_check(fact))
-        if fact.is_comparable and _from_files(connection, fact.name):
-            promised.append(fact.name)
-            connection.execute(_past_sql(fact))
-            severity = "warn" if allow_restated else "error"
-            checks += [*_past_checks(fact, severity), _growth_check(connection, fact, severity)]
+    mart = Mart(connection, current_database(connection))
+    found = compare(connection, Mart(connection, "published"), mart)
+    checks, severity = [_columns_check(connection)], "warn" if allow_restated else "error"
+    facts = [name for name in mart.keys if name.startswith("fact_") and mart.day(name)]
+    checks += [_newest_month_check(name, mart.day(name)) for name in facts]
+    promised = [
+        each
+        for each in map(found.compared.get, facts)
+        if each.is_matched and each.key and each.day and _from_files(connection, each.name)
+    ]
+    for fact in promised:
+        connection.execute(_past_sql(fact, mart))
+        checks += [*_past_checks(fact, severity), _growth_check(connection, fact, severity)]
     if promised:
-        checks.append(_restated_check(connection, *marts, promised))
+        checks.append(_restated_check(connection, found))
     create_checks(connection, checks)
-
-
-def _facts(before: Mart, after: Mart) -> Iterator[_Fact]:
-    for name, types in after.star.items():
-        key, day = after.keys.get(name), after.day(name)
-        if name.startswith("fact_") and key and day:
-            same = before.star.get(name, types)
-            numbers = [column for column, type_ in types.items() if is_number(type_)]
-            numbers = [column for column in numbers if is_number(same.get(column, ""))]
-            keys = {*key, *after.references[name]}
-            amounts = [column for column in numbers if column not in keys]
-            is_comparable = all(same.get(column) == types[column] for column in (*key, day))
-            yield _Fact(name, key, day, amounts, is_comparable)
+    return found
 
 
 def _from_files(connection: DuckDBPyConnection, fact: str) -> bool:
@@ -89,65 +61,67 @@ def _from_files(connection: DuckDBPyConnection, fact: str) -> bool:
     )
 
 
-def _past_sql(fact: _Fact) -> str:
+def _past_sql(fact: Table, mart: Mart) -> str:
     """SQL for the published rows that are gone, moved to another month, or have other amounts."""
-    day, values = quoted(fact.day), [*map(quoted, (*fact.key, *fact.amounts))]
-    keys = ", ".join(f"before.{quoted(name)}" for name in fact.key)
-    fingerprint = f"sum(hash({', '.join(values)})) as fingerprint"
-    columns = ", ".join([*values, f"{day} as {_DAY}", f"{day} // 100 as {_MONTH}"])
+    before, after = "row_before", "row_after"
+    not_amounts = {*fact.key, *mart.references[fact.name]}
+    amounts = [
+        column
+        for column in fact.places
+        if column not in not_amounts and is_number(mart.star[fact.name][column])
+    ]
+    keys = ", ".join(f"{fact.at(column, row=before)} as {quoted(column)}" for column in fact.key)
+    differs = {
+        column: f"{fact.at(column, row=before)} is distinct from {fact.at(column, row=after)}"
+        for column in (fact.day, *amounts)
+    }
     changes = ", ".join(
-        f"case when before.{name} is distinct from after.{name} "
-        f"then concat_ws(' ', {literal(label)}, coalesce(before.{name}::varchar, 'empty'), '→', "
-        f"coalesce(after.{name}::varchar, 'empty')) end"
-        for label, name in [(fact.day, _DAY), *((name, quoted(name)) for name in fact.amounts)]
+        f"case when {is_other} then concat_ws(' ', {literal(column)}, "
+        f"coalesce({fact.at(column, row=before)}::varchar, 'empty'), '→', "
+        f"coalesce({fact.at(column, row=after)}::varchar, 'empty')) end"
+        for column, is_other in differs.items()
     )
-    differs = " or ".join(
-        f"before.{name} is distinct from after.{name}" for name in (_MONTH, *map(quoted, fact.amounts))
-    )
+    has_moved = f"{fact.month(before)} <> {fact.month(after)}"
     return f"""
-        create or replace table {fact.stored} as
-        with published_rows as (select {columns} from published.main.{quoted(fact.name)}),
-        present_rows as (select true as {_IS_THERE}, {columns} from main.{quoted(fact.name)}),
-        changed_months as (
-            select {_MONTH}
-            from (select {_MONTH}, {fingerprint} from published_rows group by {_MONTH}) as before
-            left join (select {_MONTH}, {fingerprint} from present_rows group by {_MONTH}) as after
-                using ({_MONTH})
-            where before.fingerprint is distinct from after.fingerprint
-        ),
-        bounds as (
+        create or replace table {_stored(fact)} as
+        with extract as (
             select
-                max({_MONTH}) as newest_month,
-                count(*) filter (
-                    where {_MONTH} = (select max({_MONTH}) from published_rows)
-                ) as newest_rows,
-                (select min({_DAY}) from present_rows where {_DAY} > 0) as first_day
-            from published_rows
+                strptime(min({quoted(fact.day)})::varchar, '%Y%m%d')::date as starts_on,
+                min({quoted(fact.day)}) // 100 as month
+            from {mart.stored(fact.name)}
+            where {quoted(fact.day)} > 0
         )
         select
             {keys},
-            before.{_DAY} as {day},
-            if(after.{_IS_THERE}, concat_ws(', ', {changes}), 'gone') as what_changed,
-            after.{_IS_THERE} is null as is_gone,
-            before.{_MONTH} < bounds.newest_month as is_closed,
-            before.{_MONTH} between 1 and bounds.first_day // 100 - 1 as is_before_extract,
-            strptime(bounds.first_day::varchar, '%Y%m%d')::date as extract_starts_on,
-            bounds.newest_rows
-        from published_rows as before
-        semi join changed_months on before.{_MONTH} = changed_months.{_MONTH}
-        left join present_rows as after
-            on {row_sql(fact.key, "before")} = {row_sql(fact.key, "after")}
-        cross join bounds
-        where after.{_IS_THERE} is null or {differs}
-        order by {keys}
+            {fact.at(fact.day, row=before)} as {quoted(fact.day)},
+            if(row_after is null, 'gone', concat_ws(', ', {changes})) as what_changed,
+            row_after is null as is_gone,
+            is_closed,
+            coalesce({fact.month(before)} between 1 and extract.month - 1, false) as is_before_extract,
+            extract.starts_on as extract_starts_on,
+            (
+                select max_by(rows_before, month) from {MONTHS}
+                where table_name = {literal(fact.name)} and rows_before > 0
+            ) as newest_rows
+        from {fact.differences}
+        cross join extract
+        where
+            row_before is not null
+            and (row_after is null or {" or ".join([has_moved, *map(differs.get, amounts)])})
+        order by {", ".join(map(quoted, fact.key))}
     """
 
 
-def _past_checks(fact: _Fact, severity: str) -> Iterator[Check]:
+def _stored(fact: Table) -> str:
+    """The table of the published rows that have changed or are gone."""
+    return f"checks.{quoted(f'past_of_{fact.name}')}"
+
+
+def _past_checks(fact: Table, severity: str) -> Iterator[Check]:
     def rows(words: str) -> str:
         counted = f"format('{{:,}} published rows of {words}', count(*) over ()) as found_in_words"
         keys = ", ".join(map(quoted, fact.key))
-        return f"select {keys}, {quoted(fact.day)}, what_changed, {counted} from {fact.stored}"
+        return f"select {keys}, {quoted(fact.day)}, what_changed, {counted} from {_stored(fact)}"
 
     yield Check(
         f"{fact.name}_keeps_its_closed_months",
@@ -167,7 +141,7 @@ def _past_checks(fact: _Fact, severity: str) -> Iterator[Check]:
         f"{fact.name}_keeps_most_of_its_newest_month",
         "select count(*) as rows_gone, newest_rows as rows_published, "
         "format('{:,} of {:,} published rows of the newest month are gone', rows_gone, rows_published) "
-        f"as found_in_words from {fact.stored} "
+        f"as found_in_words from {_stored(fact)} "
         "where is_gone and not is_closed group by newest_rows "
         "having rows_gone >= greatest(10, newest_rows / 2)",
         "less than half of the published rows of the newest month are gone "
@@ -183,7 +157,7 @@ def _past_checks(fact: _Fact, severity: str) -> Iterator[Check]:
             count(*) as rows_gone,
             'the extract now starts on ' || extract_starts_on || '; ' || months_gone || ' month'
             || if(months_gone = 1, ' before it is gone', 's before it are gone') as found_in_words
-        from {fact.stored}
+        from {_stored(fact)}
         where is_closed and is_before_extract
         group by extract_starts_on
         """,
@@ -192,17 +166,17 @@ def _past_checks(fact: _Fact, severity: str) -> Iterator[Check]:
     )
 
 
-def _growth_check(connection: DuckDBPyConnection, fact: _Fact, severity: str) -> Check:
+def _growth_check(connection: DuckDBPyConnection, fact: Table, severity: str) -> Check:
     """Some late rows are normal, and `diff` shows them; 50 % more rows in closed months are not."""
-    name, monthly = quoted(fact.name), f"{quoted(fact.day)} // 100 as month, count(*) as rows"
-    published, present = connection.execute(f"""
-        with before as (select {monthly} from published.main.{name} group by all),
-        after as (select {monthly} from main.{name} group by all)
-        select coalesce(sum(before.rows), 0), coalesce(sum(after.rows), 0)
-        from before
-        inner join after using (month)
-        where month between 1 and (select max(month) - 1 from before)
-    """).fetchone()
+    published, present = connection.execute(
+        f"""
+        with months as (from {MONTHS} where table_name = $name and rows_before > 0)
+        select coalesce(sum(rows_before), 0), coalesce(sum(rows_after), 0)
+        from months
+        where month between 1 and (select max(month) - 1 from months) and rows_after > 0
+        """,
+        {"name": fact.name},
+    ).fetchone()
     return Check(
         f"{fact.name}_adds_few_rows_to_its_closed_months",
         f"select {published} as rows_published, {present} as rows_present, "
@@ -214,19 +188,15 @@ def _growth_check(connection: DuckDBPyConnection, fact: _Fact, severity: str) ->
     )
 
 
-def _restated_check(
-    connection: DuckDBPyConnection, before: Mart, after: Mart, facts: Collection[str]
-) -> Check:
-    """Stores what changed dimensions do to the metrics of these facts, and reports the first change."""
-    metrics = additive_metrics(connection, after.name)
-    found = restated_by(connection, metrics, before, after, facts)
+def _restated_check(connection: DuckDBPyConnection, found: Comparison) -> Check:
+    """Stores what changed dimensions do to the metrics, and reports the first change."""
     connection.execute(
         "create or replace table checks.restated as select unnest($metric) as metric, "
         "unnest($year)::integer as year, unnest($dimension) as dimension, unnest($column_name) as "
         "column_name, unnest($value)::varchar as value, unnest($change)::decimal(38, 4) as change",
-        {name: found[name].tolist() for name in found},
+        {name: found.restated[name].tolist() for name in found.restated},
     )
-    notes = [*restated_notes(found), ""]
+    notes = [*restated_notes(found.restated), ""]
     more = f" and {len(notes) - 2} more" if len(notes) > 2 else ""
     return Check(
         "dimensions_restate_no_metric",
@@ -236,13 +206,12 @@ def _restated_check(
     )
 
 
-def _newest_month_check(fact: _Fact) -> Check:
+def _newest_month_check(fact: str, day: str) -> Check:
     """Compares with the median of up to twelve months, and allows for chance if there are few rows."""
-    day = quoted(fact.day)
     return Check(
-        f"{fact.name}_newest_month_is_not_half_empty",
+        f"{fact}_newest_month_is_not_half_empty",
         f"""
-        with days as (select {day} as day from {quoted(fact.name)}),
+        with days as (select {quoted(day)} as day from {quoted(fact)}),
         newest as (
             select max(day) // 100 as month, max(day) % 100 as last_day
             from days
@@ -269,7 +238,7 @@ def _newest_month_check(fact: _Fact) -> Check:
         from compared
         where earlier_months >= 3 and rows < least(usual_rows / 2, usual_rows - 4 * sqrt(usual_rows))
         """,
-        f"the newest month of {fact.name} has at least half as many rows as usual by the same day",
+        f"the newest month of {fact} has at least half as many rows as usual by the same day",
         "warn",
     )
 

@@ -1,7 +1,7 @@
 """How a changed dimension restates figures of facts, for example a changed cost the margin."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -77,27 +77,28 @@ class Mart:
                 types = ", ".join(self.star[dimension][name] for name in key)
                 found[column] = ", ".join(f"{role}{name}" for name in key), types
             elif table not in self.keys or column not in (surrogate_key(table), durable_key(table)):
-                found[column] = column, type_
+                found[column] = column, "a number" if is_number(type_) else type_
         return found
 
-    def rows(self, table: str, columns: list[str], *, resolved: bool, only_newest: bool = False) -> str:
-        """A query for these columns as `c0`, `c1` …; if `resolved`, natural keys replace surrogate keys.
+    def rows(self, table: str, places: Mapping[str, str], is_resolved: bool, is_of_newest: bool) -> str:
+        """A query for columns of a table, each under the name of its place.
 
-        With `only_newest`, it returns the newest version of each member of a dimension.
+        If `is_resolved`, natural keys replace surrogate keys. If `is_of_newest`, the rows are the newest
+        version of each member of a dimension.
         """
         chosen, joins = [], []
-        for place, column in enumerate(columns):
+        for column, place in places.items():
             source = f"stored.{quoted(column)}"
             dimension = self.references[table].get(column)
-            if resolved and dimension in self.keys:
-                key = f"d{place}.{quoted(surrogate_key(dimension))}"
-                joins.append(f"left join {self.stored(dimension)} as d{place} on {source} = {key}")
-                source = row_sql(self.keys[dimension], f"d{place}")
-            chosen.append(f"{source} as c{place}")
+            if is_resolved and dimension in self.keys:
+                key = f"of_{place}.{quoted(surrogate_key(dimension))}"
+                joins.append(f"left join {self.stored(dimension)} as of_{place} on {source} = {key}")
+                source = row_sql(self.keys[dimension], f"of_{place}")
+            chosen.append(f"{source} as {place}")
         member = f"partition by stored.{quoted(durable_key(table))}"
         newest = f"qualify stored.{VALID_FROM} = max(stored.{VALID_FROM}) over ({member})"
         source = f"{self.stored(table)} as stored {' '.join(joins)}"
-        return f"select {', '.join(chosen)} from {source} {newest if only_newest else ''}"
+        return f"select {', '.join(chosen)} from {source} {newest if is_of_newest else ''}"
 
     def stored(self, table: str) -> str:
         """The qualified name of the table."""
@@ -109,17 +110,17 @@ def restated_by(
     metrics: Collection[Metric],
     before: Mart,
     after: Mart,
-    facts: Collection[str] | None = None,
+    changed: Collection[str],
 ) -> pd.DataFrame:
-    """Each additive metric of `facts` (or of all facts) that a changed dimension restated, by year.
+    """Each additive metric of the facts that one of the `changed` dimensions restated, by year.
 
     Columns: metric, year, dimension, column_name, value, change. A metric that is computed from a column
     of the dimension has one row per year, without a value. A text column with at most 50 values moves
     each metric from one value to another, with one row for each. Only rows that both marts have count.
     """
     rows = []
-    for dimension in sorted(before.keys):
-        referring = [*_kept_rows(dimension, before, after, facts)]
+    for dimension in sorted({*changed} & {*before.keys}):
+        referring = [*_kept_rows(dimension, before, after)]
         columns = _changed_columns(connection, dimension, before, after) if referring else []
         for kept in referring if columns else ():
             known = [metric for metric in metrics if kept.knows(metric)]
@@ -232,13 +233,10 @@ class _KeptRows(NamedTuple):
         """
 
 
-def _kept_rows(
-    dimension: str, before: Mart, after: Mart, facts: Collection[str] | None
-) -> Iterator[_KeptRows]:
+def _kept_rows(dimension: str, before: Mart, after: Mart) -> Iterator[_KeptRows]:
     """For each column of the facts that refers to the dimension, the rows that both marts have."""
     for fact in sorted({*before.keys} & {*after.keys}):
-        is_asked = facts is None or fact in facts
-        if is_asked and before.key(fact) == after.key(fact) and before.day(fact):
+        if before.key(fact) == after.key(fact) and before.day(fact):
             for role, to in before.references[fact].items():
                 if to == dimension == after.references[fact].get(role):
                     yield _KeptRows(fact, role, dimension, before, after)
