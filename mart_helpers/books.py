@@ -1,4 +1,4 @@
-"""The tables in which a build records what it did, and a summary of the last build.
+"""The tables in which a build records what it did, and what they say about the mart.
 
 `build_log` has one row per build, `build_inputs` one per file that a build read, `quarantine` one per
 bad value. A new build creates them and copies the history of the published mart.
@@ -8,78 +8,72 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 
 import duckdb
 
-from mart_helpers.session import BUILD_LOG, has_table
-from mart_helpers.texts import first_of, literal, quoted
+from mart_helpers.lake import TABLES
+from mart_helpers.parameters import shown
+from mart_helpers.session import BUILD_LOG, has_table, open_published, unreadable
+from mart_helpers.texts import aligned, first_of, literal, one_line, quoted, size_text
+
+_BUILDS = (
+    ("build_id", "integer primary key", "number of the build"),
+    ("built_at", "timestamp", "when the build began, in UTC"),
+    ("stage", "integer", "1 seed rows, 2 sales from files, 3 all from files, 4 dated files"),
+    ("duckdb_version", "varchar", "version of DuckDB that built the mart"),
+    ("rows_read", "bigint", "rows of all inputs"),
+    ("rows_loaded", "bigint", "rows that are in the star"),
+    ("rows_quarantined", "bigint", "rows that were set aside"),
+    ("revenue_loaded", "decimal(38, 4)", "revenue of the rows in the star"),
+    ("revenue_quarantined", "decimal(38, 4)", "revenue of the rows set aside that can be read"),
+    ("rows_of_unknown_amount", "bigint", "rows set aside whose revenue cannot be read"),
+    ("volume_tolerance", "double", "share by which rows and revenue may differ from usual"),
+    ("drops_only", "boolean", "only less than usual was refused"),
+    ("seconds", "decimal(18, 3)", "how long the build took"),
+)
+
+_FILES = (
+    ("build_id", "integer", "number of the build"),
+    ("table_name", "varchar", "declared table that the file belongs to"),
+    ("file", "varchar", "name of the file, below the folder of the inputs"),
+    ("bytes", "bigint", "size of the file"),
+    ("sha256", "varchar", "hash of the file's bytes"),
+    ("rows_read", "bigint", "rows of the file"),
+    ("rows_loaded", "bigint", "rows that are in the star"),
+    ("rows_quarantined", "bigint", "rows that were set aside"),
+    ("rows_left_out", "bigint", "rows that a mapping leaves out"),
+    ("ignored_columns", "varchar", "columns of the file that are not declared"),
+    ("defaulted_columns", "varchar", "declared columns that the file lacks"),
+)
+
+_BAD_VALUES = (
+    ("table_name", "varchar", "declared table that the row belongs to"),
+    ("file", "varchar", "name of the file"),
+    ("line", "bigint", "line of the file on which the row begins"),
+    ("column_name", "varchar", "column with the bad value; empty if it is the whole row"),
+    ("value", "varchar", "the bad value, as the file has it"),
+    ("reason", "varchar", "what is wrong with it"),
+    ("raw_row", "varchar", "the row, as the file has it"),
+)
+
+_PLACEHOLDERS = (
+    ("table_name", "varchar", "declared table that the member belongs to"),
+    ("key", "varchar", "its natural key"),
+    ("file", "varchar", "name of the file with the first row that refers to it"),
+    ("line", "bigint", "line of the file on which that row begins"),
+    ("rows", "bigint", "how many rows refer to it"),
+    ("reason", "varchar", "why it is not known better"),
+    ("referring_table", "varchar", "declared table that those rows belong to"),
+)
 
 _TABLES = {
-    BUILD_LOG: (
-        "one row per build",
-        [
-            ("build_id", "integer primary key", "number of the build"),
-            ("built_at", "timestamp", "when the build began, in UTC"),
-            (
-                "stage",
-                "integer",
-                "1 seed rows, 2 sales from files, 3 all from files, 4 dated files",
-            ),
-            ("duckdb_version", "varchar", "version of DuckDB that built the mart"),
-            ("rows_read", "bigint", "rows of all inputs"),
-            ("rows_loaded", "bigint", "rows that are in the star"),
-            ("rows_quarantined", "bigint", "rows that were set aside"),
-            ("revenue_loaded", "decimal(38, 4)", "revenue of the rows in the star"),
-            (
-                "revenue_quarantined",
-                "decimal(38, 4)",
-                "revenue of the rows set aside that can be read",
-            ),
-            ("rows_of_unknown_amount", "bigint", "rows set aside whose revenue cannot be read"),
-            ("volume_tolerance", "double", "share by which rows and revenue may differ from usual"),
-            ("drops_only", "boolean", "only less than usual was refused"),
-            ("seconds", "decimal(18, 3)", "how long the build took"),
-        ],
-    ),
-    "build_inputs": (
-        "one row per build and input file",
-        [
-            ("build_id", "integer", "number of the build"),
-            ("table_name", "varchar", "declared table that the file belongs to"),
-            ("file", "varchar", "name of the file, below the folder of the inputs"),
-            ("bytes", "bigint", "size of the file"),
-            ("sha256", "varchar", "hash of the file's bytes"),
-            ("rows_read", "bigint", "rows of the file"),
-            ("rows_loaded", "bigint", "rows that are in the star"),
-            ("rows_quarantined", "bigint", "rows that were set aside"),
-            ("rows_left_out", "bigint", "rows that a mapping leaves out"),
-            ("ignored_columns", "varchar", "columns of the file that are not declared"),
-            ("defaulted_columns", "varchar", "declared columns that the file lacks"),
-        ],
-    ),
-    "quarantine": (
-        "one row per bad value that was set aside",
-        [
-            ("table_name", "varchar", "declared table that the row belongs to"),
-            ("file", "varchar", "name of the file"),
-            ("line", "bigint", "line of the file on which the row begins"),
-            ("column_name", "varchar", "column with the bad value; empty if it is the whole row"),
-            ("value", "varchar", "the bad value, as the file has it"),
-            ("reason", "varchar", "what is wrong with it"),
-            ("raw_row", "varchar", "the row, as the file has it"),
-        ],
-    ),
+    BUILD_LOG: ("one row per build", _BUILDS),
+    "build_inputs": ("one row per build and input file", _FILES),
+    "quarantine": ("one row per bad value that was set aside", _BAD_VALUES),
     "inferred_members": (
         "one row per placeholder: a member to which rows refer, and whose own row has not arrived",
-        [
-            ("table_name", "varchar", "declared table that the member belongs to"),
-            ("key", "varchar", "its natural key"),
-            ("file", "varchar", "name of the file with the first row that refers to it"),
-            ("line", "bigint", "line of the file on which that row begins"),
-            ("rows", "bigint", "how many rows refer to it"),
-            ("reason", "varchar", "why it is not known better"),
-            ("referring_table", "varchar", "declared table that those rows belong to"),
-        ],
+        _PLACEHOLDERS,
     ),
 }
 
@@ -129,7 +123,7 @@ def close_books(connection: duckdb.DuckDBPyConnection) -> None:
 def build_time(connection: duckdb.DuckDBPyConnection) -> datetime | None:
     """When the last build of the mart began, in UTC, which identifies the build; None if unknown."""
     with suppress(duckdb.Error):
-        return connection.execute(f"select max_by(built_at, build_id) from {BUILD_LOG}").fetchone()[0]
+        return _last_build(connection).get("built_at")
     return None
 
 
@@ -140,19 +134,13 @@ def build_facts(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
     `revenue_quarantined` (of rows with a readable amount; money is text with all its decimals), and
     `rows_of_unknown_amount` (the other rows in quarantine).
     """
-    found = connection.execute(f"from {BUILD_LOG} order by build_id desc limit 1")
-    columns = [column for column, *_ in found.description]
-    build = dict(zip(columns, found.fetchone() or (), strict=False))
-    built_at = build.get("built_at")
-    revenue = {name: build.get(name) for name in ("revenue_loaded", "revenue_quarantined")}
-    return {
-        "build_id": build.get("build_id"),
-        "built_at": built_at and built_at.isoformat(),
-        "rows_loaded": build.get("rows_loaded"),
-        "rows_quarantined": build.get("rows_quarantined"),
-        **{name: None if money is None else str(money) for name, money in revenue.items()},
-        "rows_of_unknown_amount": build.get("rows_of_unknown_amount"),
-    }
+    build = _last_build(connection)
+    counts, money = ("rows_loaded", "rows_quarantined"), ("revenue_loaded", "revenue_quarantined")
+    names = ("build_id", "built_at", *counts, *money, "rows_of_unknown_amount")
+    facts = {name: build.get(name) for name in names}
+    built_at = facts["built_at"]
+    texts = {name: str(facts[name]) for name in money if facts[name] is not None}
+    return facts | texts | {"built_at": built_at and built_at.isoformat()}
 
 
 def money_aside(build: Mapping[str, object]) -> str | None:
@@ -193,6 +181,46 @@ def account_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return [account + (f", {left_out:,} left out" if left_out else ""), *reasons, *columns]
 
 
+def describe_mart(database: Path) -> str:
+    """The file, the last build, and each table of the mart with its rows, columns, types and comments.
+
+    The star comes first, then these tables. Raises StateError if there is no mart to read.
+    """
+    with open_published(database) as connection:
+        try:
+            title = f"{shown(database)} ({size_text(database)})"
+            build = [[name, _text(value)] for name, value in _last_build(connection).items()]
+            tables = [
+                _described(connection, *each) for each in connection.execute(_DESCRIBED).fetchall()
+            ]
+            return "\n\n".join([title, *([f"last build\n{aligned(build)}"] if build else []), *tables])
+        except duckdb.Error as error:
+            raise unreadable(database, error) from error
+
+
+def _last_build(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
+    """The newest row of the build log; empty if there was no build."""
+    found = connection.execute(f"from {BUILD_LOG} order by build_id desc limit 1")
+    columns = [column for column, *_ in found.description]
+    return dict(zip(columns, found.fetchone() or (), strict=False))
+
+
+def _described(
+    connection: duckdb.DuckDBPyConnection, table: str, comment: str, columns: list[dict]
+) -> str:
+    """The table's name, rows and comment in one line, then a line for each column."""
+    (rows,) = connection.execute(f"select count(*) from {quoted(table)}").fetchone()
+    title = f"{one_line(table)}: {rows:,} {'row' if rows == 1 else 'rows'}"
+    lines = aligned([list(column.values()) for column in columns])
+    return f"{title}. {one_line(comment, 10_000)}\n{lines}" if comment else f"{title}\n{lines}"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return f"{value:,}" if type(value) is int else str(value)
+
+
 _ODD_COLUMNS = f"""
 with latest as (
     select *
@@ -225,3 +253,19 @@ def _take_over(connection: duckdb.DuckDBPyConnection, table: str) -> None:
     same = [name for name in connection.table(f"published.{table}").columns if name in columns]
     names = ", ".join(map(quoted, same))
     connection.execute(f"insert into {table} by name select {names} from published.{table}")
+
+
+_DESCRIBED = f"""
+select
+    table_name,
+    coalesce(any_value(tables.comment), ''),
+    list(
+        {{name: column_name, type: lower(data_type), comment: coalesce(columns.comment, '')}}
+        order by column_index
+    )
+from {TABLES} as tables
+inner join duckdb_columns() as columns using (table_oid, database_oid, table_name)
+where tables.database_name = current_database() and tables.schema_name = 'main'
+group by table_name
+order by regexp_matches(table_name, '^(dim|fact)_') desc, table_name
+"""

@@ -15,9 +15,8 @@ from tempfile import gettempdir
 import click
 
 from mart_helpers.errors import MartError, StateError, UsageError
-from mart_helpers.options import Command
 from mart_helpers.outcome import Outcome, hand_on, reported
-from mart_helpers.parameters import resolve, shown
+from mart_helpers.parameters import Command, resolve, shown
 from mart_helpers.texts import aligned, size_text, visible
 
 ALL = ("01_build", "04_quality", "02_explore", "03_export", "05_dashboard")
@@ -202,7 +201,7 @@ def app(port: int, inputs_dir: str, database: str, **_: object) -> None:
 @mart.command(cls=Command)
 def inspect(database: str, **_: object) -> None:
     """Show the tables and columns of the mart."""
-    from mart_helpers.inspect import describe_mart
+    from mart_helpers.books import describe_mart
 
     _say(describe_mart(resolve(database)))
 

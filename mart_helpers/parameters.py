@@ -1,7 +1,7 @@
-"""Reads the parameters of a notebook from its parameters cell, and checks their values.
+"""The parameters of a notebook: read from its parameters cell, checked, and offered as options.
 
 A parameters cell holds lines `name: type = literal  # help`, which `papermill --help-notebook` reads,
-too. This module uses only the standard library, so that `mart --help` answers at once.
+too. This module imports little, so that `mart --help` answers at once.
 """
 
 import ast
@@ -17,6 +17,9 @@ from itertools import chain
 from math import inf, isfinite
 from pathlib import Path
 from typing import NamedTuple
+
+import click
+from click.core import ParameterSource, augment_usage_errors
 
 from mart_helpers.errors import StateError, UsageError
 from mart_helpers.texts import did_you_mean
@@ -41,6 +44,7 @@ _LIMIT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(MB|GB|TB|%)", re.IGNORECAS
 _LIMITS = {"MB": (50, inf), "GB": (0.05, inf), "TB": (0.00005, inf), "%": (1, 100)}
 
 _INJECTED = "# Parameters\n"  # how the cell that papermill adds begins
+_ASSIGNED = re.compile(r"^(\w+) = ", re.MULTILINE)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -62,6 +66,12 @@ class Parameter(NamedTuple):
     help: str = ""
     choices: tuple[object, ...] = ()
     minimum: int | None = None
+
+
+_COMMON = (
+    Parameter("database", str, USUAL_MART, "the mart, one DuckDB file"),
+    Parameter("data_dir", str, "data", "folder of exports, reports and executed notebooks"),
+)
 
 
 def read_parameters(source: str) -> list[Parameter]:
@@ -164,7 +174,8 @@ def check_cell(cell_sources: list[str], namespace: Mapping[str, object]) -> None
     if not parameters:
         return
     known = [each.name for each in parameters]
-    for name in chain(*map(_injected, cell_sources)):
+    injected = (source for source in cell_sources if source.startswith(_INJECTED))
+    for name in chain(*map(_ASSIGNED.findall, injected)):
         if name not in known:
             raise UsageError(
                 f"unknown parameter {name}.{did_you_mean(name, known)} "
@@ -195,6 +206,61 @@ def listed(parameter: str, text: str, known: Iterable[str]) -> list[str]:
 def mart_of(stage: int | None, database: str) -> str:
     """The mart that a build writes: stage 1, for learning, has its own unless the user names one."""
     return FIRST_MART if (stage, database) == (1, USUAL_MART) else database
+
+
+class Command(click.Command):
+    """A command whose options are parameters of notebooks, typed and checked as their cells declare.
+
+    It has all parameters of the `notebooks`, or those named in `only`, and the common ones.
+    """
+
+    def __init__(
+        self, *args, notebooks: tuple[str, ...] = (), only: tuple[str, ...] = (), **settings
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.notebooks, self.only = notebooks, only
+
+    def declared(self, notebook: str) -> list[Parameter]:
+        """The parameters of the notebook that are options of this command."""
+        known = notebook_parameters(notebook_path(notebook))
+        return [each for each in known if not self.only or each.name in self.only]
+
+    def parameters(self) -> list[Parameter]:
+        """The parameters of all notebooks; for each name, the first one with the most choices."""
+        union: dict[str, Parameter] = {}
+        for each in chain(*map(self.declared, self.notebooks), _COMMON):
+            if len(each.choices) > len(union.setdefault(each.name, each).choices):
+                union[each.name] = each
+        return list(union.values())
+
+    def given(self, notebook: str, values: dict[str, object]) -> dict[str, object]:
+        """The `values` that the notebook accepts; a value that is not a choice there is left out."""
+        return {
+            each.name: values[each.name]
+            for each in self.declared(notebook)
+            if each.name in values and (not each.choices or values[each.name] in each.choices)
+        }
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*map(_as_option, self.parameters()), *super().get_params(ctx)]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Check all options; put their values in `ctx.params` and those given in `ctx.obj`."""
+        with augment_usage_errors(ctx):
+            rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:  # completion sees unfinished commands
+            _tell_other_place()
+            refuse_backwards(ctx.params)
+            ctx.obj = {
+                name: _absolute(name, value)
+                for name, value in ctx.params.items()
+                if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            }
+            database = mart_of(ctx.params.get("stage"), ctx.params["database"])
+            if database != ctx.params["database"]:
+                ctx.obj["database"] = str(resolve(database))
+            ctx.params |= ctx.obj
+        return rest
 
 
 def home() -> Path:
@@ -255,17 +321,6 @@ def _choices(comment: str, kind: type) -> tuple[object, ...]:
     return tuple(map(kind, words)) if are_words else ()
 
 
-def _injected(source: str) -> list[str]:
-    """The names that a cell added by papermill sets; none for any other cell."""
-    if source.startswith(_INJECTED):
-        with suppress(SyntaxError):
-            targets = [
-                each.targets[0] for each in ast.parse(source).body if isinstance(each, ast.Assign)
-            ]
-            return [target.id for target in targets if isinstance(target, ast.Name)]
-    return []
-
-
 def _is_of(value: object, kind: type) -> bool:
     """Whether `value` is a valid `kind`: an int is a valid float, but a bool is not a number."""
     if kind is float:
@@ -298,3 +353,47 @@ def _expected_path(text: str) -> str:
     except OSError as error:
         return "a shorter path" if error.errno == errno.ENAMETOOLONG else ""
     return "" if text else "a path"
+
+
+def _tell_other_place() -> None:
+    """Say which notebooks run if neither the current folder nor one above it has any."""
+    if os.environ.get("MART_HOME") or place_of(os.getcwd()):
+        return
+    here = f"{os.getcwd()} has no notebooks/01_build.ipynb"
+    if not is_place(CHECKOUT):
+        raise StateError(f"{here}. Go to a folder that has it; `mart init DIR FILE…` makes one.")
+    click.echo(f"mart: {here}, so this runs the notebooks of {CHECKOUT}.", err=True)
+
+
+def _as_option(parameter: Parameter) -> click.Option:
+    """The option for a parameter: click checks its type and choices, notebook rules the rest."""
+
+    def checked(ctx: click.Context, option: click.Parameter, value: object) -> object:
+        if found := fault(parameter, value):
+            raise click.BadParameter(f"{found}.", ctx, option)
+        return value
+
+    word = f"--{parameter.name.replace('_', '-')}"
+    kind, metavar = parameter.type, parameter.type.__name__.upper()
+    if parameter.choices:
+        kind, metavar = click.Choice(parameter.choices), None
+    elif kind is bool:
+        word, metavar = f"{word}/--no-{word[2:]}", None
+    elif kind is str:
+        kind = click.Path() if _is_path(parameter.name) else kind
+        metavar = "YYYY-MM-DD" if parameter.name.endswith("_date") else None
+    settings = {"default": parameter.default, "show_default": True, "help": parameter.help}
+    return click.Option([word], type=kind, metavar=metavar, callback=checked, **settings)
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(PATHS) or name == "out"
+
+
+def _absolute(name: str, value: object) -> object:
+    """A path relative to the caller's folder, made absolute; other values unchanged."""
+    if not _is_path(name):
+        return value
+    if not value:
+        raise UsageError(f'--{name.replace("_", "-")}: found "", expected the path of a file or folder.')
+    return os.path.abspath(os.path.expanduser(value))

@@ -13,9 +13,9 @@ from conftest import query
 from matplotlib.patches import FancyArrowPatch
 from test_charts import figure_of
 
+from mart_helpers.books import describe_mart
 from mart_helpers.charts import draw_star
 from mart_helpers.diff import described
-from mart_helpers.inspect import describe_mart
 from mart_helpers.run import run_notebook
 from mart_helpers.session import Session, open_published
 from mart_helpers.trace import trace

@@ -8,9 +8,9 @@ import duckdb
 import pytest
 from conftest import CHECKOUT, query
 
+from mart_helpers.books import describe_mart
 from mart_helpers.cli import main
 from mart_helpers.errors import StateError
-from mart_helpers.inspect import describe_mart
 from mart_helpers.star import inherit_comments
 
 MART = """

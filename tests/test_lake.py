@@ -10,10 +10,10 @@ import duckdb
 import pytest
 from conftest import CHECKOUT, mart_command, publish_checked, query
 
+from mart_helpers.books import describe_mart
 from mart_helpers.checks import run_checks
 from mart_helpers.diff import compare_files
 from mart_helpers.errors import QueryError, StateError, UsageError
-from mart_helpers.inspect import describe_mart
 from mart_helpers.kept import previous_path, rollback
 from mart_helpers.lake import builds_in, lake_of
 from mart_helpers.mart import create_candidate
