@@ -13,7 +13,7 @@ from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import Reference, Table, ascends_sql, declared_tables, read_contract
 from mart_helpers.errors import StateError
-from mart_helpers.inferred import INFERRED
+from mart_helpers.quarantine import INFERRED
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
 from mart_helpers.star import durable_key, star_references, star_types, surrogate_key, with_versions
 from mart_helpers.texts import literal, quoted, row_sql, row_text_sql

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from mart_helpers.contract import FILE_DAY, Table, declared_tables, read_contract, refuse_lengths
 from mart_helpers.errors import InputError, StateError, UsageError
 from mart_helpers.files import sha256_of
-from mart_helpers.inferred import forget_inferred
 from mart_helpers.mapping import Mapping, read_mapping
 from mart_helpers.parameters import resolve
 from mart_helpers.quarantine import (
@@ -20,6 +19,7 @@ from mart_helpers.quarantine import (
     commonest_reasons,
     count_plainly_bad,
     find_problems,
+    forget_inferred,
     keep_sample,
     name_conflicts,
     sample_problems,

@@ -1,6 +1,9 @@
 """Finds the bad rows of a staging table, and moves them to `quarantine` with their place in the file.
 
-The problems are collected in temporary tables, by row id, before anything is moved.
+The problems are collected in temporary tables, by row id, before anything is moved. A reference to a
+missing row is no problem if its dimension is declared `inferred:`: the dimension gets a member for it, a
+placeholder with the key and the defaults of the contract, so that a late product holds no sale back. The
+table `inferred_members` lists it until an extract has the row itself.
 """
 
 from collections import Counter
@@ -9,25 +12,28 @@ from itertools import groupby, islice, tee
 
 import duckdb
 
-from mart_helpers.contract import FILE_DAY, Reference, Table, ascends_sql
+from mart_helpers.contract import FILE_DAY, Reference, Table, ascends_sql, read_contract
 from mart_helpers.errors import StateError
-from mart_helpers.inferred import infer_members, inferring_references
 from mart_helpers.reading import Run, origins
 from mart_helpers.session import has_table
 from mart_helpers.sources import Source
 from mart_helpers.staging import SUSPECT, problems_sql, staging_of
 from mart_helpers.texts import literal, one_line, quoted, row_sql, row_text_sql
 
+INFERRED = "inferred_members"
+
 #: How many bad rows are examined for the message if a table is refused.
 SAMPLE = 10_000
 
 _MOST_UNIQUE = 0.9  # share of unique keys by an estimate that may be wrong by some percent
 
-_BATCH, _MOST_HELD = 2_000, 50_000  # records of at most 10,000 characters
+_BATCH = 2_000  # records of at most 10,000 characters
 
 _MOST_ORIGINS = 200_000
 
 _BAD = "select row_id from problems"
+
+_OF_MISSING = '" key", " first", " rows", " reason"'
 
 # characters without width: an id that contains one looks like another id
 _INVISIBLE = r"'[\x{AD}\x{200B}-\x{200F}\x{2060}\x{FEFF}]'"
@@ -73,7 +79,7 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
     A row is bad if it has problems of its own, if it is an orphan, or if it repeats the key of an
     earlier good row, its `first_row_id`. Good rows that refer to members to be inferred are `orphans`.
     """
-    rows, inferring = staging_of(table.name), [*inferring_references(connection, table)]
+    rows, inferring = staging_of(table.name), [*_inferring_references(connection, table)]
     inferred = {reference.table for reference in inferring}
     if _is_true(connection, f"select count({SUSPECT}) > 0 from {rows}"):
         connection.execute(f"insert into problems by name {problems_sql(table)}")
@@ -133,8 +139,6 @@ def write_entries(
     same. The table `places` gets the places of rows with problems, of the rows whose keys they repeat,
     and of the first rows that refer to members to be inferred.
     """
-    connection.execute(_RAW_ROWS)
-    held = 0
     for source, found in groupby(_origins(connection, runs, records), lambda origin: origin[1]):
         of_ids, of_places = tee(found)
         places = source.places(number for _, _, number in of_places)
@@ -142,13 +146,7 @@ def write_entries(
         while batch := list(islice(noted, _BATCH)):
             row_ids = [row_id for row_id, _ in batch]
             lines, raws = ([place[index] for _, place in batch] for index in (1, 2))
-            connection.execute(_NOTE_PLACES, [row_ids, source.name, lines, *source.cells])
-            connection.execute(_NOTE_RAW_ROWS, [row_ids, raws])
-            held += len(batch)
-            if held >= _MOST_HELD:
-                connection.execute(_INSERT, [table.name])
-                connection.execute(_RAW_ROWS)
-                held = 0
+            connection.execute(_NOTE_PLACES, [row_ids, source.name, lines, raws, *source.cells])
     connection.execute(_INSERT, [table.name])
     bad = "select file, count(distinct line) from quarantine where table_name = ? group by file"
     return Counter(dict(connection.execute(bad, [table.name]).fetchall()))
@@ -184,8 +182,23 @@ def set_bad_rows_aside(connection: duckdb.DuckDBPyConnection, table: Table) -> N
 
         delete from {rows} where rowid in ({_BAD})
     """)
-    for reference in inferring_references(connection, table):
-        infer_members(connection, table, reference)
+    for reference in _inferring_references(connection, table):
+        _infer_members(connection, table, reference)
+
+
+def forget_inferred(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Delete the members inferred in this table, and those that an earlier load of it inferred."""
+    of_others = f"""
+        select table_name, list(key) from {INFERRED}
+        where referring_table = {literal(table.name)} and table_name <> referring_table
+        group by table_name
+    """
+    for name, keys in connection.execute(of_others).fetchall():
+        known = row_text_sql(read_contract(connection, name).key)
+        connection.execute(f"delete from {staging_of(name)} where {known} in (select unnest(?))", [keys])
+    connection.execute(
+        f"delete from {INFERRED} where {literal(table.name)} in (table_name, referring_table)"
+    )
 
 
 def commonest_reasons(
@@ -212,13 +225,14 @@ create or replace temp table problems (
 );
 create or replace temp table orphans as from problems;
 create or replace temp table places (
-    row_id bigint, file varchar, line bigint, cells map(varchar, varchar)
+    row_id bigint, file varchar, line bigint, raw_row varchar, cells map(varchar, varchar)
 );
 """
 
-_NOTE_PLACES = "insert into places select unnest($1), $2, unnest($3), map($4::varchar[], $5::varchar[])"
-
-_NOTE_RAW_ROWS = "insert into raw_rows select unnest($1), unnest($2)"
+_NOTE_PLACES = """
+insert into places
+select unnest($1), $2, unnest($3), unnest($4), map($5::varchar[], $6::varchar[])
+"""
 
 # Of a row with the wrong number of fields, nobody knows which value belongs where.
 _ONLY_THE_ROW = """
@@ -242,17 +256,6 @@ order by rows desc, first_file, first_line
 limit 5
 """
 
-_RAW_ROWS = "insert into raw_rows select unnest($1), unnest($2)"
-
-# Of a row with the wrong number of fields, nobody knows which value belongs where.
-_ONLY_THE_ROW = """
-delete from problems
-where position >= 0 and row_id in (select row_id from problems where position = -1)
-"""
-
-_RAW_ROWS = "create or replace temp table raw_rows (row_id bigint, raw_row varchar)"
-
-# Of the rows in `raw_rows`, by their places.
 _INSERT = """
 insert into quarantine by name
 select
@@ -265,10 +268,9 @@ select
         || coalesce(' of line ' || first.line, '')
         || case when first.file <> bad.file then ' in ' || first.file else '' end
         || coalesce(' (cell ' || bad.cells[problems.column_name] || bad.line || ')', '') as reason,
-    raw_rows.raw_row
-from raw_rows
-inner join problems on raw_rows.row_id = problems.row_id
-inner join places as bad on raw_rows.row_id = bad.row_id
+    bad.raw_row
+from problems
+inner join places as bad on problems.row_id = bad.row_id
 left join places as first on problems.first_row_id = first.row_id
 order by bad.file, bad.line, problems.position
 """
@@ -301,14 +303,77 @@ def _origins(
             yield row_id, *place
 
 
+def _inferring_references(connection: duckdb.DuckDBPyConnection, table: Table) -> Iterator[Reference]:
+    """The references of a table to the primary keys of dimensions declared `inferred:`.
+
+    Raises StateError for a reference to other columns: no member can be made from those.
+    """
+    for reference in table.references:
+        parent = read_contract(connection, reference.table)
+        if "inferred" in parent.comment.prefixes:
+            columns = dict(zip(reference.table_columns, reference.columns, strict=True))
+            if {*columns} != {*parent.key}:
+                raise StateError(
+                    f"contract.{table.name} refers to {', '.join(columns)} of {parent.name}, whose "
+                    f"members are inferred. Refer to its primary key, {', '.join(parent.key)}."
+                )
+            yield Reference(tuple(columns[name] for name in parent.key), parent.name, parent.key)
+
+
+def _infer_members(connection: duckdb.DuckDBPyConnection, table: Table, reference: Reference) -> None:
+    """Add a member to the staged dimension for each missing key, and list it in `inferred_members`.
+
+    The temporary table `orphans` has the rows that refer to such keys, `places` the first row of each.
+    """
+    parent = read_contract(connection, reference.table)
+    defaults = {each.name: each.default for each in parent.columns if each.default is not None}
+    if parent.has_days:  # it joins the newest extract
+        defaults[FILE_DAY] = f"select max({FILE_DAY}) from {staging_of(parent.name)}"
+    pairs = zip(map(quoted, reference.columns), map(quoted, reference.table_columns), strict=True)
+    keys = ", ".join(f"child.{column} as {key}" for column, key in pairs)
+    values = [f"({sql}) as {quoted(name)}" for name, sql in defaults.items() if name not in parent.key]
+    connection.execute(f"""
+        create or replace temp table missing as
+        select
+            any_value(orphans.value) as " key",
+            min(child.rowid) as " first",
+            count(*) as " rows",
+            arg_min(orphans.reason, child.rowid) as " reason",
+            {keys}
+        from {staging_of(table.name)} as child
+        inner join orphans on child.rowid = orphans.row_id
+        anti join {staging_of(parent.name)} as known on {_joined(reference, "known")}
+        where orphans.column_name = {literal(", ".join(reference.columns))}
+        group by all;
+
+        insert into {INFERRED} by name
+        select
+            {literal(parent.name)} as table_name,
+            missing." key" as key,
+            places.file,
+            places.line,
+            missing." rows" as rows,
+            missing." reason" as reason,
+            {literal(table.name)} as referring_table
+        from missing
+        inner join places on missing." first" = places.row_id
+        order by missing." first";
+
+        insert into {staging_of(parent.name)} by name
+        select {", ".join([f"* exclude ({_OF_MISSING})", *values])}
+        from missing order by " first"
+    """)
+
+
 def _is_true(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
     return connection.execute(sql).fetchall() == [(True,)]
 
 
-def _named_sql(columns: Sequence[str], relation: str) -> str:
-    """SQL for the values of these columns with their names: `order_id "O1", line_no "2"`."""
+def _problem_sql(table: Table, columns: Sequence[str], relation: str) -> str:
+    """SQL for position, column_name, value, and how the reason begins: `order_id "O1", line_no "2"`."""
     named = [f"""{literal(f'{name} "')} || {relation}.{quoted(name)} || '"'""" for name in columns]
-    return " || ', ' || ".join(named)
+    position, names = str(table.column_names.index(columns[0])), literal(", ".join(columns))
+    return ", ".join([position, names, row_text_sql(columns, relation), " || ', ' || ".join(named)])
 
 
 def _orphans_sql(table: Table, reference: Reference, into: str = "problems") -> str:
@@ -332,29 +397,28 @@ def _orphans_sql(table: Table, reference: Reference, into: str = "problems") -> 
         bad = f"from {staging_of(name)} where rowid in ({_BAD})"
         causes = f"""select distinct {known}, ': {its} row is in quarantine' as " cause" {bad}"""
 
-    def joined(to: str) -> str:
-        pairs = zip(map(quoted, columns), map(quoted, reference.table_columns), strict=True)
-        return " and ".join(f"child.{column} = {to}.{key}" for column, key in pairs)
-
     seen = f"regexp_extract({row_text_sql(columns, 'child')}, {_INVISIBLE})"
     return f"""
         insert into {into}
         select
             child.rowid,
-            {table.column_names.index(columns[0])},
-            {literal(", ".join(columns))},
-            {row_text_sql(columns, "child")},
-            {_named_sql(columns, "child")} || {literal(f" {is_not} in {name}")}
+            {_problem_sql(table, columns, "child")} || {literal(f" {is_not} in {name}")}
                 || coalesce(causes." cause", '')
                 || case when {seen} <> ''
                     then printf(' (it holds the invisible character U+%04X)', unicode({seen}))
                     else '' end,
             null
         from ({rows}) as child
-        anti join ({parents}) as parents on {joined("parents")}
-        left join ({causes}) as causes on {joined("causes")}
+        anti join ({parents}) as parents on {_joined(reference, "parents")}
+        left join ({causes}) as causes on {_joined(reference, "causes")}
         where {" and ".join(f"child.{quoted(column)} is not null" for column in columns)}
     """
+
+
+def _joined(reference: Reference, parents: str) -> str:
+    """SQL for the condition that a row of `child` refers to one of these `parents`."""
+    pairs = zip(map(quoted, reference.columns), map(quoted, reference.table_columns), strict=True)
+    return " and ".join(f"child.{column} = {parents}.{key}" for column, key in pairs)
 
 
 def _apart(table: Table) -> list[str]:
@@ -385,10 +449,7 @@ def _repeats_sql(table: Table, columns: Sequence[str], most: int | None = None) 
         insert into problems
         select
             good." row id",
-            {table.column_names.index(columns[0])},
-            {literal(", ".join(columns))},
-            {row_text_sql(columns, "good")},
-            {_named_sql(columns, "good")} || ' {repeats}',
+            {_problem_sql(table, columns, "good")} || ' {repeats}',
             repeated." first"
         from ({good}) as good
         inner join repeated on good." key" = repeated." key"
