@@ -42,6 +42,11 @@ class Column(NamedTuple):
     default: str | None
     comment: Comment = Comment()
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether each row of an extract must have a value: there is neither a null nor a default."""
+        return self.is_required and self.default is None
+
 
 class Reference(NamedTuple):
     """A foreign key: the values of its columns must be those of `table_columns` in a row of `table`."""

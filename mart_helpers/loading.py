@@ -27,7 +27,6 @@ from mart_helpers.quarantine import (
     write_entries,
 )
 from mart_helpers.raw import PLACE, RawFiles
-from mart_helpers.reading import Reading, Run
 from mart_helpers.session import Session, current_database, has_table, in_words
 from mart_helpers.sources import (
     SEED_ROWS,
@@ -40,6 +39,8 @@ from mart_helpers.sources import (
 )
 from mart_helpers.staging import (
     SUSPECT,
+    Reading,
+    Run,
     create_days,
     create_staging,
     fill_staging,

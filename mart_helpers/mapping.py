@@ -23,6 +23,7 @@ from mart_helpers.raw import IS_READ, PLACE, Raw, RawFiles
 from mart_helpers.raw import SCHEMA as SOURCE
 from mart_helpers.session import Session
 from mart_helpers.sources import ROW_FAULT, Source
+from mart_helpers.staging import fault_sql
 from mart_helpers.texts import did_you_mean, literal, quoted
 
 SCHEMA = "mapping"
@@ -303,8 +304,7 @@ class _View:
         _let_fail([self._node["select_list"], self._node["where_clause"]])
         faults = [*self._row_faults(), *self._column_faults()]
         told = [
-            f"case when {each.when} then {{position: {position}, column_name: {each.column}, "
-            f"value: {each.value}, reason: {each.reason}}} end"
+            fault_sql(each.when, each.reason, position, each.column, each.value)
             for position, each in faults
         ]
         is_any = " or ".join(each.when for _, each in faults)

@@ -14,10 +14,9 @@ import duckdb
 
 from mart_helpers.contract import FILE_DAY, Reference, Table, ascends_sql, read_contract
 from mart_helpers.errors import StateError
-from mart_helpers.reading import Run, origins
 from mart_helpers.session import has_table
 from mart_helpers.sources import Source
-from mart_helpers.staging import SUSPECT, problems_sql, staging_of
+from mart_helpers.staging import SUSPECT, Run, origins, problems_sql, staging_of
 from mart_helpers.texts import literal, one_line, quoted, row_sql, row_text_sql
 
 INFERRED = "inferred_members"

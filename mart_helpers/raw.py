@@ -16,7 +16,6 @@ from typing import NamedTuple
 import duckdb
 
 from mart_helpers.contract import Column, Table
-from mart_helpers.reading import Reading, Run, origins
 from mart_helpers.session import Session, current_database
 from mart_helpers.sources import (
     FEWER_FIELDS,
@@ -28,7 +27,7 @@ from mart_helpers.sources import (
     open_source,
     state_of,
 )
-from mart_helpers.staging import SUSPECT, create_staging, staging_of
+from mart_helpers.staging import SUSPECT, Reading, Run, create_staging, origins, staging_of
 from mart_helpers.texts import literal, quoted
 
 SCHEMA = "source"

@@ -1,4 +1,8 @@
-"""Fills `staging.<table>` from rows of text in one pass: typed values, and the texts of suspect rows.
+"""Fills `staging.<table>` from the records of its sources: typed values, and the texts of suspect rows.
+
+The records are read batch by batch, and `Reading` notes where each row comes from. If the number of rows
+of a batch differs from the count of its records, each unreadable record is replaced by a row that says
+why, and the batch is read again.
 
 A staging table has the declared columns in their declared order and its rows in the order of the file.
 Until the bad rows are taken out it has a last column `SUSPECT`: null if nothing about the row is
@@ -7,18 +11,31 @@ then works out the exact faults of those rows only. Internal names begin with a 
 name does.
 """
 
-from collections.abc import Iterable
+import shutil
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import date
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
 from mart_helpers.contract import FILE_DAY, Column, Rule, Table, cast_sql, form_of, id_sql, trimmed_sql
-from mart_helpers.sources import ROW_FAULT
-from mart_helpers.texts import literal, quoted
+from mart_helpers.errors import InputError
+from mart_helpers.records import NOT_UTF8
+from mart_helpers.session import Session, rows_folder
+from mart_helpers.sources import ROW_FAULT, CsvFile, Part, Source, refuse_eight_bit
+from mart_helpers.texts import literal, one_line, quoted
 
 SUSPECT = quoted(" suspect")
 
 _LONGEST_VALUE = 1000
+
+# Whole row groups of DuckDB, so that several threads can share the work.
+_MOST_RECORDS, _MOST_BYTES = 8 * 122_880, 64 << 20
 
 #: The first day on which the rows of a file hold, if the file name has no date.
 BEGINNING = date(1900, 1, 1)
@@ -64,6 +81,161 @@ def create_days(connection: duckdb.DuckDBPyConnection, facts: Iterable[Table]) -
         connection.execute(f"create or replace view staging.days_of_facts as {' union all '.join(days)}")
 
 
+#: Adds the rows of a query over the batch, and returns their number.
+Fill = Callable[[str, Sequence[Part]], int]
+
+
+class Run(NamedTuple):
+    """Consecutive rows from id `row` on, which hold `count` records of a source from `number` on."""
+
+    row: int
+    source: Source
+    number: int
+    count: int
+
+
+def origins(runs: Sequence[Run], rows: Iterable[int]) -> Iterator[tuple[Source, int]]:
+    """Source and record number of each of these rows."""
+    firsts = [run.row for run in runs]
+    for row in rows:
+        run = runs[bisect_right(firsts, row) - 1]
+        yield run.source, run.number + row - run.row
+
+
+class Reading:
+    """Reads records of sources into a staging table, and notes their origin in `runs`."""
+
+    def __init__(self, session: Session, table: Table, fill: Fill | None = None) -> None:
+        self._connection, self._staged = session.connection, staging_of(table.name)
+        self._folder = rows_folder(session.candidate)
+        self._fill = fill or (
+            lambda rows, batch: fill_staging(session.connection, table, rows, batch[0].source.fields)
+        )
+        self._next_row = 0
+        self.runs: list[Run] = []
+
+    def read_all(self, sources: Iterable[Source]) -> None:
+        """Add the records of these sources to staging.
+
+        Raises InputError for a file in another encoding, or whose records cannot be told apart.
+        """
+        not_utf8: Counter[Source] = Counter()
+        for batch in batches(sources):
+            not_utf8 += read_batch(batch, self._folder, lambda rows, batch=batch: self._add(rows, batch))
+            self._note(batch)
+        for source, rows in not_utf8.items():
+            if rows > 1 and not source.reader:
+                refuse_eight_bit(source.path, source.name)
+
+    def records(self, sources: Iterable[Source]) -> Counter[str]:
+        """How many records were read of each of these sources, by its name."""
+        read = Counter({source.name: 0 for source in sources})
+        for run in self.runs:
+            read[run.source.name] += run.count
+        return read
+
+    def _add(self, rows: str, batch: Sequence[Part]) -> int:
+        # remove what a failed attempt added
+        self._connection.execute(f"delete from {self._staged} where rowid >= {self._next_row}")
+        return self._fill(rows, batch)
+
+    def _note(self, batch: Sequence[Part]) -> None:
+        """Note the runs of a batch that was just read."""
+        self._next_row = (
+            1 + self._connection.execute(f"select max(rowid) from {self._staged}").fetchone()[0]
+        )
+        row = self._next_row - sum(part.count for part in batch)
+        for source, number, count, _ in batch:
+            last = self.runs[-1] if self.runs else None
+            if last and last.source is source and last.row + last.count == row:
+                self.runs[-1] = last._replace(count=last.count + count)
+            else:
+                self.runs.append(Run(row, source, number, count))
+            row += count
+
+
+def batches(sources: Iterable[Source]) -> Iterator[list[Part]]:
+    """The parts of the sources in order, grouped into batches to read at once."""
+    batch: list[Part] = []
+    records = size = 0
+    for part in chain.from_iterable(source.parts() for source in sources):
+        records, size = records + part.count, size + part.size
+        fits = records <= _MOST_RECORDS and size <= _MOST_BYTES
+        if batch and not (fits and _are_alike(part.source, batch[-1].source)):
+            yield batch
+            batch, records, size = [], part.count, part.size
+        batch.append(part)
+    if batch:
+        yield batch
+
+
+def _are_alike(one: Source, other: Source) -> bool:
+    """Whether their records have the same format, and so can be read together."""
+    return isinstance(one, CsvFile) and isinstance(other, CsvFile) and one[2:] == other[2:]
+
+
+def read_batch(batch: Sequence[Part], folder: Path, run: Callable[[str], int]) -> Counter[Source]:
+    """Have `run` read the rows of a batch, one per record; how many records are not UTF-8, by source.
+
+    `run` gets a query for the rows and returns their number; if that is wrong, it gets a second query.
+    Meanwhile the `folder` holds the records of a CSV file. Raises InputError for a batch that cannot be
+    read.
+    """
+    source, count = batch[0].source, sum(part.count for part in batch)
+    rows, not_utf8 = 0, Counter[Source]()
+    try:
+        if not isinstance(source, CsvFile):
+            rows = run(source.rows_sql)
+        elif not any(part.block.is_odd for part in batch):
+            texts = [part.block.text for part in batch]
+            line_end = r"\r\n" if texts[-1].endswith(b"\r\n") else r"\n"
+            # with several threads, DuckDB refuses fields that contain line ends
+            is_plain = all(part.block.is_plain for part in batch)
+            with suppress(duckdb.InvalidInputException):
+                rows = _read_texts(source, texts, folder, run, line_end, parallel=is_plain)
+        if rows != count and isinstance(source, CsvFile):
+            rows = _read_texts(source, _mended(batch, not_utf8), folder, run, r"\n", parallel=False)
+    except duckdb.InvalidInputException as error:
+        reason = one_line(str(error))
+        raise InputError(f"{source.name}: cannot be read ({reason}). Make a new extract.") from error
+    if rows != count:
+        raise InputError(
+            f"{source.name}: has {count:,} rows from row {batch[0].first:,} on, but {rows:,} were "
+            "read. It is damaged, or it changed while it was read. Make a new extract."
+        )
+    return not_utf8
+
+
+def _read_texts(
+    source: CsvFile,
+    texts: Iterable[bytes],
+    folder: Path,
+    run: Callable[[str], int],
+    line_end: str,
+    *,
+    parallel: bool,
+) -> int:
+    path = folder / "rows.csv"
+    folder.mkdir(exist_ok=True)
+    try:
+        with path.open("wb") as file:
+            file.writelines(texts)
+        return run(source.rows_sql(path, line_end, parallel=parallel))
+    finally:
+        shutil.rmtree(folder)
+
+
+def _mended(batch: Sequence[Part], not_utf8: Counter[Source]) -> Iterator[bytes]:
+    """The records of a batch, with each unreadable one replaced by a row that says why."""
+    for source, _, _, block in batch:
+
+        def unread(reason: str, source: CsvFile = source) -> bytes:
+            not_utf8[source] += reason == NOT_UTF8
+            return source.unread(reason)
+
+        yield from block.mended(source.delimiter, len(source.fields), unread)
+
+
 def fill_staging(
     connection: duckdb.DuckDBPyConnection, table: Table, text_rows: str, fields: tuple[str, ...]
 ) -> int:
@@ -76,7 +248,9 @@ def fill_staging(
     texts += [f"null as {_text(column)}" for column in table.columns if column not in given]
     values = [quoted(column.name) for column in table.columns]
     conspicuous = [f"{ROW_FAULT} is not null"]
-    conspicuous += [_looks_wrong(column) for column in given if _may_be_wrong(column)]
+    conspicuous += [
+        _looks_wrong(column) for column in given if column.type != "VARCHAR" or column.is_needed
+    ]
     conspicuous += [_is_broken(rule) for rule in table.rules]
     row = ", ".join([*map(_text, table.columns), ROW_FAULT])
     added = connection.execute(
@@ -101,9 +275,6 @@ def problems_sql(table: Table, most: int | None = None) -> str:
     """
     names = [*map(_text, table.columns), ROW_FAULT]
     texts = [f"texts[{place}] as {name}" for place, name in enumerate(names, 1)]
-    listed = ", ".join(
-        f"case when {condition} then {problem} end" for condition, problem in _faults(table)
-    )
     told = f"coalesce(from_json(case when {_IS_LIST} then {ROW_FAULT} end, '{_TOLD}'), [])"
     return f"""
         with suspects as (
@@ -117,7 +288,7 @@ def problems_sql(table: Table, most: int | None = None) -> str:
             " row id" as row_id,
             unnest(
                 " told" || list_filter(
-                    [{listed}],
+                    [{", ".join(_faults(table))}],
                     lambda fault: fault is not null
                         and not list_contains([told.position for told in " told"], fault.position)
                 ),
@@ -165,16 +336,8 @@ def _value_sql(column: Column) -> str:
     return f"coalesce({value}, case when {is_empty} then {column.default}::{column.type} end)"
 
 
-def _may_be_wrong(column: Column) -> bool:
-    return column.type != "VARCHAR" or _must_be_there(column)
-
-
-def _must_be_there(column: Column) -> bool:
-    return column.is_required and column.default is None
-
-
 def _looks_wrong(column: Column) -> str:
-    if _must_be_there(column):
+    if column.is_needed:
         return f"{quoted(column.name)} is null"
     # for speed, only text without a value is trimmed
     return f"case when {quoted(column.name)} is null then {trimmed_sql(_text(column))} <> '' end"
@@ -184,47 +347,42 @@ def _is_broken(rule: Rule) -> str:
     return f"not coalesce({rule.expression}, true)"
 
 
-def _faults(table: Table) -> list[tuple[str, str]]:
-    """SQL conditions that find a faulty row, each with SQL for a struct that describes the fault."""
-    faults = [
-        (f"{ROW_FAULT} is not null and not {_IS_LIST}", _problem_sql(-1, "null", "null", ROW_FAULT))
-    ]
+def _faults(table: Table) -> Iterator[str]:
+    """For each fault that a row may have, SQL for `fault_sql`."""
+    yield fault_sql(f"{ROW_FAULT} is not null and not {_IS_LIST}", ROW_FAULT)
+
+    def fault(condition: str, position: int, words: str, *, quotes: bool = True) -> str:
+        column = table.columns[position]
+        shown = f"nullif(left({_text(column)}, {_LONGEST_VALUE}), '')"
+        reason = literal(f"{column.name} {words}")
+        if quotes:
+            reason = (
+                f"""{literal(f'{column.name} "')} || coalesce({shown}, '') || {literal(f'" {words}')}"""
+            )
+        return fault_sql(condition, reason, position, literal(column.name), shown)
+
     for position, column in enumerate(table.columns):
         text = trimmed_sql(_text(column))
-        if _must_be_there(column):
-            missing = _problem_of(position, column, literal(f"{column.name} is missing"))
-            faults.append((f"coalesce({text}, '') = ''", missing))
+        if column.is_needed:
+            yield fault(f"coalesce({text}, '') = ''", position, "is missing", quotes=False)
         if column.type != "VARCHAR":
-            wrong = _problem_of(
-                position, column, _quoting(column, f" is not {form_of(column.type).words}")
-            )
-            faults.append((f"{quoted(column.name)} is null and {text} <> ''", wrong))
-        if column.type in _DOUBTS:
-            zone = rf"regexp_full_match({text}, '.*:[0-9]{{2}}(\.[0-9]+)?\s*(Z|[+-][0-9:]+)')"
-            faults[-1] = (f"{faults[-1][0]} and not {zone}", faults[-1][1])
-            words = f" has a time zone, so its {_DOUBTS[column.type]}"
-            wrong = _problem_of(position, column, _quoting(column, words))
-            faults.append((f"{quoted(column.name)} is null and {zone}", wrong))
+            is_wrong = f"{quoted(column.name)} is null and {text} <> ''"
+            if column.type in _DOUBTS:
+                zone = rf"regexp_full_match({text}, '.*:[0-9]{{2}}(\.[0-9]+)?\s*(Z|[+-][0-9:]+)')"
+                doubt = f"has a time zone, so its {_DOUBTS[column.type]}"
+                yield fault(f"{is_wrong} and {zone}", position, doubt)
+                is_wrong += f" and not {zone}"
+            yield fault(is_wrong, position, f"is not {form_of(column.type).words}")
     for rule in table.rules:
         position = table.column_names.index(rule.columns[0])
-        column = table.columns[position]
-        words = _quoting(column, f" breaks the rule {rule.words}")
-        faults.append((_is_broken(rule), _problem_of(position, column, words)))
-    return faults
+        yield fault(_is_broken(rule), position, f"breaks the rule {rule.words}")
 
 
-def _problem_of(position: int, column: Column, reason: str) -> str:
-    return _problem_sql(position, literal(column.name), _shown_text(column), reason)
-
-
-def _problem_sql(position: int, name: str, value: str, reason: str) -> str:
-    return f"{{position: {position}, column_name: {name}, value: {value}, reason: {reason}}}"
-
-
-def _quoting(column: Column, words: str) -> str:
-    shown = f"coalesce({_shown_text(column)}, '')"
-    return f"""{literal(f'{column.name} "')} || {shown} || {literal(f'"{words}')}"""
-
-
-def _shown_text(column: Column) -> str:
-    return f"nullif(left({_text(column)}, {_LONGEST_VALUE}), '')"
+def fault_sql(
+    condition: str, reason: str, position: int = -1, column_name: str = "null", value: str = "null"
+) -> str:
+    """SQL for a struct that describes a fault of a row, or null, from SQL for its parts."""
+    return (
+        f"case when {condition} then {{position: {position}, column_name: {column_name}, "
+        f"value: {value}, reason: {reason}}} end"
+    )

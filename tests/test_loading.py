@@ -9,7 +9,7 @@ import duckdb
 import pytest
 from conftest import SALES_HEADER, sql_of
 
-from mart_helpers import reading
+from mart_helpers import staging
 from mart_helpers.checks import run_checks
 from mart_helpers.derived import derive_checks
 from mart_helpers.errors import InputError, StateError, UsageError
@@ -425,7 +425,7 @@ def test_a_file_that_is_overwritten_while_it_is_read_is_refused(
     candidate, inputs, monkeypatch, keeps_its_times
 ):
     path = inputs / "dim_product.csv"
-    fill = reading.fill_staging
+    fill = staging.fill_staging
 
     def fill_and_overwrite(*arguments):
         added = fill(*arguments)
@@ -438,7 +438,7 @@ def test_a_file_that_is_overwritten_while_it_is_read_is_refused(
             path.write_text(other.read_text())
         return added
 
-    monkeypatch.setattr(reading, "fill_staging", fill_and_overwrite)
+    monkeypatch.setattr(staging, "fill_staging", fill_and_overwrite)
     with pytest.raises(InputError, match=r"dim_product\.csv: changed while it was read\. Run the build"):
         load(candidate, inputs, "dim_product")
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from mart_helpers import records
 from mart_helpers.errors import InputError
-from mart_helpers.reading import batches, read_batch
 from mart_helpers.records import (
     NOT_UTF8,
     OUTSIDE_QUOTES,
@@ -24,6 +23,7 @@ from mart_helpers.records import (
     records_at,
 )
 from mart_helpers.sources import CsvFile
+from mart_helpers.staging import batches, read_batch
 
 BOM = b"\xef\xbb\xbf"
 
