@@ -16,7 +16,7 @@ import duckdb
 import pandas as pd
 
 from mart_helpers.books import account_of, build_time
-from mart_helpers.contract import declared_keys, declared_tables, read_contract
+from mart_helpers.contract import declared_keys, read_contracts
 from mart_helpers.errors import CheckFailed
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
@@ -247,9 +247,9 @@ def _days_of(
     star = star_columns(connection)
     declared = {
         column.name
-        for table in declared_tables(connection)
-        if table.startswith("fact_")
-        for column in read_contract(connection, table).columns
+        for table in read_contracts(connection).values()
+        if table.name.startswith("fact_")
+        for column in table.columns
         if column.type == "DATE"
     }
 

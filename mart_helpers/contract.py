@@ -5,8 +5,9 @@ structural checks need to know comes from DuckDB's catalog: `duckdb_columns()`, 
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -148,50 +149,76 @@ def declared_keys(
     return {table: tuple(names) for table, names in rows.fetchall()}
 
 
+def read_contracts(connection: duckdb.DuckDBPyConnection) -> dict[str, Table]:
+    """All declared inputs by name, in the order of their declaration. Raises like `read_contract`."""
+    return {name: read_contract(connection, name) for name in declared_tables(connection)}
+
+
 def read_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Table:
     """The declaration of `table` in schema `contract`.
 
-    Raises StateError if the table or its key is not declared, or if a comment has an unknown prefix.
+    Raises StateError if the table or its key is not declared, or if a declaration means nothing here: a
+    type without a strict form as text, an unknown prefix of a comment.
     """
-    constraints = _constraints(connection, table)
     # trying a query would abort the transaction of a cell
-    if not constraints and table not in declared_tables(connection):
+    found = connection.execute(_DECLARATION, {"schema": SCHEMA, "table": table}).fetchall()
+    if not found:
         raise StateError(
             f"{SCHEMA}.{table} is not declared. Run the cell that creates it, or correct the name "
             f"(declared: {', '.join(declared_tables(connection)) or 'nothing'})."
         )
-    keys = [tuple(names) for kind, names, *_ in constraints if kind == "PRIMARY KEY"]
-    if not keys:
-        raise StateError(f"{SCHEMA}.{table} needs a primary key.")
-    columns, comment = _columns(connection, table), _comment_of(connection, table)
-    if "inferred" in comment.prefixes and table.startswith("fact_"):
-        raise StateError(
-            f"{SCHEMA}.{table}: only members of a dimension can be inferred, not rows of a fact."
-        )
-    if taken := _TAKEN & {column.name for column in columns}:
-        raise StateError(
-            f"{SCHEMA}.{table}: {', '.join(taken)} has a meaning of its own in DuckDB or in checks. "
-            "Give the column another name."
-        )
-    found = Table(
+    ((comment, columns, constraints),) = found
+    place, of_kind = f"{SCHEMA}.{table}", defaultdict(list)
+    for kind, *constraint in map(dict.values, constraints or ()):
+        of_kind[kind].append(constraint)
+    read = Table(
         name=table,
-        columns=columns,
-        key=keys[0],
-        uniques=tuple(tuple(names) for kind, names, *_ in constraints if kind == "UNIQUE"),
+        columns=tuple(_column(place, **column) for column in columns),
+        key=next((tuple(names) for names, *_ in of_kind["PRIMARY KEY"]), ()),
+        uniques=tuple(tuple(names) for names, *_ in of_kind["UNIQUE"]),
         references=tuple(
             Reference(tuple(names), other, tuple(other_names))
-            for kind, names, _, other, other_names in constraints
-            if kind == "FOREIGN KEY"
+            for names, _, other, other_names in of_kind["FOREIGN KEY"]
         ),
         rules=tuple(
-            Rule(expression, tuple(dict.fromkeys(names)))
-            for kind, names, expression, *_ in constraints
-            if kind == "CHECK"
+            Rule(expression, tuple(dict.fromkeys(names))) for names, expression, *_ in of_kind["CHECK"]
         ),
-        comment=comment,
+        comment=read_comment(comment, TABLE_PREFIXES, place),
     )
-    _refuse_odd_history(found)
-    return found
+    if problem := _problem_of(read):
+        raise StateError(f"{place}{problem}")
+    return read
+
+
+def _column(place: str, name: str, type: str, comment: str | None, **others: Any) -> Column:
+    if not form_of(type):
+        raise StateError(
+            f"{place}: {name} is declared as {type.lower()}, which has no strict form as text. "
+            f"Declare it as one of {DECLARABLE}; a list of allowed words is a varchar with a check."
+        )
+    prefixed = read_comment(comment, COLUMN_PREFIXES, f"{place}.{name}")
+    return Column(name, type, **others, comment=prefixed)
+
+
+def _problem_of(table: Table) -> str:
+    """What is wrong with a declaration as a whole, to be said after its name; empty if nothing is."""
+    names = {*table.column_names}
+    if not table.key:
+        return " needs a primary key."
+    if "inferred" in table.comment.prefixes and table.name.startswith("fact_"):
+        return ": only members of a dimension can be inferred, not rows of a fact."
+    if taken := _TAKEN & names:
+        return (
+            f": {', '.join(taken)} has a meaning of its own in DuckDB or in checks. Give the column "
+            "another name."
+        )
+    if table.history_names and not table.has_days:
+        return ': "history:" is for the columns of a dimension. Remove it.'
+    if marked := {*table.key} & {*table.history_names}:
+        return f'.{min(marked)}: a key has no history. Remove "history:".'
+    if table.has_days and FILE_DAY in names:
+        return f": its staging table adds a column {FILE_DAY}. Rename yours."
+    return ""
 
 
 def refuse_lengths(table: str, statements: Iterable[str]) -> None:
@@ -205,35 +232,6 @@ def refuse_lengths(table: str, statements: Iterable[str]) -> None:
                 f"{SCHEMA}.{table}: DuckDB does not keep the length of {found[0].lower()}. Declare the "
                 f"column as varchar, with check (length(…) <= {found[2]})."
             )
-
-
-def _refuse_odd_history(table: Table) -> None:
-    place = f"{SCHEMA}.{table.name}"
-    if table.history_names and not table.has_days:
-        raise StateError(f'{place}: "history:" is for the columns of a dimension. Remove it.')
-    if marked := {*table.key} & {*table.history_names}:
-        raise StateError(f'{place}.{min(marked)}: a key has no history. Remove "history:".')
-    if table.has_days and FILE_DAY in table.column_names:
-        raise StateError(f"{place}: its staging table adds a column {FILE_DAY}. Rename yours.")
-
-
-def referred_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, ...]]:
-    """The columns of `table` that other declared tables refer to, each set of columns once."""
-    rows = connection.execute(
-        """
-        select distinct list_transform(referenced_column_names, lambda name: lower(name))
-        from duckdb_constraints()
-        where
-            database_name = current_database()
-            and schema_name = ?
-            and constraint_type = 'FOREIGN KEY'
-            and referenced_table = ?
-            and table_name <> referenced_table
-        order by all
-        """,
-        [SCHEMA, table],
-    )
-    return [tuple(names) for (names,) in rows.fetchall()]
 
 
 def read_comment(text: str | None, known: Iterable[str], what: str) -> Comment:
@@ -266,61 +264,43 @@ def ascends_sql(relation: str, key: str) -> str:
     )
 
 
-def _comment_of(connection: duckdb.DuckDBPyConnection, table: str) -> Comment:
-    ((text,),) = connection.execute(
-        "select comment from duckdb_tables() "
-        "where database_name = current_database() and schema_name = ? and table_name = ?",
-        [SCHEMA, table],
-    ).fetchall()
-    return read_comment(text, TABLE_PREFIXES, f"{SCHEMA}.{table}")
-
-
-def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[Column, ...]:
-    rows = connection.execute(
-        """
-        select lower(column_name), data_type, not is_nullable, column_default, comment
+_DECLARATION = """
+select
+    comment,
+    (
+        select list(
+            {
+                name: lower(column_name),
+                type: data_type,
+                is_required: not is_nullable,
+                'default': column_default,
+                comment: comment
+            }
+            order by column_index
+        )
         from duckdb_columns()
-        where database_name = current_database() and schema_name = ? and table_name = ?
-        order by column_index
-        """,
-        [SCHEMA, table],
-    ).fetchall()
-    for name, type_name, *_ in rows:
-        if not form_of(type_name):
-            raise StateError(
-                f"{SCHEMA}.{table}: {name} is declared as {type_name.lower()}, which has no strict "
-                f"form as text. Declare it as one of {DECLARABLE}; a list of allowed words is a varchar "
-                "with a check."
-            )
-    return tuple(
-        Column(*column, read_comment(comment, COLUMN_PREFIXES, f"{SCHEMA}.{table}.{column[0]}"))
-        for *column, comment in rows
-    )
-
-
-def _constraints(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple]:
-    return connection.execute(
-        """
-        select
-            constraint_type,
-            list_transform(constraint_column_names, lambda name: lower(name)),
-            expression,
-            referenced_table,
-            list_transform(referenced_column_names, lambda name: lower(name)),
+        where database_name = current_database() and schema_name = $schema and table_name = $table
+    ),
+    (
+        select list(
+            {
+                kind: constraint_type,
+                columns: list_transform(constraint_column_names, lambda name: lower(name)),
+                expression: expression,
+                other: referenced_table,
+                other_columns: list_transform(referenced_column_names, lambda name: lower(name))
+            }
+            order by constraint_index
+        )
         from duckdb_constraints()
-        where database_name = current_database() and schema_name = ? and table_name = ?
-        order by constraint_index
-        """,
-        [SCHEMA, table],
-    ).fetchall()
-
+        where database_name = current_database() and schema_name = $schema and table_name = $table
+    )
+from duckdb_tables()
+where database_name = current_database() and schema_name = $schema and table_name = $table
+"""
 
 #: White space, as `str.strip` defines it.
 BLANKS = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
-
-_SIGNED_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
-
-_UNSIGNED_TYPES = tuple(f"U{name}" for name in _SIGNED_TYPES)
 
 _BINARY_TYPES = ("FLOAT", "DOUBLE")
 
@@ -330,25 +310,42 @@ _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{0,6}0*)?)?"
 
 
 class Form(NamedTuple):
-    """The form of texts of a type: an RE2 pattern (None for any text), and the same in words."""
+    """The form of texts of a type: an RE2 pattern, and the same in words.
 
-    pattern: str | None
+    `is_plain` is SQL for a quick test, cheaper than the pattern: is {text} exactly how DuckDB writes its
+    value {cast}? For some types this is not enough, for example for the time `24:00:00`.
+    """
+
+    pattern: str
     words: str
+    is_plain: str = "false"
 
+
+_WRITTEN = "{cast}::varchar = {text}"
 
 _FORMS = {
-    "VARCHAR": Form(None, "text"),
-    "DATE": Form(rf"{_DAY}([ T]{_TIME.replace('{0,6}0*', '+')})?", "a date (yyyy-mm-dd)"),
+    "VARCHAR": Form(".*", "text"),
+    # `infinity` and years with five digits are written as they are, too
+    "DATE": Form(
+        rf"{_DAY}([ T]{_TIME.replace('{0,6}0*', '+')})?",
+        "a date (yyyy-mm-dd)",
+        f"{_WRITTEN} and {{cast}} between date '0001-01-01' and date '9999-12-31'",
+    ),
     "TIMESTAMP": Form(rf"{_DAY}([ T]{_TIME})?", "a timestamp (yyyy-mm-dd hh:mm:ss, at most 6 decimals)"),
     "TIME": Form(_TIME, "a time of day (hh:mm:ss, at most 6 decimals)"),
     "BOOLEAN": Form("(?i)true|false", "true or false"),
     "UUID": Form("(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a uuid (8-4-4-4-12 hex digits)"),
     **{
-        name: Form(r"[+-]?[0-9]+(\.0*)?", f"a whole number ({name.lower()})")
-        for name in (*_SIGNED_TYPES, *_UNSIGNED_TYPES)
+        name: Form(r"[+-]?[0-9]+(\.0*)?", f"a whole number ({name.lower()})", _WRITTEN)
+        for sign in ("", "U")
+        for name in (f"{sign}{size}" for size in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"))
     },
     **{
-        name: Form(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)", f"a plain number ({name.lower()})")
+        name: Form(
+            r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)",
+            f"a plain number ({name.lower()})",
+            f"{_WRITTEN} and isfinite({{cast}})",
+        )
         for name in _BINARY_TYPES
     },
 }
@@ -367,6 +364,8 @@ def form_of(type_name: str) -> Form | None:
         return Form(
             rf"[+-]?[0-9]*(\.[0-9]{{0,{scale}}}0*)?",
             f"a plain number (at most {digits - scale} digits before and {scale} after the point)",
+            # DuckDB writes all decimals; the text may leave out zeros at the end
+            "starts_with({cast}::varchar, {text})",
         )
     return _FORMS.get(type_name)
 
@@ -394,35 +393,12 @@ def cast_sql(text: str, type_name: str, cast: str | None = None) -> str:
     if type_name == "VARCHAR":
         return text
     cast = cast or f"try_cast({text} as {type_name})"
-    form = form_of(type_name)
-    if not form:
-        return cast
-    trimmed = trimmed_sql(text)
+    form, trimmed = form_of(type_name), trimmed_sql(text)
     value = f"left({trimmed}, 10)" if type_name == "DATE" else trimmed
     fits = f"regexp_full_match({trimmed}, '{form.pattern}')"
     if type_name in _BINARY_TYPES:
         fits += f" and isfinite(try_cast({value} as {type_name}))"
-    is_plain = _is_plain(text, cast, type_name)
     return (
-        f"case {f'when {is_plain} then {cast}' if is_plain else ''} "
+        f"case when {form.is_plain.format(text=text, cast=cast)} then {cast} "
         f"when {fits} then try_cast({value} as {type_name}) end"
     )
-
-
-def _is_plain(text: str, cast: str, type_name: str) -> str | None:
-    """SQL for a quick test, cheaper than a pattern: is the text exactly how DuckDB writes its value?
-
-    None for types for which this test is not enough, for example the time `24:00:00`.
-
-    DuckDB writes all decimals of a decimal; the text may leave out zeros at the end.
-    """
-    written = f"{cast}::varchar"
-    if type_name == "DATE":  # `infinity` and years with five digits would pass the test, too
-        return f"{written} = {text} and {cast} between date '0001-01-01' and date '9999-12-31'"
-    if type_name.startswith("DECIMAL"):
-        return f"starts_with({written}, {text})"
-    if type_name in _BINARY_TYPES:
-        return f"{written} = {text} and isfinite({cast})"
-    if type_name in ("TIMESTAMP", "TIME", "BOOLEAN", "UUID"):
-        return None
-    return f"{written} = {text}"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from duckdb import DuckDBPyConnection
 
-from mart_helpers.contract import Reference, Table, ascends_sql, declared_tables, read_contract
+from mart_helpers.contract import Reference, Table, ascends_sql, read_contracts
 from mart_helpers.errors import StateError
 from mart_helpers.quarantine import INFERRED
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
@@ -40,7 +40,7 @@ def derive_checks(session: Session) -> None:
     QueryError if the session is read-only.
     """
     connection = session.connection
-    declared = [read_contract(connection, name) for name in declared_tables(connection)]
+    declared = [*read_contracts(connection).values()]
     star, references = star_types(connection), star_references(connection)
     _refuse_references_to_nothing(declared, star, references)
     connection.execute("create schema if not exists checks")
@@ -126,11 +126,7 @@ def _owners_of_names(connection: DuckDBPyConnection) -> dict[str, str]:
 
     These are the columns of facts, and those named like a metric. Ids mean the same in two tables.
     """
-    ids = {
-        name
-        for table in declared_tables(connection)
-        for name in read_contract(connection, table).id_names
-    }
+    ids = {name for table in read_contracts(connection).values() for name in table.id_names}
     macros = {name for name, _ in connection.execute(_MACROS).fetchall()}
     return {
         column: table

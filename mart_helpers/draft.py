@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from mart_helpers.contract import declared_tables, read_contract
+from mart_helpers.contract import read_contracts
 from mart_helpers.errors import UsageError
 from mart_helpers.formats import tables_in
 from mart_helpers.mart import create_candidate
@@ -256,7 +256,7 @@ def _draft(
 
     None for a source that already fits the declared table of its name.
     """
-    declared = {each: read_contract(connection, each) for each in declared_tables(connection)}
+    declared = read_contracts(connection)
     if name in declared and declared[name].required_names <= {each.column.lower() for each in columns}:
         return []
     table = _plain_name(name)

@@ -12,7 +12,7 @@ import os
 import re
 import sqlite3
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -20,13 +20,15 @@ from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
+import duckdb
+
 from mart_helpers.errors import InputError
 from mart_helpers.records import Block
-from mart_helpers.texts import one_line, quoted
+from mart_helpers.texts import file_literal, one_line, quoted
 
 if TYPE_CHECKING:
     from python_calamine import CalamineSheet, CalamineWorkbook
@@ -40,8 +42,6 @@ _LONGEST_ROW = 8 << 20
 _MOST_UNPACKED = 500_000_000
 
 _PIECE = 1 << 20
-
-_BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 def tables_in(path: Path) -> list[str]:
@@ -223,11 +223,10 @@ class Json:
         if self.path.suffix == ".ndjson":
             read, unit, what = _lines, "line", "one JSON object a line"
         try:
-            with self.path.open(encoding="utf-8-sig") as stream:
-                for number, record in read(stream):
-                    if not isinstance(record, dict):
-                        raise ValueError(f"{unit} {number} is not an object")
-                    yield number, record
+            for number, record in read(self.path):
+                if not isinstance(record, dict):
+                    raise ValueError(f"{unit} {number} is not an object")
+                yield number, record
         except UnicodeDecodeError as error:
             raise InputError(f"{self.name}: is not UTF-8. Save it as UTF-8.") from error
         except (ValueError, RecursionError) as error:
@@ -249,49 +248,32 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=str, parse_int=str, parse_constant=str)
 
 
-def _lines(stream: Iterable[str]) -> Iterator[tuple[int, Any]]:
-    for line, text in enumerate(stream, 1):
-        if text.strip():
-            try:
-                yield line, _DECODER.decode(text)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {line}: {error.msg}") from error
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open(encoding="utf-8-sig") as stream:
+        for line, text in enumerate(stream, 1):
+            if text.strip():
+                try:
+                    yield line, _DECODER.decode(text)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"line {line}: {error.msg}") from error
 
 
-def _array(stream: TextIO) -> Iterator[tuple[int, Any]]:
-    """The objects of an array, read piece by piece."""
-    text, at, number = "", 0, 0
-
-    def mark() -> str:
-        """The next character that is not a blank; drops everything before it."""
-        nonlocal text, at
-        while (at := _BLANKS.match(text, at).end()) == len(text):
-            text, at = stream.read(_PIECE), 0
-            if not text:
-                raise ValueError("it ends too early")
-        return text[at]
-
-    if mark() != "[":
-        raise ValueError("it does not begin with [")
-    at += 1
-    while mark() != "]":
-        if number and text[at] != ",":
-            raise ValueError(f"no comma after record {number}")
-        at += bool(number)
-        number += 1
-        mark()
-        while True:
-            try:
-                record, at = _DECODER.raw_decode(text, at)
-                break
-            except json.JSONDecodeError as error:
-                more = stream.read(max(_PIECE, len(text)))
-                if not more or len(text) - at > _LONGEST_ROW:
-                    raise ValueError(f"record {number}: {error.msg}") from error
-                text, at = text[at:] + more, 0
-        yield number, record
-    if (text[at + 1 :] + stream.read(_PIECE)).strip():
-        raise ValueError("there is text after the array")
+def _array(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open("rb") as file:
+        file.seek(-min(_PIECE, path.stat().st_size), os.SEEK_END)
+        if not file.read().rstrip().endswith(b"]"):  # DuckDB reads an array that is cut behind a comma
+            raise ValueError("it does not end with ]")
+    try:
+        with duckdb.connect() as connection:
+            found = connection.execute(
+                f"select json from read_json_objects({file_literal(path)}, format = 'array', "
+                f"maximum_object_size = {_LONGEST_ROW})"
+            )
+            for number, (text,) in enumerate(iter(found.fetchone, None), 1):
+                yield number, _DECODER.decode(text)
+    except duckdb.Error as error:
+        at = re.search(r"in record/value (\d+): (.*)", str(error))  # counted from 2
+        raise ValueError(f"record {int(at[1]) - 1}: {at[2]}" if at else str(error)) from error
 
 
 def _json_text(value: Any) -> str:

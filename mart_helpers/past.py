@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from duckdb import DuckDBPyConnection
 
-from mart_helpers.contract import declared_tables, read_contract
+from mart_helpers.contract import read_contracts
 from mart_helpers.derived import Check, create_checks
 from mart_helpers.diff import MONTHS, Comparison, Table, compare
 from mart_helpers.metrics import is_number
@@ -250,8 +250,8 @@ def _columns_check(connection: DuckDBPyConnection) -> Check:
     """
     declared = [
         f"({literal(name)}, {literal(column)})"
-        for name in declared_tables(connection)
-        for column in read_contract(connection, name).column_names
+        for name, table in read_contracts(connection).items()
+        for column in table.column_names
     ]
     return Check(
         "inputs_have_the_columns_of_the_last_build",

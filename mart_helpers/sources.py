@@ -22,7 +22,7 @@ from mart_helpers.errors import InputError
 from mart_helpers.formats import Json, Reader, Sheet, SqliteTable, tables_in, written
 from mart_helpers.parameters import shown
 from mart_helpers.records import Block, Located, data_blocks, opened, records_at
-from mart_helpers.texts import literal, one_line, quoted, visible
+from mart_helpers.texts import file_literal, literal, one_line, quoted, visible
 
 SEED_ROWS = "seed rows"
 
@@ -89,7 +89,7 @@ class CsvFile(NamedTuple):
             f"when {is_short} then {literal(FEWER_FIELDS)} "
             f"when {surplus} is not null then {literal(MORE_FIELDS)} "
             f"end as {ROW_FAULT} "
-            f"from read_csv({_file(path)}, columns = {{{columns}}}, auto_detect = false, "
+            f"from read_csv({file_literal(path)}, columns = {{{columns}}}, auto_detect = false, "
             f"delim = '{self.delimiter}', quote = '\"', escape = '\"', header = false, "
             f"nullstr = '{_NO_FIELD}', null_padding = true, "
             f"new_line = {literal(line_end)}, hive_partitioning = false, parallel = {parallel})"
@@ -460,12 +460,7 @@ def _parquet_columns(path: Path, name: str) -> tuple[str, ...]:
 
 def _parquet_rows(path: Path) -> str:
     """SQL for the rows of a Parquet file; the names of its folders add no columns."""
-    return f"read_parquet({_file(path)}, hive_partitioning = false)"
-
-
-def _file(path: Path) -> str:
-    """The file at `path`, escaped for DuckDB's readers, which treat `*`, `?` and `[` as a pattern."""
-    return literal(re.sub(r"([*?\[])", r"[\1]", str(path)))
+    return f"read_parquet({file_literal(path)}, hive_partitioning = false)"
 
 
 _HEAD_BYTES = 1 << 20

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import duckdb
 
-from mart_helpers.contract import declared_tables, read_contract
+from mart_helpers.contract import read_contracts
 from mart_helpers.session import Session
 from mart_helpers.texts import literal, quoted
 
@@ -106,7 +106,7 @@ def inherit_comments(connection: duckdb.DuckDBPyConnection) -> None:
     keys and references to dimensions are described as such. A table gets the comment of its declaration.
     """
     references = star_references(connection)
-    declared = {name: read_contract(connection, name) for name in declared_tables(connection)}
+    declared = read_contracts(connection)
     for table, column in connection.execute(_WITHOUT_COMMENT).fetchall():
         says: dict[str | None, str] = {
             surrogate_key(table): f"surrogate key of {table}; -1 is the unknown member",
@@ -129,12 +129,12 @@ def unused_columns(session: Session) -> list[str]:
     staging table.
     """
     star, unused = star_columns(session.connection), []
-    for name in declared_tables(session.connection):
+    for name, table in read_contracts(session.connection).items():
         is_read = re.compile(rf'\bstaging\s*\.\s*"?{re.escape(name)}\b', re.IGNORECASE)
         statements = [text for text in session.statements if is_read.search(text)]
         if not statements and name not in star:
             unused.append(name)
-        for column in read_contract(session.connection, name).column_names if statements else ():
+        for column in table.column_names if statements else ():
             word = re.compile(rf"(?<!\w){re.escape(column)}(?!\w)", re.IGNORECASE)
             if column not in star.get(name, ()) and not any(map(word.search, statements)):
                 unused.append(f"{name}.{column}")

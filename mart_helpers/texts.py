@@ -1,5 +1,6 @@
 """Wording and quoting that several modules share."""
 
+import glob
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,6 +34,11 @@ def row_text_sql(columns: Sequence[str], relation: str = "") -> str:
 def literal(text: str | Path) -> str:
     """`text` as an SQL string, for the statements that take no parameters, such as `attach`."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def file_literal(path: Path) -> str:
+    """`path` as an SQL string for DuckDB's readers, which treat `*`, `?` and `[` as a pattern."""
+    return literal(glob.escape(str(path)))
 
 
 def in_words(name: str) -> str:
