@@ -24,7 +24,8 @@ from mart_helpers.formats import tables_in
 from mart_helpers.mart import create_candidate
 from mart_helpers.parameters import home, notebook_cells
 from mart_helpers.raw import Raw, RawFiles
-from mart_helpers.sources import CsvFile, refuse_eight_bit
+from mart_helpers.records import refuse_eight_bit
+from mart_helpers.sources import CsvFile
 from mart_helpers.texts import one_line, quoted
 
 _ROWS = 100_000

@@ -273,7 +273,9 @@ def _array(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _DECODER.decode(text)
     except duckdb.Error as error:
         at = re.search(r"in record/value (\d+): (.*)", str(error))  # counted from 2
-        raise ValueError(f"record {int(at[1]) - 1}: {at[2]}" if at else str(error)) from error
+        raise ValueError(
+            f"record {int(at[1]) - 1}: {at[2].rstrip('. ')}" if at else str(error)
+        ) from error
 
 
 def _json_text(value: Any) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from mart_helpers.errors import InputError
+from mart_helpers.texts import one_line
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -35,6 +36,47 @@ OUTSIDE_QUOTES = "text stands outside the quotes of its field"
 
 STRAY_CR = "the row contains a CR outside quotes: remove it, or quote its field"
 
+
+_HEAD_BYTES = 1 << 20
+
+#: How files of other formats begin, with our advice. Those that begin with letters differ from a header
+#: by a byte that text cannot have. NULs reveal UTF-16 and UTF-32 without a mark, as in RFC 4627.
+_KINDS = (
+    (
+        "UTF-32 text",
+        rb"\xff\xfe\0\0|\0\0\xfe\xff|[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]",
+        "Save it as UTF-8",
+    ),
+    (
+        "UTF-16 text",
+        rb"\xff\xfe|\xfe\xff|([\t\n\r -~]\0){2}|(\0[\t\n\r -~]){2}",
+        "Save it as UTF-8",
+    ),
+    ("a zip archive or an Excel workbook", rb"PK\x03\x04", "Unpack it; a workbook is named .xlsx"),
+    ("an old Excel workbook", rb"\xd0\xcf\x11\xe0", "Save it as .xlsx"),
+    ("a tar archive", rb".{257}ustar[\0 ]", "Unpack it"),
+    (
+        "packed with gzip, bzip2, xz or Zstandard",
+        rb"\x1f\x8b|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd",
+        "Unpack it; only gzip, once, can be read",
+    ),
+    ("a SQLite database", rb"SQLite format 3\0", "Name it .sqlite"),
+    ("JSON", rb"(\xef\xbb\xbf)?\s*[{\[]", "Name it .json, or .ndjson"),
+    ("a DuckDB database", rb".{8}DUCK.{2}\0\0", "Save its rows as CSV or Parquet"),
+    ("a Parquet file", rb"PAR1[\0-\x1f]", "Name it .parquet, without gzip around it"),
+    (
+        "HTML or XML, often an error page in place of the extract",
+        rb"(\xef\xbb\xbf)?\s*<",
+        "Fetch the extract again, as CSV",
+    ),
+    ("a PDF document or a picture", rb"%PDF|\x89PNG|\xff\xd8\xff", "Make an extract as CSV"),
+    ("a Git LFS pointer", rb"version https://git-lfs", "Run git lfs pull to get the file"),
+)
+
+#: Encodings with one byte per character, by their names in Python and iconv.
+_EIGHT_BIT = {"cp1252": "WINDOWS-1252", "mac_roman": "MACINTOSH", "cp850": "CP850"}
+
+_AROUND_BYTES, _LONGEST_LINE = 30, 8 << 20
 
 _END = ["."]  # appended after the last line of a block for the csv module
 
@@ -280,3 +322,79 @@ def _read(lines: list[bytes], delimiter: str) -> tuple[list[tuple[int, int]], in
             spans.append((first, reader.line_num))
         first = reader.line_num
     return (spans[:-1], 0) if row == _END else (spans, row[-1].count("\n"))
+
+
+def read_head(path: Path, name: str) -> str:
+    """The first megabyte of a CSV file, plain or gzipped, as text; its header is valid UTF-8.
+
+    Raises InputError for an empty file, another format or another encoding, saying which.
+    """
+    is_named_gzip = path.suffix == ".gz"
+    with opened(path, name) as stream:
+        with path.open("rb") as file:
+            packed = file.read(_HEAD_BYTES)
+        if packed and packed.startswith(b"\x1f\x8b") != is_named_gzip:
+            if is_named_gzip:
+                _refuse_other_kinds(name, packed)
+            found, ending = ("no gzip", ".csv") if is_named_gzip else ("gzip", ".csv.gz")
+            raise InputError(f"{name}: holds {found} bytes. If that is right, name it {ending}.")
+        head = stream.read(_HEAD_BYTES)
+    _refuse_other_kinds(name, head, around="gzip around " if is_named_gzip else "")
+    header_end = head.find(b"\n", len(head) - len(head.lstrip()))
+    _refuse_other_encodings(path, name, head if header_end < 0 else head[:header_end])
+    text = head.decode("utf-8-sig", errors="replace")
+    if not text.strip():
+        raise InputError(f"{name} is empty. It needs a header row and rows below it.")
+    if "\r" in text.lstrip("\r\n").partition("\n")[0].rstrip("\r"):
+        raise InputError(
+            f"{name}: its lines end with CR alone, or its header contains a CR. Convert its line ends "
+            "to LF, for example with mac2unix."
+        )
+    return text
+
+
+def _refuse_other_kinds(name: str, head: bytes, around: str = "") -> None:
+    for kind, beginning, way_out in _KINDS:
+        if re.match(beginning, head, re.DOTALL):
+            raise InputError(f"{name}: is {around}{kind}. {way_out}.")
+
+
+def _refuse_other_encodings(path: Path, name: str, header: bytes) -> None:
+    if b"\0" in header:
+        raise InputError(
+            f"{name}: its header holds NUL bytes: it is UTF-16, or not text. Save it as CSV (UTF-8)."
+        )
+    try:
+        header.decode()
+    except UnicodeDecodeError as error:
+        refuse_eight_bit(path, name)
+        raise InputError(
+            f"{name}: its header is damaged: the byte {error.object[error.start]:#04x} is not UTF-8, "
+            "but other text in the file is. Correct the header, or make a new extract."
+        ) from error
+
+
+def refuse_eight_bit(path: Path, name: str) -> None:
+    """Refuse a CSV file that has text beyond ASCII, none of it in UTF-8.
+
+    Such a whole file is in another encoding; if some of its text is UTF-8, single bytes are damaged.
+    Raises InputError with the first such line, and how it reads in other encodings.
+    """
+    first = None
+    with opened(path, name) as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), b""), 1):
+            if not line.decode(errors="ignore").isascii():
+                return
+            if not first and not line.isascii():
+                at = re.search(rb"[\x80-\xff]", line).start()
+                first = number, line[max(at - _AROUND_BYTES, 0) : at + _AROUND_BYTES].strip()
+    if first:
+        texts = ", ".join(
+            f'"{one_line(first[1].decode(codec, errors="replace"))}" in {iconv}'
+            for codec, iconv in _EIGHT_BIT.items()
+        )
+        raise InputError(
+            f"{name}: is not UTF-8 but an 8-bit encoding, first seen on line {first[0]}: "
+            f"{texts}. Save it as UTF-8, for example with iconv -f WINDOWS-1252 -t UTF-8, or from "
+            "another of these encodings if that one reads right."
+        )

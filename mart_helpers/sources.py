@@ -21,7 +21,7 @@ from mart_helpers.contract import Table
 from mart_helpers.errors import InputError
 from mart_helpers.formats import Json, Reader, Sheet, SqliteTable, tables_in, written
 from mart_helpers.parameters import shown
-from mart_helpers.records import Block, Located, data_blocks, opened, records_at
+from mart_helpers.records import Block, Located, data_blocks, read_head, records_at
 from mart_helpers.texts import file_literal, literal, one_line, quoted, visible
 
 SEED_ROWS = "seed rows"
@@ -42,6 +42,10 @@ _ENDINGS = (".csv", ".csv.gz", ".parquet", ".xlsx", ".json", ".ndjson", ".sqlite
 _OF_MANY_TABLES = {".xlsx": "sheet", ".sqlite": "table"}
 
 _DELIMITERS = (",", ";", "\t", "|")
+
+_MOST_LINES_ABOVE = 30
+
+_PACKED = (".zip", ".7z", ".bz2", ".xz", ".zst", ".tar", ".tgz")
 
 
 class Part(NamedTuple):
@@ -255,7 +259,9 @@ def open_source(file: Found, table: Table | None = None) -> Source:
     _refuse_what_is_no_file(path, name)
     delimiter, reader = ",", file.reader
     if path.suffix == ".parquet":
-        columns = _parquet_columns(path, name)
+        # the names of its folders add no columns
+        rows = f"read_parquet({file_literal(path)}, hive_partitioning = false)"
+        columns = _parquet_columns(rows, name)
     elif reader:
         columns = reader.columns
         if not columns:
@@ -264,7 +270,7 @@ def open_source(file: Found, table: Table | None = None) -> Source:
         columns, delimiter = _csv_columns(path, name, table)
     fields, ignored = _matched(name, columns, table) if table else (_told_apart(columns), ())
     if path.suffix == ".parquet":
-        return Relation(path, name, _parquet_rows(path), columns, fields, ignored)
+        return Relation(path, name, rows, columns, fields, ignored)
     return CsvFile(path, name, delimiter, fields, ignored, reader)
 
 
@@ -386,7 +392,7 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
 
 def _csv_columns(path: Path, name: str, table: Table | None) -> tuple[list[str], str]:
     """The names in the header of a CSV file, and its delimiter."""
-    head = _read_head(path, name)
+    head = read_head(path, name)
     text = re.sub(r"\A([ \t]*\r?\n)+", "", head)
     columns, delimiter = _header(text, table)
     if table and not table.required_names <= {*map(_folded, columns)}:
@@ -449,132 +455,10 @@ def _matched(
     return tuple(fields), tuple(name for name in names if name not in known)
 
 
-def _parquet_columns(path: Path, name: str) -> tuple[str, ...]:
+def _parquet_columns(rows: str, name: str) -> tuple[str, ...]:
     try:
         with duckdb.connect() as session:
-            rows = session.execute(f"describe from {_parquet_rows(path)}").fetchall()
+            described = session.execute(f"describe from {rows}").fetchall()
     except duckdb.Error as error:
         raise InputError(f"{name}: is not a complete Parquet file. Make a new extract.") from error
-    return tuple(row[0] for row in rows)
-
-
-def _parquet_rows(path: Path) -> str:
-    """SQL for the rows of a Parquet file; the names of its folders add no columns."""
-    return f"read_parquet({file_literal(path)}, hive_partitioning = false)"
-
-
-_HEAD_BYTES = 1 << 20
-
-_MOST_LINES_ABOVE = 30
-
-_PACKED = (".zip", ".7z", ".bz2", ".xz", ".zst", ".tar", ".tgz")
-
-#: How files of other formats begin, grouped by our advice. Formats that begin with letters differ from a
-#: header by a byte that text cannot have. NULs reveal UTF-16 and UTF-32 without a mark, as in RFC 4627.
-_KINDS = {
-    "Save it as UTF-8": {
-        "UTF-32 text": rb"\xff\xfe\0\0|\0\0\xfe\xff|[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]",
-        "UTF-16 text": rb"\xff\xfe|\xfe\xff|([\t\n\r -~]\0){2}|(\0[\t\n\r -~]){2}",
-    },
-    "Unpack it; a workbook is named .xlsx": {"a zip archive or an Excel workbook": rb"PK\x03\x04"},
-    "Save it as .xlsx": {"an old Excel workbook": rb"\xd0\xcf\x11\xe0"},
-    "Unpack it; gzip is the only compression that can be read": {
-        "a bzip2 file": rb"BZh[1-9]1AY&SY",
-        "an xz file": rb"\xfd7zXZ\0",
-        "a Zstandard file": rb"\x28\xb5\x2f\xfd",
-        "a gzip file": rb"\x1f\x8b",
-        "a tar archive": rb".{257}ustar[\0 ]",
-    },
-    "Name it .sqlite": {"a SQLite database": rb"SQLite format 3\0"},
-    "Name it .json, or .ndjson": {"JSON": rb"(\xef\xbb\xbf)?\s*[{\[]"},
-    "Save its rows as CSV or Parquet": {
-        "a DuckDB database": rb".{8}DUCK.{2}\0\0",
-    },
-    "Name it .parquet, without gzip around it": {"a Parquet file": rb"PAR1[\0-\x1f]"},
-    "Fetch the extract again, as CSV": {
-        "a PDF document": rb"%PDF",
-        "a picture": rb"\x89PNG|\xff\xd8\xff",
-        "HTML or XML, often an error page in place of the extract": rb"(\xef\xbb\xbf)?\s*<",
-        "a Git LFS pointer in place of the file (run git lfs pull)": rb"version https://git-lfs",
-    },
-}
-
-
-def _read_head(path: Path, name: str) -> str:
-    """The first megabyte of a CSV file, plain or gzipped, as text; its header is valid UTF-8."""
-    is_named_gzip = path.suffix == ".gz"
-    with opened(path, name) as stream:
-        with path.open("rb") as file:
-            packed = file.read(_HEAD_BYTES)
-        if packed and packed.startswith(b"\x1f\x8b") != is_named_gzip:
-            if is_named_gzip:
-                _refuse_other_kinds(name, packed)
-            found, ending = ("no gzip", ".csv") if is_named_gzip else ("gzip", ".csv.gz")
-            raise InputError(f"{name}: holds {found} bytes. If that is right, name it {ending}.")
-        head = stream.read(_HEAD_BYTES)
-    _refuse_other_kinds(name, head, around="gzip around " if is_named_gzip else "")
-    header_end = head.find(b"\n", len(head) - len(head.lstrip()))
-    _refuse_other_encodings(path, name, head if header_end < 0 else head[:header_end])
-    text = head.decode("utf-8-sig", errors="replace")
-    if not text.strip():
-        raise InputError(f"{name} is empty. It needs a header row and rows below it.")
-    if "\r" in text.lstrip("\r\n").partition("\n")[0].rstrip("\r"):
-        raise InputError(
-            f"{name}: its lines end with CR alone, or its header contains a CR. Convert its line ends "
-            "to LF, for example with mac2unix."
-        )
-    return text
-
-
-def _refuse_other_kinds(name: str, head: bytes, around: str = "") -> None:
-    for way_out, kinds in _KINDS.items():
-        for kind, beginning in kinds.items():
-            if re.match(beginning, head, re.DOTALL):
-                raise InputError(f"{name}: is {around}{kind}. {way_out}.")
-
-
-def _refuse_other_encodings(path: Path, name: str, header: bytes) -> None:
-    if b"\0" in header:
-        raise InputError(
-            f"{name}: its header holds NUL bytes: it is UTF-16, or not text. Save it as CSV (UTF-8)."
-        )
-    try:
-        header.decode()
-    except UnicodeDecodeError as error:
-        refuse_eight_bit(path, name)
-        raise InputError(
-            f"{name}: its header is damaged: the byte {error.object[error.start]:#04x} is not UTF-8, "
-            "but other text in the file is. Correct the header, or make a new extract."
-        ) from error
-
-
-#: Encodings with one byte per character, by their names in Python and iconv.
-_EIGHT_BIT = {"cp1252": "WINDOWS-1252", "mac_roman": "MACINTOSH", "cp850": "CP850"}
-
-_AROUND_BYTES, _LONGEST_LINE = 30, 8 << 20
-
-
-def refuse_eight_bit(path: Path, name: str) -> None:
-    """Refuse a CSV file that has text beyond ASCII, none of it in UTF-8.
-
-    Such a whole file is in another encoding; if some of its text is UTF-8, single bytes are damaged.
-    Raises InputError with the first such line, and how it reads in other encodings.
-    """
-    first = None
-    with opened(path, name) as stream:
-        for number, line in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), b""), 1):
-            if not line.decode(errors="ignore").isascii():
-                return
-            if not first and not line.isascii():
-                at = re.search(rb"[\x80-\xff]", line).start()
-                first = number, line[max(at - _AROUND_BYTES, 0) : at + _AROUND_BYTES].strip()
-    if first:
-        texts = ", ".join(
-            f'"{one_line(first[1].decode(codec, errors="replace"))}" in {iconv}'
-            for codec, iconv in _EIGHT_BIT.items()
-        )
-        raise InputError(
-            f"{name}: is not UTF-8 but an 8-bit encoding, first seen on line {first[0]}: "
-            f"{texts}. Save it as UTF-8, for example with iconv -f WINDOWS-1252 -t UTF-8, or from "
-            "another of these encodings if that one reads right."
-        )
+    return tuple(column for column, *_ in described)

@@ -25,9 +25,9 @@ import duckdb
 
 from mart_helpers.contract import FILE_DAY, Column, Rule, Table, cast_sql, form_of, id_sql, trimmed_sql
 from mart_helpers.errors import InputError
-from mart_helpers.records import NOT_UTF8
+from mart_helpers.records import NOT_UTF8, refuse_eight_bit
 from mart_helpers.session import Session, rows_folder
-from mart_helpers.sources import ROW_FAULT, CsvFile, Part, Source, refuse_eight_bit
+from mart_helpers.sources import ROW_FAULT, CsvFile, Part, Source
 from mart_helpers.texts import literal, one_line, quoted
 
 SUSPECT = quoted(" suspect")

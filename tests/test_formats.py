@@ -265,7 +265,7 @@ def test_a_sheet_whose_cells_cannot_be_told_is_refused_by_cell(candidate, tmp_pa
         ("dim_product.json", b'[{"product_id": "P1"},', "it does not end with ]"),
         ("dim_product.json", b'[{"product_id": "P1"}, {"product_id"}]', "record 2: "),
         ("dim_product.json", b'[{"product_id": "P1", "product_id": "P2"}]', "has a name twice"),
-        ("dim_product.json", b'[{"product_id": "P1"}] []', "record 2: "),
+        ("dim_product.json", b'[{"product_id": "P1"}] []', "unexpected character. Make"),
         ("dim_product.json", b"[]", "is empty"),
         ("dim_product.ndjson", b'{"product_id": "P1"}\n[1]\n', "line 2 is not an object"),
         ("dim_product.ndjson", b'{"product_id": "\xff"}\n', "is not UTF-8"),
