@@ -13,8 +13,7 @@ from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import Reference, Table, ascends_sql, read_contracts
 from mart_helpers.errors import StateError
-from mart_helpers.quarantine import INFERRED
-from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
+from mart_helpers.session import Session, current_database, has_table, in_words
 from mart_helpers.star import durable_key, star_references, star_types, surrogate_key, with_versions
 from mart_helpers.texts import literal, quoted, row_sql, row_text_sql
 
@@ -90,7 +89,9 @@ def _structural_checks(declared: Sequence[Table], star: _Star, references: _Star
                 yield _unique_check(table, [column])
                 yield _not_null(table, column)
             elif column in references[table]:
-                yield _reference_check(table, column, references[table][column])
+                dimension = references[table][column]
+                known = Reference((column,), dimension, (surrogate_key(dimension),))
+                yield _reference_check(table, known)
         if columns.get(thing) == "DATE":
             yield _calendar_check(table, thing)
     for table in declared:
@@ -138,13 +139,16 @@ def _owners_of_names(connection: DuckDBPyConnection) -> dict[str, str]:
 
 def _unique_check(table: str, columns: Sequence[str]) -> Check:
     names, rows = ", ".join(map(quoted, columns)), quoted(table)
-    is_there = " and ".join(f"{quoted(column)} is not null" for column in columns)
     return Check(
         f"{table}_{'_and_'.join(columns)}_is_unique",
-        f"select {names}, count(*) as rows from {rows} where {is_there} "
+        f"select {names}, count(*) as rows from {rows} where {_is_there(rows, columns)} "
         f"and not ({ascends_sql(rows, row_sql(columns))}) group by {names} having count(*) > 1",
         f"each {' with '.join(columns)} occurs once in {table}",
     )
+
+
+def _is_there(relation: str, columns: Sequence[str]) -> str:
+    return " and ".join(f"{relation}.{quoted(column)} is not null" for column in columns)
 
 
 def _not_null(table: str, column: str, known: str = "true") -> Check:
@@ -155,13 +159,16 @@ def _not_null(table: str, column: str, known: str = "true") -> Check:
     )
 
 
-def _reference_check(table: str, column: str, dimension: str) -> Check:
-    keys = f"select {quoted(surrogate_key(dimension))} as key from {quoted(dimension)}"
+def _reference_check(table: str, reference: Reference, where: str = "true") -> Check:
+    columns = ", ".join(map(quoted, reference.table_columns))
+    pairs = zip(map(quoted, reference.columns), map(quoted, reference.table_columns), strict=True)
+    joined = " and ".join(f"referring.{one} = known.{other}" for one, other in pairs)
     return Check(
-        f"{table}_{column}_is_in_{dimension}",
+        f"{table}_{'_and_'.join(reference.columns)}_is_in_{reference.table}",
         f"select referring.* from {quoted(table)} as referring "
-        f"anti join ({keys}) as known on referring.{quoted(column)} = known.key",
-        f"every {column} of {table} is in {dimension}",
+        f"anti join (select {columns} from {quoted(reference.table)}) as known on {joined} "
+        f"where {where}",
+        f"every {' with '.join(reference.columns)} of {table} is in {reference.table}",
     )
 
 
@@ -180,7 +187,7 @@ def _declared_checks(table: Table, star: _Star) -> Iterator[Check]:
     columns, surrogate = {*star[table.name]}, surrogate_key(table.name)
     known = f"{quoted(surrogate)} <> -1" if surrogate in columns else "true"
     if "inferred" in table.comment.prefixes and columns.issuperset(table.key):
-        inferred = f"select key from {INFERRED} where table_name = {literal(table.name)}"
+        inferred = f"select key from inferred_members where table_name = {literal(table.name)}"
         known += f" and {row_text_sql(table.key)} not in ({inferred})"
     for column in table.columns:
         if column.name in columns and column.is_required:
@@ -197,24 +204,9 @@ def _declared_checks(table: Table, star: _Star) -> Iterator[Check]:
                 f"{rule.words} holds in {table.name}",
             )
     for reference in table.references:
-        if columns.issuperset(reference.columns) and {*star.get(reference.table, ())}.issuperset(
-            reference.table_columns
-        ):
-            yield _declared_reference_check(table.name, reference)
-
-
-def _declared_reference_check(table: str, reference: Reference) -> Check:
-    columns = ", ".join(map(quoted, reference.table_columns))
-    pairs = zip(reference.columns, reference.table_columns, strict=True)
-    joined = " and ".join(f"referring.{quoted(one)} = known.{quoted(other)}" for one, other in pairs)
-    is_there = " and ".join(f"referring.{quoted(column)} is not null" for column in reference.columns)
-    return Check(
-        f"{table}_{'_and_'.join(reference.columns)}_is_in_{reference.table}",
-        f"select referring.* from {quoted(table)} as referring "
-        f"anti join (select {columns} from {quoted(reference.table)}) as known on {joined} "
-        f"where {is_there}",
-        f"every {' with '.join(reference.columns)} of {table} is in {reference.table}",
-    )
+        in_star = {*star.get(reference.table, ())}
+        if columns.issuperset(reference.columns) and in_star.issuperset(reference.table_columns):
+            yield _reference_check(table.name, reference, _is_there("referring", reference.columns))
 
 
 def _checks_of_books(
@@ -227,14 +219,14 @@ def _checks_of_books(
         name = table.name
         yield Check(
             f"{name}_has_no_row_in_quarantine",
-            _IN_QUARANTINE.format(table=literal(name)),
+            _IN_QUARANTINE.replace("$table", literal(name)),
             f"no row of {name} is in quarantine",
             "warn",
         )
         if "inferred" in table.comment.prefixes:
             yield Check(
                 f"{name}_has_no_inferred_member",
-                _INFERRED.format(table=literal(name)),
+                _INFERRED.replace("$table", literal(name)),
                 f"each member of {name} has a row of its own, not only a reference to it",
                 "warn",
             )
@@ -263,7 +255,7 @@ def _is_dated(connection: DuckDBPyConnection, table: Table) -> bool:
     """Whether several complete extracts were loaded for a dimension."""
     files = (
         "select count(*) from build_inputs where table_name = $table "
-        f"and build_id = (select max(build_id) from {BUILD_LOG})"
+        "and build_id = (select max(build_id) from build_log)"
     )
     ((count,),) = connection.execute(files, {"table": table.name}).fetchall()
     return bool(table.history_names) and count > 1
@@ -272,14 +264,14 @@ def _is_dated(connection: DuckDBPyConnection, table: Table) -> bool:
 def _rows_check(table: Table) -> Check:
     """A fact has as many rows as were loaded for it; a dimension has as many natural keys."""
     is_fact = table.name.startswith("fact_")
-    members = f"(select count(*) from {INFERRED} where table_name = {literal(table.name)})"
+    members = f"(select count(*) from inferred_members where table_name = {literal(table.name)})"
     inferred = f" + {members}" if "inferred" in table.comment.prefixes else ""
     counted = "count(*)" if is_fact else f"count(distinct {row_text_sql(table.key)})"
     return Check(
         f"{table.name}_has_every_loaded_row",
         "select loaded.rows as rows_loaded, star.rows as rows_in_star from ("
         f"select coalesce(sum(rows_loaded), 0){inferred} as rows from build_inputs "
-        f"where table_name = '{table.name}' and build_id = (select max(build_id) from {BUILD_LOG})"
+        f"where table_name = '{table.name}' and build_id = (select max(build_id) from build_log)"
         f") as loaded cross join (select {counted} as rows from {quoted(table.name)}) as star "
         "where loaded.rows is distinct from star.rows",
         f"every loaded row is in {table.name} once",
@@ -372,37 +364,37 @@ from duckdb_functions()
 where database_name = current_database() and schema_name = 'main' and function_type = 'macro'
 """
 
-_IN_QUARANTINE = f"""
+_IN_QUARANTINE = """
 with set_aside as (
     select file, line, string_agg(reason, '; ' order by reason) as reasons
     from quarantine
-    where table_name = {{table}}
+    where table_name = $table
     group by file, line
 ),
 read as (
     select sum(rows_read - rows_left_out) as rows
     from build_inputs
-    where table_name = {{table}} and build_id = (select max(build_id) from {BUILD_LOG})
+    where table_name = $table and build_id = (select max(build_id) from build_log)
 )
 select
     set_aside.*,
     format(
-        '{{{{:,}}}} {{{{}}}} ({{{{}}}} %) of {{{{}}}} {{{{}}}} in quarantine',
+        '{:,} {} ({} %) of {} {} in quarantine',
         count(*) over (),
         if(count(*) over () = 1, 'row', 'rows'),
         if(
             1000 * count(*) over () < read.rows,
             'under 0.1',
-            format('{{{{:.1f}}}}', 100 * count(*) over () / read.rows)
+            format('{:.1f}', 100 * count(*) over () / read.rows)
         ),
-        {{table}},
+        $table,
         if(count(*) over () = 1, 'is', 'are')
     ) as found_in_words
 from set_aside
 cross join read
 """
 
-_INFERRED = f"""
+_INFERRED = """
 select
     key,
     file,
@@ -410,7 +402,7 @@ select
     rows,
     reason,
     format(
-        '{{{{:,}}}} {{{{}}}} of {{{{}}}} inferred, for example: {{{{}}}} ({{{{}}}} line {{{{}}}})',
+        '{:,} {} of {} inferred, for example: {} ({} line {})',
         count(*) over (),
         if(count(*) over () = 1, 'member', 'members'),
         table_name,
@@ -418,12 +410,12 @@ select
         first_value(file) over places,
         first_value(line) over places
     ) as found_in_words
-from {INFERRED}
-where table_name = {{table}}
+from inferred_members
+where table_name = $table
 window places as (order by file, line, key rows between unbounded preceding and unbounded following)
 """
 
-_NOT_IN_QUARANTINE = f"""
+_NOT_IN_QUARANTINE = """
 with set_aside as (
     select table_name, file, count(distinct line) as rows_in_quarantine
     from quarantine
@@ -438,15 +430,15 @@ from build_inputs
 left join set_aside
     on build_inputs.table_name = set_aside.table_name and build_inputs.file = set_aside.file
 where
-    build_inputs.build_id = (select max(build_id) from {BUILD_LOG})
+    build_inputs.build_id = (select max(build_id) from build_log)
     and build_inputs.rows_quarantined <> coalesce(set_aside.rows_in_quarantine, 0)
 """
 
 # Compares with the median of the earlier builds of this stage, once there are five.
-_FAR_FROM_EARLIER_BUILDS = f"""
+_FAR_FROM_EARLIER_BUILDS = """
 with builds as (
     select build_log.*, inputs.rows
-    from {BUILD_LOG} as build_log
+    from build_log
     left join (
         select build_id, sum(rows_loaded) as rows
         from build_inputs
@@ -476,7 +468,7 @@ select
     found::decimal(38, 2) as found,
     tolerance,
     if(earlier_builds < 5, 'fewer than 5 builds came before', null) as skipped_because,
-    format('{{}} is {{:,.2f}}, usual is {{:,.2f}}', what, found::double, usual::double) as found_in_words
+    format('{} is {:,.2f}, usual is {:,.2f}', what, found::double, usual::double) as found_in_words
 from compared
 where
     earlier_builds < 5

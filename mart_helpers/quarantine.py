@@ -19,8 +19,6 @@ from mart_helpers.sources import Source
 from mart_helpers.staging import SUSPECT, Run, origins, problems_sql, staging_of
 from mart_helpers.texts import literal, one_line, quoted, row_sql, row_text_sql
 
-INFERRED = "inferred_members"
-
 #: How many bad rows are examined for the message if a table is refused.
 SAMPLE = 10_000
 
@@ -188,7 +186,7 @@ def set_bad_rows_aside(connection: duckdb.DuckDBPyConnection, table: Table) -> N
 def forget_inferred(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """Delete the members inferred in this table, and those that an earlier load of it inferred."""
     of_others = f"""
-        select table_name, list(key) from {INFERRED}
+        select table_name, list(key) from inferred_members
         where referring_table = {literal(table.name)} and table_name <> referring_table
         group by table_name
     """
@@ -196,7 +194,7 @@ def forget_inferred(connection: duckdb.DuckDBPyConnection, table: Table) -> None
         known = row_text_sql(read_contract(connection, name).key)
         connection.execute(f"delete from {staging_of(name)} where {known} in (select unnest(?))", [keys])
     connection.execute(
-        f"delete from {INFERRED} where {literal(table.name)} in (table_name, referring_table)"
+        f"delete from inferred_members where {literal(table.name)} in (table_name, referring_table)"
     )
 
 
@@ -345,7 +343,7 @@ def _infer_members(connection: duckdb.DuckDBPyConnection, table: Table, referenc
         where orphans.column_name = {literal(", ".join(reference.columns))}
         group by all;
 
-        insert into {INFERRED} by name
+        insert into inferred_members by name
         select
             {literal(parent.name)} as table_name,
             missing." key" as key,
