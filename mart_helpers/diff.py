@@ -2,7 +2,7 @@
 
 A build may assign new surrogate keys. So natural keys identify rows, and facts are compared by the
 natural keys of the dimensions that they refer to. Facts are first compared a whole month at a time, and
-row by row only within months that differ. Money is the first additive metric of a fact (see `metrics`).
+row by row only within months that differ. Money is the first additive metric of a fact (see `star`).
 """
 
 from collections import Counter
@@ -14,11 +14,10 @@ import pandas as pd
 
 from mart_helpers.kept import published_build
 from mart_helpers.lake import reach_lake
-from mart_helpers.metrics import Metric, additive_metrics, first_made_of
 from mart_helpers.parameters import shown
 from mart_helpers.restated import Mart, restated_by, restated_notes
 from mart_helpers.session import confine, connect, in_words
-from mart_helpers.star import VALID_FROM, VALID_TO
+from mart_helpers.star import VALID_FROM, VALID_TO, Metric, additive_metrics, first_made_of
 from mart_helpers.texts import aligned, literal, one_line, quoted, row_sql, row_text_sql
 
 _MOST_ROWS = 20

@@ -12,10 +12,10 @@ from duckdb import DuckDBPyConnection
 from mart_helpers.contract import read_contracts
 from mart_helpers.derived import Check, create_checks
 from mart_helpers.diff import MONTHS, Comparison, Table, compare
-from mart_helpers.metrics import is_number
 from mart_helpers.restated import Mart, restated_notes
 from mart_helpers.session import BUILD_LOG, Session, current_database, has_table, in_words
 from mart_helpers.sources import SEED_ROWS
+from mart_helpers.star import is_number
 from mart_helpers.texts import literal, quoted
 
 

@@ -8,12 +8,13 @@ import pandas as pd
 from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import declared_keys
-from mart_helpers.metrics import Metric, is_number
 from mart_helpers.staging import BEGINNING
 from mart_helpers.star import (
     VALID_FROM,
+    Metric,
     day_of,
     durable_key,
+    is_number,
     star_references,
     star_types,
     surrogate_key,

@@ -1,9 +1,15 @@
-"""The star of a mart: its tables `dim_<thing>` and `fact_<event>`, and what their keys refer to."""
+"""The star of a mart: its tables `dim_<thing>` and `fact_<event>`, their references and metrics.
 
+An additive metric is a macro whose comment ends in `adds up` and which sums a column of the same name. A
+view of the mart computes that column from columns of a fact and its dimensions.
+"""
+
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-import duckdb
+from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import read_contracts
 from mart_helpers.session import Session
@@ -12,16 +18,12 @@ from mart_helpers.texts import literal, quoted
 CALENDAR = "dim_date"
 
 
-def star_columns(
-    connection: duckdb.DuckDBPyConnection, database: str | None = None
-) -> dict[str, list[str]]:
+def star_columns(connection: DuckDBPyConnection, database: str | None = None) -> dict[str, list[str]]:
     """The columns of each `dim_…` and `fact_…` table of the attached `database`, tables by name."""
     return {table: list(types) for table, types in star_types(connection, database).items()}
 
 
-def star_types(
-    connection: duckdb.DuckDBPyConnection, database: str | None = None
-) -> dict[str, dict[str, str]]:
+def star_types(connection: DuckDBPyConnection, database: str | None = None) -> dict[str, dict[str, str]]:
     """The columns of each table as in `star_columns`, with their types.
 
     `duckdb_columns()` lists all columns of all views of the system: to describe each table is quicker.
@@ -54,7 +56,7 @@ def with_versions(star: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def star_references(
-    connection: duckdb.DuckDBPyConnection, database: str | None = None
+    connection: DuckDBPyConnection, database: str | None = None
 ) -> dict[str, dict[str, str]]:
     """For each table of the star, its columns that refer to a dimension, each with that dimension.
 
@@ -99,7 +101,7 @@ def day_of(references: Mapping[str, str]) -> str | None:
     return own if own in days else next(iter(days), None)
 
 
-def inherit_comments(connection: duckdb.DuckDBPyConnection) -> None:
+def inherit_comments(connection: DuckDBPyConnection) -> None:
     """Comment each table and column of the star that no cell has commented.
 
     A column that comes unchanged from an input gets that column's comment in the contract; surrogate
@@ -141,6 +143,78 @@ def unused_columns(session: Session) -> list[str]:
     return unused
 
 
+class Metric(NamedTuple):
+    """A metric: its name, the temporary macro that sums it, and the columns that the macro takes."""
+
+    name: str
+    macro: str
+    columns: list[str]
+
+    def of(self, *sources: str) -> str:
+        """SQL for its value, from expressions for its columns: a `decimal(38, 4)`, 0 if no rows."""
+        return f"coalesce({self.macro}({', '.join(sources)}), 0)::decimal(38, 4)"
+
+
+def additive_metrics(connection: DuckDBPyConnection, mart: str) -> list[Metric]:
+    """The additive metrics of an attached mart, in the order of the columns that they sum."""
+    names = {name for (name,) in connection.execute(_ADDITIVE, {"mart": mart}).fetchall()}
+    metrics = {}
+    for (view,) in connection.execute(_VIEW_TEXTS, {"mart": mart}).fetchall():
+        for name, expression, columns in _columns_made(connection, view):
+            if name in names and name not in metrics:
+                macro, parameters = quoted(f"sum of {name}"), ", ".join(map(quoted, columns))
+                connection.execute(
+                    f"create or replace temp macro {macro}({parameters}) as sum({expression})"
+                )
+                metrics[name] = Metric(name, macro, columns)
+    return list(metrics.values())
+
+
+def first_made_of(columns: Collection[str], metrics: Iterable[Metric]) -> Metric | None:
+    """The first of the metrics that needs only these columns."""
+    return next((each for each in metrics if set(each.columns) <= set(columns)), None)
+
+
+def is_number(type_: str) -> bool:
+    """Whether a column of this type can be summed."""
+    return type_.startswith("DECIMAL") or type_.endswith(("INT", "INTEGER", "FLOAT", "DOUBLE"))
+
+
+def _columns_made(connection: DuckDBPyConnection, view: str) -> Iterator[tuple[str, str, list[str]]]:
+    """The columns that a view computes, each with its expression and the columns that this needs."""
+    template, parsed = _parsed(connection, "select 1"), _parsed(connection, view)
+    made: dict[str, dict] = {}
+    for item in parsed["statements"][0]["node"].get("select_list", []) if parsed else []:
+        if item.get("alias") and item["class"] != "STAR":
+            columns: set[str] = set()
+            made[item["alias"]] = {**_expanded(item, made, columns), "alias": ""}
+            template["statements"][0]["node"]["select_list"] = [made[item["alias"]]]
+            text = "select json_deserialize_sql($tree::json)"
+            (sql,) = connection.execute(text, {"tree": json.dumps(template)}).fetchone()
+            yield item["alias"], sql.removeprefix("SELECT "), sorted(columns)
+
+
+def _parsed(connection: DuckDBPyConnection, sql: str) -> dict:
+    """The syntax tree of a `select`; empty if DuckDB gives none."""
+    tree = json.loads(connection.execute("select json_serialize_sql($1)", [sql]).fetchone()[0])
+    return {} if tree["error"] else tree
+
+
+def _expanded(node: Any, made: dict[str, dict], columns: set[str]) -> Any:
+    """The tree with earlier columns replaced by their expressions; adds other columns to `columns`."""
+    if isinstance(node, list):
+        return [_expanded(each, made, columns) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("class") == "COLUMN_REF":
+        name = node["column_names"][-1]
+        if name in made:
+            return _expanded(made[name], {}, columns)
+        columns.add(name)
+        return node
+    return {key: _expanded(value, made, columns) for key, value in node.items()}
+
+
 _WITHOUT_COMMENT = """
 with described as (
     select database_name, schema_name, table_name, column_name, comment from duckdb_columns()
@@ -169,4 +243,22 @@ where
     and schema_name = 'main'
     and (starts_with(table_name, 'dim_') or starts_with(table_name, 'fact_'))
 order by table_name
+"""
+
+_ADDITIVE = """
+select function_name
+from duckdb_functions()
+where
+    database_name = $mart
+    and schema_name = 'main'
+    and function_type = 'macro'
+    and regexp_matches(comment, '(^|; )adds up$')
+    and replace(macro_definition, '"', '') = 'sum(' || parameters[1] || '.' || function_name || ')'
+"""
+
+_VIEW_TEXTS = """
+select regexp_extract(sql, '(?is)^create view .*? as (.*?);?$', 1)
+from duckdb_views()
+where database_name = $mart and schema_name = 'main' and not internal
+order by view_name
 """
