@@ -201,6 +201,14 @@ def test_a_seed_gives_the_same_sales_and_another_one_others(
     assert [ours == theirs for ours, theirs in same] == [True, True, False]
 
 
+def test_a_history_of_few_sales_has_a_stock_of_each_product_sold(tmp_path: Path) -> None:
+    generate(300, tmp_path, seed=3, history=True)
+    stock = duckdb.read_csv(str(tmp_path / "fact_inventory.csv"))
+    sold = duckdb.read_csv(str(tmp_path / "fact_sales.csv"))
+    assert {*stock.select("product_id").fetchall()} == {*sold.select("product_id").fetchall()}
+    assert stock.filter("units_on_hand is null or units_on_hand < 0").fetchall() == []
+
+
 def test_the_paths_are_given_and_earlier_files_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

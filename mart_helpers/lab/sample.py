@@ -2,10 +2,9 @@
 
 Customers come, leave and come back, a price rises, a campaign sells much and earns little, and for one
 month two countries get no deliveries. A dozen sales and one customer are bad, each in its own way.
-Random numbers come from the generator, so every machine makes the same bytes.
+Random numbers come from the hash of the generator, so every machine makes the same bytes.
 """
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -13,8 +12,10 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from mart_helpers.files import whole_files
-from mart_helpers.lab.generator import draw, generate, money
+from mart_helpers.lab.generator import generate
 from mart_helpers.parameters import resolve
 
 FIRST_DAY, LAST_DAY = date(2023, 1, 1), date(2024, 12, 31)
@@ -147,10 +148,7 @@ def write_sample(out: Path) -> list[Path]:
     paths = [resolve(out) / f"{table}.csv" for table in tables]
     with whole_files(paths) as parts:
         for part, rows in zip(parts, tables.values(), strict=True):
-            with part.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            pd.DataFrame(rows).to_csv(part, index=False, lineterminator="\n")
     return paths + generate(HISTORY_SALES, resolve(out) / "history", HISTORY_SEED, history=True)
 
 
@@ -203,6 +201,18 @@ def sale_rows() -> list[Row]:
                 returns[day + timedelta(days=3 + next(chances) % 12)].append(line | {"quantity": back})
         rows += [line | {"sale_date": day.isoformat()} for line in [*lines, *returns.pop(day, [])]]
     return [{"sale_id": f"S{number:06}"} | row for number, row in enumerate(rows, 1)]
+
+
+def draw(number: int, seed: int) -> int:
+    """31 random bits for `number`, by the formula of `drawn` in generator.sql."""
+    value = (number ^ seed) & 0xFFFFFFFF
+    for _ in range(2):
+        value = (value ^ value >> 16) * 73244475 & 0xFFFFFFFF
+    return (value ^ value >> 16) & 0x7FFFFFFF
+
+
+def money(cents: int) -> str:
+    return f"{cents // 100}.{cents % 100:02}"
 
 
 def _days() -> Iterator[date]:
