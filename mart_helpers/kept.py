@@ -38,14 +38,28 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def rollback(database: Path, build: int | None = None) -> int:
-    """Publish a kept mart again: that of `build`, or the newest before the present one; its number.
+    """Publish a kept mart again in one step: that of `build`, or the newest before the published one.
 
-    Raises StateError if a build is running or nothing is kept, UsageError if `build` is not kept.
+    Returns its number. The mart that was published is kept; a damaged one is set aside as
+    `<database>.damaged-1`, -2 and so on. Raises UsageError if `build` is not kept, StateError if a build
+    is running, nothing is kept, the kept file is damaged, or the mart cannot be opened now.
     """
     if not database.exists() and not kept_builds(database):
         raise StateError(f"There is no mart at {shown(database)}, and none is kept next to it.")
     with held(database):
-        return take_back(database, build)
+        published = _published_or_none(database)
+        build = _chosen(database, build, published)
+        source = previous_path(database, build)
+        _refuse_damaged(source)
+        kept = _free_name(database) if published is None else previous_path(database, published)
+        try:
+            keep(database, kept)
+            os.replace(source, database)
+            _move_log(source, database)
+        except OSError as error:
+            raise StateError(f"{shown(database)} cannot be replaced: {error}") from error
+        sync_folder(database)
+    return build
 
 
 def previous_path(database: Path, build: int) -> Path:
@@ -142,27 +156,6 @@ def sync_folder(database: Path) -> None:
         ) from error
 
 
-def take_back(database: Path, build: int | None) -> int:
-    """Publish a kept mart again in one step, keep the one that was published, and return its number.
-
-    `build` names it; None is the newest before the published one. A damaged mart is set aside as
-    `<database>.damaged-1`, -2 and so on. The caller must hold the mart's lock. Raises UsageError if that
-    build is not kept, StateError if none is, its file is damaged, or the mart cannot be opened now.
-    """
-    published = _published_or_none(database)
-    build = _chosen(database, build, published)
-    source = previous_path(database, build)
-    refuse_damaged(source)
-    try:
-        keep(database, _free_name(database) if published is None else previous_path(database, published))
-        os.replace(source, database)
-        _move_log(source, database)
-    except OSError as error:
-        raise StateError(f"{shown(database)} cannot be replaced: {error}") from error
-    sync_folder(database)
-    return build
-
-
 def _published_or_none(database: Path) -> int | None:
     """The published build; None if the file is damaged or gone, in which case a rollback is right."""
     try:
@@ -176,21 +169,18 @@ def _published_or_none(database: Path) -> int | None:
 def _chosen(database: Path, build: int | None, published: int | None) -> int:
     """The kept build of that number, or the newest before the published one."""
     kept = [each for each in kept_builds(database) if each != published]
+    listed = ", ".join(map(str, kept))
     if build in kept:
         return build
     if build is not None and build == published:
         raise UsageError(f"build {build} is already published.")
     if build is not None:
-        raise UsageError(f"found build {build}, expected a kept one: {_listed(kept) or 'none'}.")
+        raise UsageError(f"found build {build}, expected a kept one: {listed or 'none'}.")
     earlier = [each for each in kept if published is None or each < published]
     if earlier:
         return earlier[0]
-    named = f" Newer ones are kept: {_listed(kept)}. Give the number of one." if kept else ""
+    named = f" Newer ones are kept: {listed}. Give the number of one." if kept else ""
     raise StateError(f"No earlier mart is kept next to {shown(database)}.{named}")
-
-
-def _listed(builds: list[int]) -> str:
-    return ", ".join(map(str, builds))
 
 
 def _free_name(database: Path) -> Path:
@@ -199,7 +189,7 @@ def _free_name(database: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def refuse_damaged(path: Path) -> None:
+def _refuse_damaged(path: Path) -> None:
     """Raise StateError if the file is not a mart or one of its tables cannot be read completely."""
     try:
         with connect(path, read_only=True) as connection:

@@ -1,6 +1,5 @@
 """How a changed dimension restates figures of facts, for example a changed cost the margin."""
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
@@ -43,12 +42,11 @@ class Mart:
         self.dated = {
             table
             for table in with_versions(self.star)
-            if table in self.keys and connection.execute(self._has_days_sql(table)).fetchone()
+            if table in self.keys
+            and connection.execute(
+                f"from {self.stored(table)} where {VALID_FROM} <> date '{BEGINNING}' limit 1"
+            ).fetchone()
         }
-
-    def _has_days_sql(self, table: str) -> str:
-        """A query that returns a row if the dimension was made from dated extracts."""
-        return f"from {self.stored(table)} where {VALID_FROM} <> date '{BEGINNING}' limit 1"
 
     def key(self, table: str) -> dict[str, str]:
         """The columns that identify the rows of a table, with their types; empty if there are none.
@@ -119,16 +117,13 @@ def restated_by(
     of the dimension has one row per year, without a value. A text column with at most 50 values moves
     each metric from one value to another, with one row for each. Only rows that both marts have count.
     """
-    rows = []
-    for dimension in sorted({*changed} & {*before.keys}):
-        referring = [*_kept_rows(dimension, before, after)]
-        columns = _changed_columns(connection, dimension, before, after) if referring else []
-        for kept in referring if columns else ():
-            known = [metric for metric in metrics if kept.knows(metric)]
-            rows += _by_amounts(connection, kept, columns, known)
-            for column in columns:
-                if before.star[dimension][column] == "VARCHAR":
-                    rows += _by_text(connection, kept, column, known)
+    rows: list[tuple] = []
+    for dimension in sorted({*changed} & {*before.keys} & {*after.keys}):
+        for fact in sorted({*before.keys} & {*after.keys}):
+            is_same = all(before.key(name) == after.key(name) for name in (dimension, fact))
+            for role, to in before.references[fact].items() if is_same and before.day(fact) else ():
+                if to == dimension == after.references[fact].get(role):
+                    rows += _KeptRows(fact, role, dimension, before, after).restated(connection, metrics)
     return pd.DataFrame(rows, columns=_COLUMNS).astype({"change": float})
 
 
@@ -154,30 +149,6 @@ def restated_notes(restated: pd.DataFrame) -> Iterator[str]:
         yield f"{dimension}.{column} restates {'; '.join(told + others)}"
 
 
-def _changed_columns(
-    connection: DuckDBPyConnection, dimension: str, before: Mart, after: Mart
-) -> list[str]:
-    """The columns of a dimension that changed in members that both marts have."""
-    if dimension not in after.keys or before.key(dimension) != after.key(dimension):
-        return []
-    was, now = before.star[dimension], after.star[dimension]
-    columns = [
-        name
-        for name, type_ in was.items()
-        if name not in (*before.keys[dimension], surrogate_key(dimension))
-        and (type_ == now.get(name) or (is_number(type_) and is_number(now.get(name, ""))))
-    ]
-    key, names = before.keys[dimension], [quoted(name) for name in columns]
-    changes = ", ".join(f"bool_or(was.{name} is distinct from now.{name})" for name in names)
-    found = connection.execute(f"""
-        select [{changes}]
-        from {before.stored(dimension)} as was
-        inner join {after.stored(dimension)} as now
-            on {row_sql(key, "was")} is not distinct from {row_sql(key, "now")}
-    """).fetchone()
-    return [name for name, is_changed in zip(columns, found[0], strict=True) if is_changed]
-
-
 class _KeptRows(NamedTuple):
     """The published rows of a fact that both marts have, each joined to a member that it refers to.
 
@@ -190,25 +161,88 @@ class _KeptRows(NamedTuple):
     before: Mart
     after: Mart
 
+    def restated(self, connection: DuckDBPyConnection, metrics: Collection[Metric]) -> Iterator[tuple]:
+        """The rows of `restated_by`: first the amounts, then what moved between texts."""
+        known = [metric for metric in metrics if all(map(self.home, metric.columns))]
+        columns = [*self.columns(known)]
+        if not known or not columns:
+            return
+        connection.execute(f"create or replace temp table restated_sums as {self.sums(known, columns)}")
+        differs = ", ".join(f"coalesce(bool_or({_differs(name)}), false)" for name in columns)
+        (found,) = connection.execute(f"select [{differs}] {self.pairs}").fetchone()
+        changed = [name for name, is_changed in zip(columns, found, strict=True) if is_changed]
+        for place, metric in enumerate(known):
+            theirs = [
+                name for name in metric.columns if name in changed and self.home(name) == self.dimension
+            ]
+            amounts = (
+                f"select year, sum(after_{place} - before_{place}) as change {self.pairs} group by year"
+            )
+            for year, change in connection.execute(
+                f"{amounts} having change <> 0 order by year"
+            ).fetchall():
+                yield metric.name, year, self.dimension, ", ".join(theirs), None, change
+        for column in changed:
+            if self.before.star[self.dimension][column] == "VARCHAR":
+                yield from self.moved(connection, column, known)
+
+    def moved(
+        self, connection: DuckDBPyConnection, text: str, metrics: Collection[Metric]
+    ) -> Iterator[tuple]:
+        """For each metric and year, the amount that moved from one value of a text column to another."""
+        column, dimension = quoted(text), self.after.stored(self.dimension)
+        (values,) = connection.execute(f"select count(distinct {column}) from {dimension}").fetchone()
+        for place, metric in enumerate(metrics) if values <= _MOST_VALUES else ():
+            found = connection.execute(f"""
+                with moves as (
+                    select
+                        year,
+                        unnest([was.{column}, now.{column}]) as value,
+                        unnest([-before_{place}, before_{place}]) as amount
+                    {self.pairs}
+                )
+                select year, value, sum(amount) as change
+                from moves
+                group by all
+                having change <> 0
+                order by year, value nulls first
+            """)
+            for year, value, change in found.fetchall():
+                yield metric.name, year, self.dimension, text, value, change
+
     def home(self, column: str) -> str | None:
         """The table with this column: the fact, this dimension, or another one; None if none has it."""
         tables = [self.fact, self.dimension, *self.before.references[self.fact].values()]
         return next((table for table in tables if column in self.before.star[table]), None)
 
-    def knows(self, metric: Metric) -> bool:
-        """Whether the fact and its dimensions have all columns that the metric needs."""
-        return all(self.home(column) for column in metric.columns)
+    def columns(self, metrics: Collection[Metric]) -> Iterator[str]:
+        """The columns of the dimension that can restate: texts, and those that metrics are made of."""
+        was, now = self.before.star[self.dimension], self.after.star[self.dimension]
+        keys = {*self.before.keys[self.dimension], surrogate_key(self.dimension)}
+        used = {name for metric in metrics for name in metric.columns}
+        for name in was:
+            is_same = (is_number(was[name]) and is_number(now.get(name, ""))) or was[name] == now.get(
+                name
+            )
+            is_used = was[name] == "VARCHAR" or (name in used and self.home(name) == self.dimension)
+            if name not in keys and is_same and is_used:
+                yield name
 
-    def value(self, metric: Metric, member: str = "was") -> str:
+    def value(self, metric: Metric, member: str) -> str:
         """SQL for the metric, with the member's columns as they were or as they are now."""
         names = {self.fact: "facts", self.dimension: member}
         homes = [(self.home(column), quoted(column)) for column in metric.columns]
         return metric.of(*(f"{names.get(home, quoted(home))}.{column}" for home, column in homes))
 
-    def sums(self, columns: Collection[str], amounts: Collection[str], by: Collection[str] = ()) -> str:
-        """A query for amounts by year and `by`, over rows whose member changed in one of the columns."""
+    def sums(self, metrics: Collection[Metric], columns: Collection[str]) -> str:
+        """A query for the metrics by year and member, over rows whose member changed in a column."""
         before, after, fact = self.before, self.after, self.fact
         key, fact_key = before.keys[self.dimension], before.keys[fact]
+        amounts = [
+            f"{self.value(metric, member)} as {side}_{place}"
+            for side, member in (("before", "was"), ("after", "now"))
+            for place, metric in enumerate(metrics)
+        ]
         others = {to: name for name, to in before.references[fact].items() if to != self.dimension}
         joins = "".join(
             f" left join {before.stored(to)} as {quoted(to)}"
@@ -216,9 +250,12 @@ class _KeptRows(NamedTuple):
             for to, name in others.items()
             if any(f"{quoted(to)}." in amount for amount in amounts)
         )
-        differs = (f"was.{quoted(name)} is distinct from now.{quoted(name)}" for name in columns)
         return f"""
-            select {", ".join([f"facts.{quoted(before.day(fact))} // 10000 as year", *by, *amounts])}
+            select
+                facts.{quoted(before.day(fact))} // 10000 as year,
+                facts.{quoted(self.role)} as was_key,
+                kept.{quoted(self.role)} as now_key,
+                {", ".join(amounts)}
             from {before.stored(fact)} as facts
             inner join {after.stored(fact)} as kept
                 on {row_sql(fact_key, "facts")} = {row_sql(fact_key, "kept")}
@@ -228,49 +265,20 @@ class _KeptRows(NamedTuple):
                 on kept.{quoted(self.role)} = now.{quoted(surrogate_key(self.dimension))}
                 and {row_sql(key, "was")} is not distinct from {row_sql(key, "now")}
             {joins}
-            where {" or ".join(differs)}
+            where {" or ".join(map(_differs, columns))}
             group by all
-            order by all
+        """
+
+    @property
+    def pairs(self) -> str:
+        """SQL for these sums with their members."""
+        own = quoted(surrogate_key(self.dimension))
+        return f"""
+            from temp.restated_sums
+            inner join {self.before.stored(self.dimension)} as was on was_key = was.{own}
+            inner join {self.after.stored(self.dimension)} as now on now_key = now.{own}
         """
 
 
-def _kept_rows(dimension: str, before: Mart, after: Mart) -> Iterator[_KeptRows]:
-    """For each column of the facts that refers to the dimension, the rows that both marts have."""
-    for fact in sorted({*before.keys} & {*after.keys}):
-        if before.key(fact) == after.key(fact) and before.day(fact):
-            for role, to in before.references[fact].items():
-                if to == dimension == after.references[fact].get(role):
-                    yield _KeptRows(fact, role, dimension, before, after)
-
-
-def _by_amounts(
-    connection: DuckDBPyConnection, kept: _KeptRows, changed: list[str], metrics: list[Metric]
-) -> Iterator[tuple]:
-    """The restated rows of metrics that are computed from changed columns of the dimension."""
-    for metric in metrics:
-        columns = [name for name in metric.columns if kept.home(name) == kept.dimension]
-        if theirs := [name for name in columns if name in changed]:
-            change = f"{kept.value(metric, 'now')} - {kept.value(metric)}"
-            for year, amount in connection.execute(kept.sums(theirs, [change])).fetchall():
-                if amount:
-                    yield metric.name, year, kept.dimension, ", ".join(theirs), None, amount
-
-
-def _by_text(
-    connection: DuckDBPyConnection, kept: _KeptRows, text: str, metrics: list[Metric]
-) -> Iterator[tuple]:
-    """For each metric and year, the amount that moved from one value of a text column to another."""
-    column, dimension = quoted(text), kept.after.stored(kept.dimension)
-    (values,) = connection.execute(f"select count(distinct {column}) from {dimension}").fetchone()
-    if values > _MOST_VALUES or not metrics:
-        return
-    values = f"was.{column} as before", f"now.{column} as after"
-    sums = kept.sums([text], [kept.value(metric) for metric in metrics], values)
-    changes: Counter[tuple] = Counter()
-    for year, before, after, *amounts in connection.execute(sums).fetchall():
-        for place, amount in enumerate(amounts):
-            changes[place, year, before] -= amount
-            changes[place, year, after] += amount
-    for place, year, value in sorted(changes, key=lambda each: (*each[:2], each[2] or "")):
-        if change := changes[place, year, value]:
-            yield metrics[place].name, year, kept.dimension, text, value, change
+def _differs(column: str) -> str:
+    return f"was.{quoted(column)} is distinct from now.{quoted(column)}"

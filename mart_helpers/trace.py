@@ -19,7 +19,7 @@ from mart_helpers.files import sha256_of
 from mart_helpers.mapping import Mapping, mapping_read_again
 from mart_helpers.parameters import shown
 from mart_helpers.records import Located
-from mart_helpers.session import open_published
+from mart_helpers.session import open_published, unreadable
 from mart_helpers.sources import SEED_ROWS, CsvFile, Source, find_sources
 from mart_helpers.star import VALID_FROM, star_columns, star_references, surrogate_key
 from mart_helpers.texts import aligned, did_you_mean, literal, one_line, quoted, row_text_sql
@@ -40,9 +40,9 @@ class _Inputs(NamedTuple):
     folder: Path
     build: int
     read: dict[str, tuple[int, str]]
-    sources: Sequence[Source] = ()
-    mapping: Mapping | None = None
-    trouble: str = ""
+    sources: Sequence[Source]
+    mapping: Mapping | None
+    trouble: str
 
     @property
     def is_seed(self) -> bool:
@@ -90,15 +90,12 @@ def trace(database: Path, table_name: str, key: str, inputs_dir: Path) -> str:
     """
     with open_published(database) as connection:
         try:
-            table = _declared(connection, database, table_name)
+            table = _declared(connection, table_name)
             (wanted,) = _typed(connection, table, [_given(table, key)])
             with _opened(connection, table, inputs_dir) as inputs:
                 return _traced(f"{shown(database)}, build {inputs.build}", inputs, wanted)
         except duckdb.Error as error:
-            raise StateError(
-                f"{shown(database)}: cannot be searched. Run `mart build` to make it again. "
-                f"DuckDB says: {error}"
-            ) from error
+            raise unreadable(database, error) from error
 
 
 def origins(
@@ -120,21 +117,16 @@ def origins(
     return found
 
 
-def _declared(connection: duckdb.DuckDBPyConnection, database: Path, name: str) -> Table:
+def _declared(connection: duckdb.DuckDBPyConnection, name: str) -> Table:
     declared = declared_tables(connection)
-    if not declared:
-        raise StateError(
-            f"{shown(database)}: declares no inputs, so 01_build did not make it. "
-            "Give --database the mart."
-        )
-    if name not in declared:
-        is_ours = name in star_columns(connection)
-        raise UsageError(
-            f'TABLE: found "{name}", which is not a declared input'
-            f"{' but made by 01_build.' if is_ours else f'.{did_you_mean(name, declared)}'} "
-            f"Expected one of {', '.join(declared)}."
-        )
-    return read_contract(connection, name)
+    if name in declared:
+        return read_contract(connection, name)
+    is_ours = name in star_columns(connection)
+    hint = " but made by 01_build." if is_ours else f".{did_you_mean(name, declared)}"
+    raise UsageError(
+        f'TABLE: found "{name}", which is not a declared input{hint} '
+        f"Expected one of {', '.join(declared)}."
+    )
 
 
 def _given(table: Table, text: str) -> Key:
@@ -178,22 +170,18 @@ def _opened(connection: duckdb.DuckDBPyConnection, table: Table, inputs_dir: Pat
     read = {file: (size, sha256) for file, size, sha256 in files.fetchall()}
     dated = inputs_dir / "history"  # stage 4 has a folder of its own
     inputs_dir = dated if stage == 4 and dated.is_dir() else inputs_dir
-    inputs = _Inputs(connection, table, inputs_dir, build, read)
+    sources, mapping, trouble = (), None, ""
     with ExitStack() as stack:
         try:
-            if inputs.is_seed:
-                pass
-            elif mapping := stack.enter_context(mapping_read_again(connection, table, inputs_dir)):
-                inputs = inputs._replace(sources=mapping.raw.sources, mapping=mapping)
-            else:
-                inputs = inputs._replace(sources=find_sources(inputs_dir, table))
+            if [*read] != [SEED_ROWS]:
+                mapping = stack.enter_context(mapping_read_again(connection, table, inputs_dir))
+                sources = mapping.raw.sources if mapping else find_sources(inputs_dir, table)
         except InputError as error:
-            inputs = inputs._replace(trouble=str(error))
-        yield inputs
+            trouble = str(error)
+        yield _Inputs(connection, table, inputs_dir, build, read, sources, mapping, trouble)
 
 
 def _traced(mart: str, inputs: _Inputs, key: Key) -> str:
-    table, files = inputs.table, []
     rows = _in_mart(inputs, key)
     lines, places, trouble = _in_inputs(inputs, key)
     entries = _in_quarantine(inputs, key, places)
@@ -201,17 +189,16 @@ def _traced(mart: str, inputs: _Inputs, key: Key) -> str:
         raise _unknown_key(mart, inputs, key, trouble)
     if inputs.is_seed:
         trouble = f"none: build {inputs.build} took this table from the seed rows of 01_build"
-    else:
-        files = [f"  {state}" for state in _file_states(inputs)]
     found = _part("inputs", lines, trouble or "no row has this key")
+    states = [] if inputs.is_seed else [f"  {state}" for state in _file_states(inputs)]
     parts = [
-        f"{table.name}, {_named(table, key)}",
+        f"{inputs.table.name}, {_named(inputs.table, key)}",
         _part(f"mart: {mart}", rows, "no row has this key"),
         f"{found}\n  {trouble}" if trouble and lines else found,
         _part("quarantine", entries, "nothing was set aside"),
-        *(["\n".join([f"since build {inputs.build}", *files])] if files else []),
+        "\n".join([f"since build {inputs.build}", *states]) if states else "",
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def _part(title: str, texts: list[str], otherwise: str) -> str:
@@ -339,18 +326,23 @@ def _file_states(inputs: _Inputs) -> Iterator[str]:
     for name, before in inputs.read.items():
         path = path_of.get(name, inputs.folder / name)
         try:
-            advice = "the file has changed since, or --inputs-dir is the wrong folder."
-            is_same = _is_same(path, *before)
-            state = f"is as {build} read it." if is_same else f"is not the file of {build}: {advice}"
+            state = f"is as {build} read it."
+            if not _is_same(path, *before):
+                state = (
+                    f"is not the file of {build}: the file has changed since, "
+                    "or --inputs-dir is the wrong folder."
+                )
         except FileNotFoundError:
-            advice = "rebuild, or give --inputs-dir the folder that it was built from."
-            state = f"is gone since {build}: {advice}"
+            state = (
+                f"is gone since {build}: rebuild, "
+                "or give --inputs-dir the folder that it was built from."
+            )
         except OSError as error:
             state = f"cannot be read ({error.strerror}), and may have changed."
         yield f"{shown(path)} {state}"
-    for source in inputs.sources:
-        if source.name not in inputs.read:
-            yield f"{shown(inputs.folder / source.name)} was not part of {build}."
+    for name in path_of:
+        if name not in inputs.read:
+            yield f"{shown(inputs.folder / name)} was not part of {build}."
 
 
 def _is_same(path: Path, size: int, sha256: str) -> bool:
@@ -358,13 +350,10 @@ def _is_same(path: Path, size: int, sha256: str) -> bool:
 
 
 def _unknown_key(mart: str, inputs: _Inputs, key: Key, trouble: str) -> StateError:
-    table = inputs.table
+    table, near, text = inputs.table, "", ", ".join(key)
     files = [shown(inputs.folder / source.name) for source in inputs.sources]
-    if inputs.is_seed:
-        files = ["the seed rows of 01_build"]
-    elif len(files) > 3:
-        files[3:] = [f"{len(files) - 3:,} more"]
-    near, text = "", ", ".join(key)
+    files[3:] = [f"{len(files) - 3:,} more"] if len(files) > 3 else []
+    searched = "the seed rows of 01_build" if inputs.is_seed else ", ".join(files)
     columns = star_columns(inputs.connection).get(table.name, ())
     if {*table.key} <= {*columns} and len(text) <= 60:
         slips = "damerau_levenshtein(lower(key_text), lower($key))"
@@ -377,7 +366,7 @@ def _unknown_key(mart: str, inputs: _Inputs, key: Key, trouble: str) -> StateErr
         near = f" Did you mean {_shown(found[0])}?" if found else ""
     return StateError(
         f"{table.name}: {_named(table, key)} is neither in the mart ({mart}), nor in "
-        f"{', '.join(files) or shown(inputs.folder)}, nor in quarantine.{near} "
+        f"{searched or shown(inputs.folder)}, nor in quarantine.{near} "
         f"Give {_key_words(table)} as the source writes it."
         f"{f' The inputs could not be searched: {trouble}' if trouble else ''}"
     )
