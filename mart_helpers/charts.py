@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal, localcontext
 from functools import cache, partial, wraps
 from io import BytesIO
-from itertools import chain
 from math import ceil
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.path import Path as Curve
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy import isfinite, nanmax, nanmin, ndenumerate
 
@@ -39,7 +40,8 @@ _STYLE = matplotlib.rc_params_from_file(
 
 NOTHING_TO_DRAW = "nothing to show in this range"
 
-_SHOWN_DPI, _INCHES_WIDE, _PAD_INCHES, _LETTER_INCHES, _SHORTEST_AXIS = 96, 8.0, 0.1, 0.085, 4.8
+_SHOWN_DPI, _INCHES_WIDE, _PAD_INCHES, _LETTER_POINTS = 96, 8.0, 0.1, 6.5
+_IN_WHITE = [withStroke(linewidth=3.5, foreground="white")]
 _TITLE_LETTERS, _LABEL_LETTERS, _LABEL_LINES, _MOST_BARS, _MOST_TICKS = 80, 36, 2, 40, 7
 
 
@@ -97,17 +99,17 @@ def _families(*first: str) -> list[str]:
     return [*first, *(name for name in _STYLE["font.sans-serif"] if name in installed)]
 
 
-def _new_figure(title: str, height: float, panels: int = 0) -> tuple[Figure, Axes | list[Axes]]:
+def _new_figure(title: str, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
     lines = textwrap.fill(title, _TITLE_LETTERS)
     height += 0.2 * lines.count("\n")
     figure = Figure(figsize=(_INCHES_WIDE, height), layout="constrained")
     figure.set_label(title)
     figure.suptitle(lines, x=_PAD_INCHES / _INCHES_WIDE, ha="left")
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0]) if panels else figure.add_subplot()
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
 def _empty_figure(title: str, words: str = NOTHING_TO_DRAW) -> Figure:
-    figure, axes = _new_figure(title, height=1.4)
+    figure, (axes,) = _new_figure(title, height=1.4)
     axes.set_axis_off()
     axes.text(0.5, 0.5, words, color=GREY, ha="center", va="center", transform=axes.transAxes)
     return figure
@@ -125,7 +127,7 @@ def draw_line(
     rows = frame.dropna(subset=[x, y])
     if rows.empty:
         return _empty_figure(title)
-    figure, axes = _new_figure(title, height=3.4)
+    figure, (axes,) = _new_figure(title, height=3.4)
     lines = {y: {"color": BLUE, "marker": "o", "markersize": 3.5}}
     if before and rows[before].notna().any():
         lines = {before: {"color": PALE, "linewidth": 2.5}} | lines
@@ -146,7 +148,7 @@ def draw_stacks(frame: pd.DataFrame, x: str, parts: Sequence[str], title: str, u
     rows = frame.dropna(subset=[x])
     if not rows[list(parts)].any(axis=None):
         return _empty_figure(title)
-    figure, axes = _new_figure(title, height=3.4)
+    figure, (axes,) = _new_figure(title, height=3.4)
     places, foot = pd.Series(range(len(rows))), pd.Series(0.0, rows.index)
     for part, colour in zip(parts, (BLUE, ORANGE, PALE), strict=False):
         height = rows[part].fillna(0).astype(float)
@@ -172,7 +174,7 @@ def draw_heat_map(frame: pd.DataFrame, label: str, title: str, unit: str = "") -
         return _empty_figure(title)
     in_thousands = numbers.abs().max(axis=None) >= 1_000_000
     title = f"{title}, in thousands" if in_thousands else title
-    figure, axes = _new_figure(title, height=1.0 + 0.34 * len(rows))
+    figure, (axes,) = _new_figure(title, height=1.0 + 0.34 * len(rows))
     values = numbers.to_numpy() / (1000 if in_thousands else 1)
     low, high = min(0.0, nanmin(values)), nanmax(values)
     # no deeper than letters can be read on
@@ -218,37 +220,30 @@ def draw_bars(
     names = [value, before] if before and rows[before].notna().any() else [value]
     for (name, panel), texts, each in zip(panels.items(), labels, axes, strict=True):
         each.set_title(in_words(name), loc="left", size=10, weight="bold")
-        _add_bars(
-            each, [panel[name].fillna(0).astype(float).tolist() for name in names], texts, len(panels)
-        )
+        _add_bars(each, [panel[name].fillna(0).astype(float).tolist() for name in names], texts)
         each.set_ylim(max(map(len, labels)) - 0.4, -0.6)
     words = [unit.strip(), *(f"line: {in_words(name)}" for name in names[1:])]
     axes[0].set_xlabel("; ".join(words), loc="left")
     return figure
 
 
-def _add_bars(axes: Axes, heights: list[list[float]], labels: list[str], panels: int) -> None:
+def _add_bars(axes: Axes, heights: list[list[float]], labels: list[str]) -> None:
     """Draw horizontal bars of the first heights, with lines across at the second ones, if any."""
     values, *earlier = heights
+    places = range(len(values))  # by place, not by name: two products may share a name
+    bars = axes.barh(places, values, color=BLUE, height=0.7)
+    for lines in earlier:
+        look = {"color": "black", "linewidth": 1.5, "path_effects": _IN_WHITE}
+        axes.vlines(lines, [y - 0.45 for y in places], [y + 0.45 for y in places], **look)
+        reached = [(min if row[0] < 0 else max)(row) for row in zip(values, lines, strict=True)]
+        bars = axes.barh(places, reached, visible=False)  # the values stand beyond the lines
     is_short = all(round(value, 1) == value for value in values)
-    ends = [_number(value, min(_decimals(values), 2 - is_short)) for value in values]
-    # by place, not by name: two products may share a name
-    axes.barh(range(len(values)), values, color=BLUE, height=0.7)
-    for place, x in enumerate(earlier[0] if earlier else []):
-        for colour, width in (("white", 3.5), ("black", 1.5)):
-            axes.vlines(x, place - 0.45, place + 0.45, color=colour, linewidth=width)
-    for place, (text, *reached) in enumerate(zip(ends, values, *earlier, strict=True)):
-        is_negative = reached[0] < 0
-        beside = min(reached) if is_negative else max(reached)
-        side, points = ("right", -4) if is_negative else ("left", 4)
-        look = {"textcoords": "offset points", "ha": side, "va": "center"}
-        axes.annotate(text, (beside, place), xytext=(points, 0), **look)
-    # the part of the axis that a value takes at the end of its bar
-    part = min(_LETTER_INCHES * (max(map(len, ends)) + 1) * panels / _SHORTEST_AXIS, 0.4)
-    lowest, highest = min(0.0, *chain(*heights)), max(0.0, *chain(*heights))
-    room = part / (1 - part * (1 + (lowest < 0))) * (highest - lowest or 1.0)
-    axes.set_xlim(lowest - room * (lowest < 0), highest + room)
-    axes.set_yticks(range(len(values)), labels)
+    decimals = min(_decimals(values), 2 - is_short)
+    ends = [_number(value, decimals) for value in values]
+    axes.bar_label(bars, ends, padding=4)
+    axes.set_yticks(places, labels)
+    beside = max((len(end) for end, value in zip(ends, values, strict=True) if value < 0), default=0)
+    axes.tick_params("y", pad=4 + _LETTER_POINTS * beside)  # leaves the ends of negative bars room
     axes.set_xticks([])  # the values at the ends of the bars leave a scale nothing to say
     axes.axvline(0, color=GREY, linewidth=0.8)
 
@@ -285,7 +280,10 @@ def _decimals(values: list[float]) -> int:
 
 
 def _number(value: float, decimals: int) -> str:
-    return f"{value:z,.{decimals}f}" if abs(value) < 1e15 else f"{value:.3g}"
+    if abs(value) >= 1e15:
+        return f"{value:.3g}"
+    with localcontext(rounding=ROUND_HALF_UP):  # as the browser does on the dashboard
+        return f"{Decimal(str(value)):z,.{decimals}f}"
 
 
 def _named(values: pd.Series) -> tuple[str, list[str]]:
