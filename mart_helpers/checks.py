@@ -70,7 +70,7 @@ def run_checks(session: Session, start_date: str = "", end_date: str = "") -> pd
     finding (what was found, in words; missing if passed), sentence (what should hold), query (for all
     bad rows). The attribute `built_at` identifies the build that these results belong to.
     """
-    connection = session.connection
+    connection = session.cluster or session.connection
     is_within = _days_of(connection, start_date, end_date) if start_date or end_date else lambda _: []
     views = [
         _View.of(name, comment, columns, is_within(columns))

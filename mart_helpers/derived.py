@@ -44,7 +44,7 @@ def derive_checks(session: Session) -> None:
     _refuse_references_to_nothing(declared, star, references)
     connection.execute("create schema if not exists checks")
     checks = [*_structural_checks(declared, star, references)]
-    checks += [*_checks_of_books(connection, declared, star), *_checks_of_views(connection)]
+    checks += [*_checks_of_books(session, declared, star), *_checks_of_views(connection)]
     create_checks(connection, checks)
 
 
@@ -209,10 +209,9 @@ def _declared_checks(table: Table, star: _Star) -> Iterator[Check]:
             yield _reference_check(table.name, reference, _is_there("referring", reference.columns))
 
 
-def _checks_of_books(
-    connection: DuckDBPyConnection, declared: Sequence[Table], star: _Star
-) -> Iterator[Check]:
+def _checks_of_books(session: Session, declared: Sequence[Table], star: _Star) -> Iterator[Check]:
     """Nothing is lost between the inputs and the star, and the build has about the usual size."""
+    connection = session.connection
     if not has_table(connection, current_database(connection), "build_inputs"):
         return
     for table in declared:
@@ -236,7 +235,7 @@ def _checks_of_books(
                 yield _rows_check(table)
             if not is_fact and is_keyed and has_table(connection, "staging", name):
                 yield _members_check(connection, table)
-            if amounts := _loaded_amounts(connection, table, star[name]):
+            if amounts := _loaded_amounts(session, table, star[name]):
                 yield _amounts_check(name, amounts)
     yield Check(
         "quarantine_has_every_rejected_row",
@@ -302,14 +301,13 @@ def _members_check(connection: DuckDBPyConnection, table: Table) -> Check:
     )
 
 
-def _loaded_amounts(
-    connection: DuckDBPyConnection, table: Table, types: Mapping[str, str]
-) -> dict[str, str | None]:
+def _loaded_amounts(session: Session, table: Table, types: Mapping[str, str]) -> dict[str, str | None]:
     """For each amount of a fact, the sum over the loaded rows, as text.
 
     An amount is an integer or decimal column that the fact takes from its input under the same name, or
     that a macro of that name computes from columns of the input.
     """
+    connection = session.connection
     if not table.name.startswith("fact_") or not has_table(connection, "staging", table.name):
         return {}
     declared = set(table.column_names)
@@ -326,6 +324,8 @@ def _loaded_amounts(
     }
     if not sums:
         return {}
+    if session.cluster:
+        return dict(zip(sums, session.cluster.add_up(table.name, [*sums.values()]), strict=True))
     loaded = f"select {', '.join(sums.values())} from staging.{quoted(table.name)}"
     return dict(zip(sums, connection.execute(loaded).fetchone(), strict=True))
 

@@ -10,7 +10,7 @@ import glob
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import duckdb
@@ -21,6 +21,8 @@ from mart_helpers.parameters import shown
 from mart_helpers.texts import literal, quoted
 
 _BUILD = r"build_[0-9]+_[0-9a-f]{8}"
+
+WORK = "work"  # in the folder of a build: what is needed until it is published
 
 # Suffixes after the name of a mart: its candidate, and the kept marts next to it.
 _BESIDE = re.compile(r"\.candidate$|\.(previous|damaged)-[0-9]+$")
@@ -116,20 +118,27 @@ def sweep_lake(database: Path, marts: Iterable[Path]) -> None:
             shutil.rmtree(folder)
 
 
+def new_build(connection: duckdb.DuckDBPyConnection) -> str:
+    """A name for the folder of this build in the lake."""
+    number = connection.execute("select getvariable('build_id')").fetchone()[0]
+    return f"build_{number}_{os.urandom(4).hex()}"
+
+
 def move_facts(connection: duckdb.DuckDBPyConnection, lake: Path) -> None:
     """Write the rows of each fact to files in the lake, and replace the table by a view of that name.
 
-    Until then the table enforces its constraints; afterwards nobody changes the files. Raises StateError
-    if the files do not read back as written, or if a view of the mart needs the table.
+    Until then the table enforces its constraints; afterwards nobody changes the files. Facts that are
+    in the lake already stay there. Raises StateError if the files do not read back as written, or if a
+    view of the mart needs the table.
     """
-    number = connection.execute("select getvariable('build_id')").fetchone()[0]
-    name = f"build_{number}_{os.urandom(4).hex()}"
+    name = next(iter(_builds_of(connection)), None) or new_build(connection)
     facts = connection.execute(
         "select table_name from duckdb_tables() where database_name = current_database() "
         "and schema_name = 'main' and starts_with(table_name, 'fact_') order by table_oid desc"
     )
     for (fact,) in facts.fetchall():
         _move_fact(connection, lake, name, fact)
+    shutil.rmtree(lake / name / WORK, ignore_errors=True)
     for folder in (lake / name, lake):
         sync(folder)
     views = connection.execute(
@@ -157,38 +166,65 @@ def _move_fact(connection: duckdb.DuckDBPyConnection, lake: Path, build: str, fa
         "and database_name = current_database() and schema_name = 'main'",
         [fact],
     ).fetchone()[0]
-    table, view = f"main.{quoted(fact)}", f"main.{quoted(f'{fact} in the lake')}"
-    # Parquet has no 128-bit integers and would round them
-    written = ", ".join(
-        quoted(name) + ("::decimal(38, 0)" if kind == "HUGEINT" else "") + f" as {quoted(name)}"
-        for name, kind, _ in columns
-    )
-    file = lake / build / fact / "0.parquet"
-    file.parent.mkdir(parents=True)
-    try:
-        connection.execute(
-            f"copy (select {written} from {table}) to {literal(file)} (format parquet, compression zstd)"
-        )
-    except duckdb.ConversionException as error:
-        raise _not_held(fact, str(error)) from error
-    sync(file)
-    sync(file.parent)
-    read = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind, _ in columns)
-    place = f"coalesce(getvariable('{build}'), {literal(glob.escape(str(lake)))})"
-    files = literal(f"/{build}/{glob.escape(fact)}/*.parquet")
-    connection.execute(
-        f"create view {view} as select {read} from "
-        f"read_parquet({place} || {files}, hive_partitioning = false)"
-    )
-    sums = "select count(*), sum(hash(rows)) from {} as rows"
-    before, after = (connection.execute(sums.format(each)).fetchall() for each in (table, view))
-    if before != after:
-        raise _not_held(fact, "the files do not read back as they were written")
+    table, view = f"main.{quoted(fact)}", f"{fact} in the lake"
+    types = write_rows(connection, table, lake / build / fact / "0.parquet")
+    create_fact(connection, view, lake, build, fact, types)
     connection.execute(f"drop table {table}")
-    connection.execute(f"alter view {view} rename to {quoted(fact)}")
+    connection.execute(f"alter view main.{quoted(view)} rename to {quoted(fact)}")
     comments = {f"column {table}.{quoted(name)}": text for name, _, text in columns}
     for what, text in {f"view {table}": comment, **comments}.items():
         connection.execute(f"comment on {what} is {literal(text) if text else 'null'}")
+
+
+def write_rows(connection: duckdb.DuckDBPyConnection, table: str, file: Path) -> dict[str, str]:
+    """Write the rows of a table to a Parquet file, which is whole and on disk, or not there.
+
+    Returns the types of the columns, by name. Raises StateError, naming the folder of the file, if the
+    rows do not read back as they were written.
+    """
+    types = {name: kind for name, kind, *_ in connection.execute(f"describe from {table}").fetchall()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
+    # Parquet has no 128-bit integers and would round them
+    written = ", ".join(
+        quoted(name) + ("::decimal(38, 0)" if kind == "HUGEINT" else "") + f" as {quoted(name)}"
+        for name, kind in types.items()
+    )
+    sums = "select count(*), sum(hash(rows)) from {} as rows"
+    try:
+        connection.execute(
+            f"copy (select {written} from {table}) to {literal(part)} (format parquet, compression zstd)"
+        )
+        before = connection.execute(sums.format(table)).fetchall()
+        after = connection.execute(sums.format(f"({rows_in(pattern(part), types)})")).fetchall()
+    except duckdb.ConversionException as error:
+        raise _not_held(file.parent.name, str(error)) from error
+    if before != after:
+        raise _not_held(file.parent.name, "the files do not read back as they were written")
+    sync(part)
+    os.replace(part, file)
+    sync(file.parent)
+    return types
+
+
+def rows_in(files: str, types: Mapping[str, str]) -> str:
+    """A query for the rows of Parquet files; `files` is SQL for their pattern."""
+    read = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind in types.items())
+    return f"select {read} from read_parquet({files}, hive_partitioning = false)"
+
+
+def create_fact(
+    connection: duckdb.DuckDBPyConnection, view: str, lake: Path, build: str, fact: str, types: Mapping
+) -> None:
+    """Create the view of a fact whose files are in the folder of a build."""
+    place = f"coalesce(getvariable('{build}'), {literal(glob.escape(str(lake)))})"
+    files = f"{place} || {literal(f'/{build}/{glob.escape(fact)}/*.parquet')}"
+    connection.execute(f"create view main.{quoted(view)} as {rows_in(files, types)}")
+
+
+def pattern(path: Path, files: str = "") -> str:
+    """SQL for the pattern of these files in the folder `path`, or of this file alone."""
+    return literal(glob.escape(str(path)) + files)
 
 
 def _not_held(fact: str, reason: str) -> StateError:

@@ -99,6 +99,8 @@ class Loader:
     (0 to 1). Fewer than 20 bad rows are too many only if they are more than half of the table.
     """
 
+    _finds_repeats = True
+
     def __init__(self, session: Session, inputs_dir: str | Path, max_rejected_share: float) -> None:
         if not 0 <= max_rejected_share <= 1:
             raise UsageError(
@@ -107,7 +109,7 @@ class Loader:
         self._session, self._connection = session, session.connection
         self.inputs_dir = resolve(inputs_dir)
         self._raw_files = session.raw_files or RawFiles(session, self.inputs_dir)
-        self._max_rejected_share = max_rejected_share
+        self.max_rejected_share = max_rejected_share
 
     def load(self, table_name: str, *, from_seed: bool) -> None:
         """Fill `staging.<table_name>` from `seed.<table_name>`, or from its file or folder of files.
@@ -130,29 +132,38 @@ class Loader:
             )
         self._forget(table)
         begin(self._connection)
+        cluster = self._session.cluster if table.name.startswith("fact_") and not from_seed else None
+        outcomes = cluster.load(self, table) if cluster else None
+        self._record(self._load_rows(table, from_seed) if outcomes is None else outcomes)
+        facts = (name for name in declared_tables(self._connection) if name.startswith("fact_"))
+        loaded = [name for name in facts if has_table(self._connection, "staging", name)]
+        create_days(self._connection, [read_contract(self._connection, name) for name in loaded])
+
+    def _load_rows(self, table: Table, from_seed: bool) -> list[Outcome]:
         mapping = None if from_seed else read_mapping(self._connection, table, self._raw_files)
         if mapping:
             table = table._replace(columns=(*table.columns, PLACE))
             staged = self._stage_mapped(table, mapping)
         else:
-            staged = self._stage(table, from_seed)
-        bad = self._judge(table, staged) if staged.sources else Counter()
-        set_bad_rows_aside(self._connection, table)
-        outcomes = [_outcome(table, each, staged, bad[each.name]) for each in staged.sources]
-        refuse_changed(staged.sources, staged.states)
+            sources = self._seed(table) if from_seed else find_sources(self.inputs_dir, table)
+            staged = self._stage(table, sources)
+        outcomes = self._judged(table, staged)
         for raw in mapping.others if mapping else ():
             refuse_changed(raw.sources, raw.states)
             outcomes += [Outcome(table.name, each.name, *_digest(each)) for each in raw.sources]
-        self._record(outcomes)
         for name in (table.name, f"{table.name}_quarantined") if mapping else ():
             self._connection.execute(f"alter table {staging_of(name)} drop column {quoted(PLACE.name)}")
         self._connection.execute(f"alter table {staging_of(table.name)} drop column {SUSPECT}")
-        facts = (name for name in declared_tables(self._connection) if name.startswith("fact_"))
-        loaded = [name for name in facts if has_table(self._connection, "staging", name)]
-        create_days(self._connection, [read_contract(self._connection, name) for name in loaded])
+        return outcomes
 
-    def _stage(self, table: Table, from_seed: bool) -> _Staged:
-        sources = self._seed(table) if from_seed else find_sources(self.inputs_dir, table)
+    def _judged(self, table: Table, staged: _Staged) -> list[Outcome]:
+        """Set the bad rows aside, and return what became of the rows of each source."""
+        bad = self._judge(table, staged) if staged.sources else Counter()
+        set_bad_rows_aside(self._connection, table)
+        refuse_changed(staged.sources, staged.states)
+        return [_outcome(table, each, staged, bad[each.name]) for each in staged.sources]
+
+    def _stage(self, table: Table, sources: Sequence[Source]) -> _Staged:
         states = [state_of(source) for source in sources]
         create_staging(self._connection, table)
         reading = Reading(self._session, table)
@@ -215,31 +226,39 @@ class Loader:
         if not (total := taken.total()):
             raise StateError(f"mapping.{table.name} leaves out all rows. Correct its `where`.")
         bad = count_plainly_bad(connection, table)
-        if is_refused := self._is_too_bad(bad, total):
+        if self.is_too_bad(bad, total):
             sample_problems(connection, table)
         else:
-            bad = find_problems(connection, table)
-            if is_refused := self._is_too_bad(bad, total):
+            bad = find_problems(connection, table, repeats=self._finds_repeats)
+            if self.is_too_bad(bad, total):
                 keep_sample(connection)
         if staged.mapping:
             name_conflicts(connection, table)
         by_source = write_entries(connection, table, staged.runs, staged.records)
-        if is_refused:
-            what = table.name if len(taken) > 1 else next(iter(taken))
-            raise self._refusal(table, what, bad, total)
-        for name, bad in by_source.items():
-            if 2 * bad > taken[name] and bad >= _FEW_BAD_ROWS and self._is_too_bad(bad, taken[name]):
-                raise self._refusal(table, name, bad, taken[name], of_file=name)
+        self.refuse_bad(table, taken, bad, by_source)
         return by_source
 
-    def _is_too_bad(self, bad: int, read: int) -> bool:
+    def refuse_bad(self, table: Table, taken: Counter[str], bad: int, by_source: Counter[str]) -> None:
+        """Raise InputError if the table, or one of its files, has too many bad rows."""
+        if self.is_too_bad(bad, taken.total()):
+            what = table.name if len(taken) > 1 else next(iter(taken))
+            raise self._refusal(table, what, bad, taken.total())
+        for name, bad in by_source.items():
+            if self._is_bad_file(bad, taken[name]):
+                raise self._refusal(table, name, bad, taken[name], of_file=name)
+
+    def _is_bad_file(self, bad: int, read: int) -> bool:
+        return 2 * bad > read and bad >= _FEW_BAD_ROWS and self.is_too_bad(bad, read)
+
+    def is_too_bad(self, bad: int, read: int) -> bool:
+        """Whether so many bad rows of those that were read refuse a table."""
         is_much = bad >= _FEW_BAD_ROWS or 2 * bad > read
-        return bad == read or (is_much and bad > self._max_rejected_share * read)
+        return bad == read or (is_much and bad > self.max_rejected_share * read)
 
     def _refusal(self, table: Table, what: str, bad: int, read: int, of_file: str = "") -> InputError:
         problem = f"none of its {read:,} rows is good"
         if bad < read:
-            share = f"max_rejected_share = {self._max_rejected_share:g}"
+            share = f"max_rejected_share = {self.max_rejected_share:g}"
             problem = f"{bad:,} of its {read:,} rows are bad, more than {share} lets pass"
         where = "table_name = ? and file = ?" if of_file else "table_name = ?"
         kinds, more = commonest_reasons(
@@ -256,6 +275,23 @@ class Loader:
         if what == SEED_ROWS:
             way_out = f"Correct the rows in the cell of 01_build that makes seed.{table.name}."
         return InputError("\n".join([*lines, way_out]))
+
+
+class PartLoader(Loader):
+    """Loads one file of a table, whose keys may repeat those of other files: these are found later."""
+
+    _finds_repeats = False
+
+    def load_file(self, table: Table, source: Source) -> tuple[Outcome, int]:
+        """What became of the rows of the file, and the number of the record that is row 0 in staging."""
+        begin(self._connection)
+        staged = self._stage(table, [source])
+        [outcome] = self._judged(table, staged)
+        return outcome, staged.runs[0].number
+
+    def is_too_bad(self, bad: int, read: int) -> bool:
+        """Whether so many bad rows refuse the table, whatever the other files hold."""
+        return 2 * bad > read and bad >= _FEW_BAD_ROWS and super().is_too_bad(bad, read)
 
 
 def _outcome(table: Table, source: Source, staged: _Staged, bad: int) -> Outcome:

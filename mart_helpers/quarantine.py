@@ -70,13 +70,14 @@ def keep_sample(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
+def find_problems(connection: duckdb.DuckDBPyConnection, table: Table, *, repeats: bool = True) -> int:
     """Collect all problems of the staging table, and return the number of bad rows.
 
-    A row is bad if it has problems of its own, if it is an orphan, or if it repeats the key of an
-    earlier good row, its `first_row_id`. Good rows that refer to members to be inferred are `orphans`.
+    A row is bad if it has problems of its own, if it is an orphan, or, with `repeats`, if it repeats the
+    key of an earlier good row, its `first_row_id`. Good rows that refer to members to be inferred are
+    `orphans`.
     """
-    rows, inferring = staging_of(table.name), [*_inferring_references(connection, table)]
+    rows, inferring = staging_of(table.name), [*inferring_references(connection, table)]
     inferred = {reference.table for reference in inferring}
     if _is_true(connection, f"select count({SUSPECT}) > 0 from {rows}"):
         connection.execute(f"insert into problems by name {problems_sql(table)}")
@@ -86,7 +87,7 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
         if reference.table not in {table.name, *inferred}:
             connection.execute(_orphans_sql(table, reference))
     connection.execute(_ONLY_THE_ROW)
-    for columns in (table.key, *table.uniques):
+    for columns in (table.key, *table.uniques) if repeats else ():
         if not _is_true(connection, ascends_sql(rows, row_sql([*_apart(table), *columns]))):
             connection.execute(_repeats_sql(table, columns))
     if table.name not in inferred:
@@ -179,7 +180,7 @@ def set_bad_rows_aside(connection: duckdb.DuckDBPyConnection, table: Table) -> N
 
         delete from {rows} where rowid in ({_BAD})
     """)
-    for reference in _inferring_references(connection, table):
+    for reference in inferring_references(connection, table):
         _infer_members(connection, table, reference)
 
 
@@ -300,7 +301,7 @@ def _origins(
             yield row_id, *place
 
 
-def _inferring_references(connection: duckdb.DuckDBPyConnection, table: Table) -> Iterator[Reference]:
+def inferring_references(connection: duckdb.DuckDBPyConnection, table: Table) -> Iterator[Reference]:
     """The references of a table to the primary keys of dimensions declared `inferred:`.
 
     Raises StateError for a reference to other columns: no member can be made from those.

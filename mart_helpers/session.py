@@ -94,8 +94,9 @@ class Session:
     `$name` in a statement is bound to the notebook's variable of that name, as a value, never as text.
     `opened` identifies the file that it opened. A session that builds writes to `candidate`, holds a
     `lock`, publishes its facts in a `lake` if there is one, and reads the `raw_files` that a statement
-    names; a session that reads the published mart has none of these. `statements` are those that the
-    cells have run so far.
+    names; a `cluster`, if there is one, loads and makes facts, and answers cells and checks. A session
+    that reads the published mart has none of these. `statements` are those that the cells have run so
+    far.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -106,6 +107,7 @@ class Session:
     lock: "BaseFileLock | None" = None
     lake: Path | None = None
     raw_files: Any = None
+    cluster: Any = None
     statements: list[str] = field(default_factory=list)
 
     def execute(self, sql: str, *, shows: bool = True) -> "pd.DataFrame | None":
@@ -166,7 +168,7 @@ class Session:
         if self.raw_files:
             self.raw_files.read_named(statement.query)
         values = {name: self.variables[name] for name in statement.named_parameters}
-        self.connection.execute(statement, values or None)
+        (self.cluster or self.connection).execute(statement, values or None)
         kinds = {name: str(kind) for name, kind, *_ in self.connection.description or []}
         is_select = statement.type == duckdb.StatementType.SELECT
         if not is_select and list(kinds) in ([], ["Success"], ["Count"]):
@@ -296,13 +298,15 @@ def last_build(connection: duckdb.DuckDBPyConnection, database: str) -> int:
 
 
 def has_table(connection: duckdb.DuckDBPyConnection, database: str, table: str) -> bool:
-    """Whether the attached `database` has the table in its main schema.
+    """Whether the attached `database` has the table, or a view in its place, in its main schema.
 
     This asks the catalog, although trying a query would be quicker: a failing statement would abort the
     transaction of a cell, and a relation cannot be made until a cell's own result is fetched.
     """
     found = connection.execute(
-        "select count(*) from duckdb_tables() "
+        "select count(*) from ("
+        "select database_name, schema_name, table_name from duckdb_tables() "
+        "union all select database_name, schema_name, view_name from duckdb_views()) "
         "where database_name = ? and schema_name = 'main' and table_name = ?",
         [database, table],
     )

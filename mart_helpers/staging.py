@@ -26,7 +26,7 @@ import duckdb
 from mart_helpers.contract import FILE_DAY, Column, Rule, Table, cast_sql, form_of, id_sql, trimmed_sql
 from mart_helpers.errors import InputError
 from mart_helpers.records import NOT_UTF8, refuse_eight_bit
-from mart_helpers.session import Session, rows_folder
+from mart_helpers.session import Session, has_table, rows_folder
 from mart_helpers.sources import ROW_FAULT, CsvFile, Part, Source
 from mart_helpers.texts import literal, one_line, quoted
 
@@ -68,17 +68,27 @@ def create_staging(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
 def create_days(connection: duckdb.DuckDBPyConnection, facts: Iterable[Table]) -> None:
     """Make the view `staging.days_of_facts`: each `day` of a declared date of these staged tables.
 
-    Days before 1900 or after 2100 are left out: they would make the calendar huge.
+    Days before 1900 or after 2100 are left out: they would make the calendar huge. If there is a table
+    `days_of(<fact>)`, these are the days of that fact.
     """
-    days = [
-        f"select {quoted(column.name)}::date as day from {staging_of(fact.name)} "
-        f"where {quoted(column.name)} between date '1900-01-01' and date '2100-12-31'"
-        for fact in facts
-        for column in fact.columns
-        if column.type == "DATE" or column.type.startswith("TIMESTAMP")
-    ]
+    days = []
+    for fact in facts:
+        if has_table(connection, "staging", days_of(fact.name)):
+            days.append(f"from {staging_of(days_of(fact.name))}")
+            continue
+        days += [
+            f"select {quoted(column.name)}::date as day from {staging_of(fact.name)} "
+            f"where {quoted(column.name)} between date '1900-01-01' and date '2100-12-31'"
+            for column in fact.columns
+            if column.type == "DATE" or column.type.startswith("TIMESTAMP")
+        ]
     if days:
         connection.execute(f"create or replace view staging.days_of_facts as {' union all '.join(days)}")
+
+
+def days_of(fact: str) -> str:
+    """The name of the staging table with the different days of a fact whose rows are on a cluster."""
+    return f" days of {fact}"
 
 
 #: Adds the rows of a query over the batch, and returns their number.
