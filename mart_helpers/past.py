@@ -190,12 +190,7 @@ def _growth_check(connection: DuckDBPyConnection, fact: Table, severity: str) ->
 
 def _restated_check(connection: DuckDBPyConnection, found: Comparison) -> Check:
     """Stores what changed dimensions do to the metrics, and reports the first change."""
-    connection.execute(
-        "create or replace table checks.restated as select unnest($metric) as metric, "
-        "unnest($year)::integer as year, unnest($dimension) as dimension, unnest($column_name) as "
-        "column_name, unnest($value)::varchar as value, unnest($change)::decimal(38, 4) as change",
-        {name: found.restated[name].tolist() for name in found.restated},
-    )
+    connection.execute("create or replace table checks.restated as from temp.restated")
     notes = [*restated_notes(found.restated), ""]
     more = f" and {len(notes) - 2} more" if len(notes) > 2 else ""
     return Check(
@@ -257,27 +252,31 @@ def _columns_check(connection: DuckDBPyConnection) -> Check:
         "inputs_have_the_columns_of_the_last_build",
         f"""
         with builds as (
-            select distinct
-                table_name,
-                build_id,
-                dense_rank() over (partition by table_name order by build_id desc) as place
+            select
+                *,
+                dense_rank() over (partition by table_name order by build_id desc) as place,
+                max(build_id) over (partition by table_name) = (select max(build_id) from {BUILD_LOG})
+                    and count(distinct build_id) over (partition by table_name) > 1 as is_comparable
             from build_inputs
             where file <> '{SEED_ROWS}'
         ),
-        odd as (
-            select table_name, build_id, 'ignored' as state, ignored_columns as columns from build_inputs
-            union all
-            select table_name, build_id, 'missing', defaulted_columns from build_inputs
-        ),
         listed as (
-            select table_name, state, place, unnest(string_split(columns, ', ')) as column_name
-            from odd
-            inner join builds using (table_name, build_id)
-            where place <= 2 and columns <> ''
+            select
+                table_name,
+                place,
+                unnest(['ignored', 'missing']) as state,
+                unnest([ignored_columns, defaulted_columns]) as columns
+            from builds
+            where is_comparable and place <= 2
+        ),
+        odd as (
+            select *, unnest(string_split(columns, ', ')) as column_name
+            from listed
+            where columns <> ''
         ),
         compared as (
             select table_name, column_name, state, min(place) = 1 as is_of_this_build
-            from listed
+            from odd
             group by all
             having count(distinct place) = 1
         )
@@ -289,16 +288,9 @@ def _columns_check(connection: DuckDBPyConnection) -> Check:
                 as found_in_words
         from compared
         where
-            table_name in (select table_name from builds where place = 2)
-            and table_name in (
-                select table_name from builds
-                where place = 1 and build_id = (select max(build_id) from {BUILD_LOG})
-            )
-            and not (
-                state = 'ignored'
-                and not is_of_this_build
-                and (table_name, column_name) in ({", ".join(declared)})
-            )
+            state = 'missing'
+            or is_of_this_build
+            or (table_name, column_name) not in ({", ".join(declared)})
         """,
         "the inputs have the same columns as in the last build",
         "warn",

@@ -19,11 +19,16 @@ from mart_helpers.star import (
     surrogate_key,
     with_versions,
 )
-from mart_helpers.texts import quoted, row_sql
+from mart_helpers.texts import literal, quoted, row_sql
 
 _MOST_VALUES = 50  # distinct values of a text that reports group by
 
-_COLUMNS = ["metric", "year", "dimension", "column_name", "value", "change"]
+_RESTATED = """
+create or replace temp table restated (
+    metric varchar, year integer, dimension varchar, column_name varchar, value varchar,
+    change decimal(38, 4)
+)
+"""
 
 
 class Mart:
@@ -117,14 +122,14 @@ def restated_by(
     of the dimension has one row per year, without a value. A text column with at most 50 values moves
     each metric from one value to another, with one row for each. Only rows that both marts have count.
     """
-    rows: list[tuple] = []
+    connection.execute(_RESTATED)
     for dimension in sorted({*changed} & {*before.keys} & {*after.keys}):
         for fact in sorted({*before.keys} & {*after.keys}):
             is_same = all(before.key(name) == after.key(name) for name in (dimension, fact))
             for role, to in before.references[fact].items() if is_same and before.day(fact) else ():
                 if to == dimension == after.references[fact].get(role):
-                    rows += _KeptRows(fact, role, dimension, before, after).restated(connection, metrics)
-    return pd.DataFrame(rows, columns=_COLUMNS).astype({"change": float})
+                    _KeptRows(fact, role, dimension, before, after).note_restated(connection, metrics)
+    return connection.execute("from temp.restated").df()
 
 
 def restated_notes(restated: pd.DataFrame) -> Iterator[str]:
@@ -161,8 +166,8 @@ class _KeptRows(NamedTuple):
     before: Mart
     after: Mart
 
-    def restated(self, connection: DuckDBPyConnection, metrics: Collection[Metric]) -> Iterator[tuple]:
-        """The rows of `restated_by`: first the amounts, then what moved between texts."""
+    def note_restated(self, connection: DuckDBPyConnection, metrics: Collection[Metric]) -> None:
+        """Note each restated metric: first its amounts, then what moved between texts."""
         known = [metric for metric in metrics if all(map(self.home, metric.columns))]
         columns = [*self.columns(known)]
         if not known or not columns:
@@ -171,44 +176,33 @@ class _KeptRows(NamedTuple):
         differs = ", ".join(f"coalesce(bool_or({_differs(name)}), false)" for name in columns)
         (found,) = connection.execute(f"select [{differs}] {self.pairs}").fetchone()
         changed = [name for name, is_changed in zip(columns, found, strict=True) if is_changed]
+        own = [name for name in changed if self.home(name) == self.dimension]
         for place, metric in enumerate(known):
-            theirs = [
-                name for name in metric.columns if name in changed and self.home(name) == self.dimension
-            ]
-            amounts = (
-                f"select year, sum(after_{place} - before_{place}) as change {self.pairs} group by year"
-            )
-            for year, change in connection.execute(
-                f"{amounts} having change <> 0 order by year"
-            ).fetchall():
-                yield metric.name, year, self.dimension, ", ".join(theirs), None, change
-        for column in changed:
-            if self.before.star[self.dimension][column] == "VARCHAR":
-                yield from self.moved(connection, column, known)
+            theirs = ", ".join(name for name in metric.columns if name in own)
+            amount = f"sums.after_{place} - sums.before_{place}"
+            connection.execute(self.moves(metric, theirs, "null", amount))
+        for name in changed:
+            text, dimension = quoted(name), self.after.stored(self.dimension)
+            values = f"select count(distinct {text}) from {dimension}"
+            is_text = self.before.star[self.dimension][name] == "VARCHAR"
+            if is_text and connection.execute(values).fetchone()[0] <= _MOST_VALUES:
+                for place, metric in enumerate(known):
+                    amount = f"unnest([-sums.before_{place}, sums.before_{place}])"
+                    value = f"unnest([was.{text}, now.{text}])"
+                    connection.execute(self.moves(metric, name, value, amount))
 
-    def moved(
-        self, connection: DuckDBPyConnection, text: str, metrics: Collection[Metric]
-    ) -> Iterator[tuple]:
-        """For each metric and year, the amount that moved from one value of a text column to another."""
-        column, dimension = quoted(text), self.after.stored(self.dimension)
-        (values,) = connection.execute(f"select count(distinct {column}) from {dimension}").fetchone()
-        for place, metric in enumerate(metrics) if values <= _MOST_VALUES else ():
-            found = connection.execute(f"""
-                with moves as (
-                    select
-                        year,
-                        unnest([was.{column}, now.{column}]) as value,
-                        unnest([-before_{place}, before_{place}]) as amount
-                    {self.pairs}
-                )
-                select year, value, sum(amount) as change
-                from moves
-                group by all
-                having change <> 0
-                order by year, value nulls first
-            """)
-            for year, value, change in found.fetchall():
-                yield metric.name, year, self.dimension, text, value, change
+    def moves(self, metric: Metric, column: str, value: str, amount: str) -> str:
+        """SQL that notes by how much a column restates a metric, by year and by SQL for its value."""
+        texts = ", ".join(map(literal, (self.dimension, column)))
+        return f"""
+            insert into temp.restated
+            with moves as (select sums.year, {value} as value, {amount} as amount {self.pairs})
+            select {literal(metric.name)}, year, {texts}, value, sum(amount) as change
+            from moves
+            group by year, value
+            having change <> 0
+            order by year, value nulls first
+        """
 
     def home(self, column: str) -> str | None:
         """The table with this column: the fact, this dimension, or another one; None if none has it."""
@@ -274,9 +268,9 @@ class _KeptRows(NamedTuple):
         """SQL for these sums with their members."""
         own = quoted(surrogate_key(self.dimension))
         return f"""
-            from temp.restated_sums
-            inner join {self.before.stored(self.dimension)} as was on was_key = was.{own}
-            inner join {self.after.stored(self.dimension)} as now on now_key = now.{own}
+            from temp.restated_sums as sums
+            inner join {self.before.stored(self.dimension)} as was on sums.was_key = was.{own}
+            inner join {self.after.stored(self.dimension)} as now on sums.now_key = now.{own}
         """
 
 

@@ -251,6 +251,14 @@ def test_tables_and_columns_may_have_any_names(tmp_path):
     assert counts(found, ODD) == (1, 1, 0), "it has no key"
 
 
+def test_a_dimension_restates_by_a_column_of_any_name(changed, tmp_path):
+    changed.by("alter table dim_product rename category to year")
+    moved = "update dim_product set year = 'Sweets' where product_id = 'P01'"
+    found = Changed(changed.path, tmp_path / "moved.duckdb").by(moved).restated
+    assert {*found["column_name"]} == {"year"}
+    assert {*found["value"]} == {"Coffee", "Sweets"}
+
+
 def test_a_table_without_a_key_is_compared_by_whole_rows(tmp_path):
     visits = "create table fact_visits as select range % {} as n from range(30)"
     before = made(tmp_path / "before.duckdb", visits.format(3))
