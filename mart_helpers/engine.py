@@ -44,7 +44,8 @@ _IMPORTED_BY_ALL = (
     "mart_helpers.mart",
 )
 
-_PYPLOT = "matplotlib.pyplot"
+# JupySQL imports these for `%sqlplot` and for Spark's own frames, which takes as long as all else.
+_HIDDEN = ("matplotlib.pyplot", "pyspark")
 
 _HELPERS = re.compile(r"^(?:from|import) +(mart_helpers\.\w+)", re.MULTILINE)
 
@@ -145,13 +146,12 @@ def _import_for(cells: list[NotebookNode]) -> None:
     If an import fails here, the cell that needs it reports the error.
     """
     helpers = [name for cell in cells if is_run(cell) for name in _HELPERS.findall(cell.source)]
-    # JupySQL imports pyplot only for `%sqlplot`, and that takes as long as its other imports together
-    is_hidden = sys.modules.setdefault(_PYPLOT, None) is None
+    hidden = [name for name in _HIDDEN if sys.modules.setdefault(name, None) is None]
     for name in (*_IMPORTED_BY_ALL, *helpers):
         with suppress(Exception):
             import_module(name)
-    if is_hidden:
-        del sys.modules[_PYPLOT]
+    for name in hidden:
+        del sys.modules[name]
 
 
 @contextmanager

@@ -200,17 +200,30 @@ def _fact_checks(fact: str, column: str, dimension: str, day: str, calendar: str
     yield Check(
         f"{fact}_{column}_is_valid_on_its_day",
         f"""
+        with outside as (
+            select
+                facts.*,
+                version.valid_from,
+                version.valid_to,
+                {date} < version.valid_from as is_before
+            {dated}
+            where {is_outside}
+        ),
+        counted as (
+            select
+                count(*) filter (where is_before) as before,
+                count(*) filter (where not is_before) as in_gap
+            from outside
+        )
         select
-            facts.*,
-            version.valid_from,
-            version.valid_to,
+            outside.* exclude (is_before),
             format(
                 '{{:,}} rows of {fact} are before the first extract with their member, {{:,}} in a gap',
-                count(*) filter (where {date} < version.valid_from) over (),
-                count(*) filter (where {date} > version.valid_to) over ()
+                counted.before,
+                counted.in_gap
             ) as found_in_words
-        {dated}
-        where {is_outside}
+        from outside
+        cross join counted
         """,
         f"each row of {fact} has a day on which an extract had its member of {dimension}",
         "warn",
