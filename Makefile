@@ -36,10 +36,14 @@ PYTEST := $(VENV_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 BENCHMARKS := tests/benchmarks
 PEERS := $(BENCHMARKS)/.venv
 PEERS_READY := $(PEERS)/peers.stamp
+# So have the tests of clusters: JupySQL would import pyspark in each notebook if it were installed.
+CLUSTER := .venv-cluster
+CLUSTER_READY := $(CLUSTER)/cluster.stamp
+SERVERS := tests/cluster/requirements-servers
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-app lab app lint lock bench golden generate reset clean
+.PHONY: help run test test-app test-cluster lab app lint lock bench golden generate reset clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +56,9 @@ test: $(DEV_READY)  ## Run the tests; PYTEST_ARGS="-k name" is passed on.
 
 test-app: $(DEV_READY) $(APP_READY)  ## Run the tests of the app; PYTEST_ARGS is passed on.
 	@$(VENV_PYTHON) -m pytest tests/app $(PYTEST_ARGS)
+
+test-cluster: $(CLUSTER_READY)  ## Run the tests on clusters, Sail and Spark; PYTEST_ARGS is passed on.
+	@$(CLUSTER)/bin/python -m pytest tests/cluster $(PYTEST_ARGS)
 
 app: $(APP_READY)  ## Show the mart in a browser, with controls; APP_ARGS is passed on.
 	@$(VENV_PYTHON) -m mart app $(APP_ARGS)
@@ -77,7 +84,7 @@ reset: $(RUN_READY)  ## Remove the mart and everything else that runs have writt
 	@$(VENV_PYTHON) -m mart reset
 
 clean:  ## Remove .venv and caches; the mart and its exports stay.
-	@rm -rf .venv $(PEERS) .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	@rm -rf .venv $(CLUSTER) $(PEERS) .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lock:  ## Rebuild the lock files; LOCK_ARGS=--upgrade for newer packages.
@@ -87,6 +94,10 @@ lock:  ## Rebuild the lock files; LOCK_ARGS=--upgrade for newer packages.
 		--output-file requirements-dev.lock >/dev/null
 	@$(COMPILE) pyproject.toml $(LOCK_ARGS) --extra app --constraints requirements-dev.lock \
 		--output-file requirements-app.lock >/dev/null
+	@$(COMPILE) pyproject.toml $(LOCK_ARGS) --extra cluster --constraints requirements-dev.lock \
+		--output-file requirements-cluster.lock >/dev/null
+	@$(COMPILE) $(SERVERS).in $(LOCK_ARGS) --constraints requirements-dev.lock \
+		--output-file $(SERVERS).lock >/dev/null
 	@$(COMPILE) $(BENCHMARKS)/requirements-peers.in $(LOCK_ARGS) --no-strip-extras \
 		--output-file $(BENCHMARKS)/requirements-peers.lock >/dev/null
 
@@ -118,6 +129,15 @@ $(PEERS_READY): $(BENCHMARKS)/requirements-peers.lock | $(VENV_PYTHON)
 	@echo 'Installing what the benchmarks measure against into $(PEERS) …'
 	@$(VENV_PYTHON) -m venv --clear $(PEERS)
 	@$(PEERS)/bin/python $(PIP) --require-hashes -r $<
+	@touch $@
+
+# The servers' pyspark has the files of pyspark-client, at the same version, and Spark itself.
+$(CLUSTER_READY): requirements-cluster.lock $(SERVERS).lock | $(VENV_PYTHON)
+	@echo 'Installing clusters to test with into $(CLUSTER). This takes a few minutes …'
+	@$(VENV_PYTHON) -m venv --clear $(CLUSTER)
+	@$(CLUSTER)/bin/python $(PIP) --require-hashes -r requirements-cluster.lock
+	@$(CLUSTER)/bin/python $(PIP) --require-hashes -r $(SERVERS).lock
+	@$(CLUSTER)/bin/python $(PIP) --no-deps --editable .
 	@touch $@
 
 # Missing, or left behind by a Python that is gone: start afresh.

@@ -31,7 +31,7 @@ from mart_helpers.books import build_facts
 from mart_helpers.contract import declared_keys
 from mart_helpers.errors import MartError, StateError
 from mart_helpers.parameters import (
-    PATHS,
+    PLACES,
     Parameter,
     is_run,
     notebook_cells,
@@ -117,7 +117,7 @@ def show_page(notebook: str, database: Path, inputs_dir: Path) -> None:
             build, keys, known = build_facts(connection), declared_keys(connection), _known(connection)
         with st.sidebar:
             for each in notebook_parameters(notebook_path(notebook)):
-                if not each.name.endswith(PATHS):
+                if not each.name.endswith(PLACES):
                     given[each.name] = _control(each, known.get(each.name, []))
             st.caption(f"{shown(database)}, build {build['build_id']} of {build['built_at'][:16]} (UTC)")
         with turn, capture_output(display=False):

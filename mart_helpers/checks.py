@@ -223,7 +223,8 @@ def _result(connection: duckdb.DuckDBPyConnection, view: _View, count: tuple | N
     """The row of a check in the results."""
     try:
         bad_rows, finding, skipped = count or connection.sql(f"select {view.count}").fetchall()[0]
-        if bad_rows:  # count(*) reads no columns, and reading one may fail
+        # count(*) reads no columns, and reading one may fail; a cluster is asked for rows of its own
+        if bad_rows and isinstance(connection, duckdb.DuckDBPyConnection):
             connection.execute(f"select count(hash(bad)) from ({view.query}) as bad").fetchall()
     except duckdb.Error as error:
         status, bad_rows = "broken", None
@@ -270,7 +271,7 @@ def _sample(
     connection: duckdb.DuckDBPyConnection, query: str, natural_keys: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
     """The first bad rows of a check, preceded by the natural keys of the rows that they refer to."""
-    columns = connection.sql(query).columns
+    columns = [name for name, *_ in connection.execute(f"describe {query}").fetchall()]
     references = references_in(columns, star_columns(connection))
     ids, joins = [], []
     for number, (column, dimension) in enumerate(references.items()):

@@ -83,7 +83,7 @@ def export_tables(
     kinds = [FORMATS[name] for name in listed("formats", formats, FORMATS)]
     if tables:
         relations = {name: relations[name] for name in listed("tables", tables, relations)}
-    connection, folder = session.connection, resolve(data_dir)
+    connection, folder = session.local, resolve(data_dir)
     about = {
         "format_version": 1,
         "build_id": last_build(connection, current_database(connection)) or None,
@@ -210,7 +210,7 @@ def _workbook(
     data_dir: Path,
     lines: Sequence[str],
 ) -> Iterator[dict]:
-    connection, name = session.connection, session.database.stem
+    connection, name = session.local, session.database.stem
     with open_workbook(part) as workbook:
         if summary:
             build = build_facts(connection)

@@ -244,3 +244,15 @@ def without_gaps(candidate: Path) -> None:
         connection.execute("copy from database old to new")
     os.replace(new, candidate)
     new.parent.rmdir()
+
+
+def leaves(connection: duckdb.DuckDBPyConnection, database: Path) -> dict[str, Path]:
+    """The folder with the files of each fact that the mart of the connection has in its lake."""
+    found = connection.execute(
+        f"select view_name, regexp_extract(sql, 'getvariable\\(''({_BUILD})''', 1) from duckdb_views() "
+        "where database_name = current_database() and schema_name = 'main' "
+        "and starts_with(view_name, 'fact_')"
+    )
+    return {
+        fact: lake_of(database).resolve() / build / fact for fact, build in found.fetchall() if build
+    }

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, simplefilter
 
 import duckdb
 from IPython.core.getipython import get_ipython
@@ -53,6 +54,8 @@ from mart_helpers.verdict import STOPPED_BY
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from mart_helpers.cluster.server import Cluster
 
 _SCRATCH = ("staging", "seed", "source")
 
@@ -295,18 +298,34 @@ def open_candidate(
     return _attached(session, shell)
 
 
-def open_mart(database: str, writes_to: Iterable[str | Path] = ()) -> Session:
+def open_mart(database: str, cluster: str = "", writes_to: Iterable[str | Path] = ()) -> Session:
     """A read-only session on the published mart `database`.
 
-    Its statements reach only files below the folders `writes_to`. If the mart is rebuilt later, the
-    notebook says so once. Raises UsageError if the parameters cell holds a wrong value, StateError if
-    there is no mart.
+    Its statements reach only files below the folders `writes_to`. The Spark Connect server `cluster`, if
+    one is given, computes over facts in the lake. If the mart is rebuilt later, the notebook says so
+    once. Raises UsageError if the parameters cell holds a wrong value, StateError if there is no mart or
+    the server cannot be reached.
     """
     shell = _prepared_shell()
     path = _real(database)
     opened = identity(path)
     connection = open_published(path, [resolve(folder) for folder in writes_to])
+    if cluster:
+        connection = _on_cluster(connection, path, cluster)
     return _attached(Session(connection, path, shell.user_ns, opened=opened), shell)
+
+
+def _on_cluster(connection: duckdb.DuckDBPyConnection, path: Path, address: str) -> "Cluster":
+    with catch_warnings():
+        simplefilter("ignore")  # pyspark warns of a pandas as new as ours
+        try:
+            from mart_helpers.cluster.server import Cluster
+        except ImportError as error:
+            raise StateError(
+                f"cluster: a package is missing ({error.name or error}). Run `pip install -r "
+                "requirements-cluster.lock`."
+            ) from error
+        return Cluster(connection, path, address)
 
 
 def _real(database: str) -> Path:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from mart_helpers.books import build_facts as last_build
 from mart_helpers.books import money_aside
 from mart_helpers.files import whole_files
-from mart_helpers.parameters import PATHS, home, notebook_parameters
+from mart_helpers.parameters import PLACES, home, notebook_parameters
 from mart_helpers.session import open_published
 from mart_helpers.texts import in_words
 
@@ -182,7 +182,7 @@ def _given(path: Path) -> dict[str, str]:
     """The parameters that an executed notebook was given, except paths, in its order."""
     metadata = json.loads(path.read_bytes())["metadata"]
     values = metadata.get("papermill", {}).get("parameters", {})
-    names = [each.name for each in notebook_parameters(path) if not each.name.endswith(PATHS)]
+    names = [each.name for each in notebook_parameters(path) if not each.name.endswith(PLACES)]
     return {name: figure_text(values[name]) for name in names if values.get(name, "") != ""}
 
 

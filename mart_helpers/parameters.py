@@ -43,12 +43,15 @@ _OR_MORE = re.compile(r"\b([0-9]+) or more\b")
 _LIMIT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(MB|GB|TB|%)", re.IGNORECASE)
 _LIMITS = {"MB": (50, inf), "GB": (0.05, inf), "TB": (0.00005, inf), "%": (1, 100)}
 
+_ADDRESS = re.compile(r"sc://[^/\s:]+(:[0-9]{1,5})?(/.*)?")
+
 _INJECTED = "# Parameters\n"  # how the cell that papermill adds begins
 _ASSIGNED = re.compile(r"^(\w+) = ", re.MULTILINE)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 PATHS = ("_dir", "database", "lake")  # a parameter of such a name is a path
+PLACES = (*PATHS, "cluster")  # where something is, not what is asked
 
 USUAL_MART, FIRST_MART = "data/mini_data_mart.duckdb", "data/stage_1.duckdb"
 
@@ -126,7 +129,8 @@ def fault(parameter: Parameter, value: object) -> str:
     """What is wrong with the value, for example `found 4, expected one of 1, 2, 3`; empty if nothing.
 
     It may have the wrong type, be outside the choices, or be below the minimum. A `…_date` is empty or
-    ISO 8601 `yyyy-mm-dd`, a `…_limit` is like `4GB` or `70%`; `…_dir` and `database` are possible paths.
+    ISO 8601 `yyyy-mm-dd`, a `…_limit` is like `4GB` or `70%`; `…_dir` and `database` are possible paths,
+    `cluster` is empty or the address of a Spark Connect server.
     """
     name, kind, expected = parameter.name, parameter.type, ""
     if not _is_of(value, kind):
@@ -139,6 +143,8 @@ def fault(parameter: Parameter, value: object) -> str:
         expected = 'a date as yyyy-mm-dd, or "" for no limit'
     elif name.endswith("_limit") and not _is_limit(value):
         expected = "a size of at least 50MB, like 4GB, or a share, like 70%"
+    elif name == "cluster" and value and not _ADDRESS.fullmatch(value):
+        expected = "an address like sc://host:15002"
     elif name.endswith(PATHS) and value != parameter.default:
         expected = _expected_path(value)
     if not expected:

@@ -123,6 +123,11 @@ class Session:
                     answer = self._answer(statement)
         return answer
 
+    @property
+    def local(self) -> duckdb.DuckDBPyConnection:
+        """DuckDB itself, even if a cluster answers: for rows that go to files of this machine anyway."""
+        return getattr(self.connection, "duckdb", self.connection)
+
     def cursor(self) -> "Cursor":
         """A cursor on this same session."""
         return Cursor(self)

@@ -60,6 +60,7 @@ def hostile(parameter: Parameter) -> list[tuple[object, str]]:
         )
         return [*((value, kind) for value in (*NO_NUMBERS, float("nan"))), *least]
     expected = {"_date": "a date as yyyy-mm-dd", "_limit": "a size of at least 50MB"}
+    expected["cluster"] = "an address like sc://host:15002"
     refused = [(value, "text (str)") for value in NO_TEXTS]
     for ending, what in expected.items():
         if parameter.name.endswith(ending):

@@ -31,7 +31,11 @@ LOCK_LINE = re.compile(
 
 
 PEERS = "tests/benchmarks/requirements-peers"
-LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-app.lock", f"{PEERS}.lock"]
+SERVERS = "tests/cluster/requirements-servers"
+LOCKS = [
+    *(f"requirements{name}.lock" for name in ("", "-dev", "-app", "-cluster")),
+    *(f"{PEERS}.lock", f"{SERVERS}.lock"),
+]
 
 
 def pins(requirements: list[str]) -> dict[str, str]:
@@ -43,7 +47,11 @@ RUN_PINS = pins(PROJECT["dependencies"])
 EXTRAS = {name: pins(extra) for name, extra in PROJECT["optional-dependencies"].items()}
 APP_PINS = RUN_PINS | EXTRAS["app"]
 DEV_PINS = RUN_PINS | EXTRAS["lab"] | EXTRAS["test"]
-PEER_PINS = pins(re.findall(r"^\w.*$", (ROOT / f"{PEERS}.in").read_text("utf-8"), re.MULTILINE))
+CLUSTER_PINS = RUN_PINS | EXTRAS["cluster"]
+PEER_PINS, SERVER_PINS = (
+    pins(re.findall(r"^\w.*$", (ROOT / f"{name}.in").read_text("utf-8"), re.MULTILINE))
+    for name in (PEERS, SERVERS)
+)
 
 
 def locked_versions(lock: str) -> dict[str, set[str]]:
@@ -73,7 +81,8 @@ def test_conda_users_get_the_packages_of_pyproject_at_its_versions_from_conda_fo
 
 
 def test_a_lock_holds_each_pin() -> None:
-    for lock, expected in zip(LOCKS, [RUN_PINS, DEV_PINS, APP_PINS, PEER_PINS], strict=True):
+    pins_of = [RUN_PINS, DEV_PINS, APP_PINS, CLUSTER_PINS, PEER_PINS, SERVER_PINS]
+    for lock, expected in zip(LOCKS, pins_of, strict=True):
         locked = locked_versions(lock)
         assert {name: locked.get(name) for name in expected} == {n: {v} for n, v in expected.items()}
 
@@ -83,7 +92,7 @@ def test_a_lock_has_pins_with_hashes_and_no_place_to_load_from() -> None:
         text = (ROOT / lock).read_text("utf-8")
         assert [line for line in text.splitlines() if not LOCK_LINE.fullmatch(line)] == [], lock
         packages = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
-        assert len(packages) >= len(locked_versions(lock)) > len(RUN_PINS), lock
+        assert len(packages) >= len(locked_versions(lock)) > 0, lock
         assert [package for package in packages if "--hash=sha256:" not in package] == [], lock
 
 
@@ -95,6 +104,12 @@ def test_the_tests_run_on_the_versions_of_a_batch_run() -> None:
 def test_the_app_can_be_installed_beside_the_tests() -> None:
     app, dev = locked_versions("requirements-app.lock"), locked_versions("requirements-dev.lock")
     assert {name: app[name] for name in app if name in dev} == {n: dev[n] for n in dev if n in app}
+
+
+def test_the_cluster_extra_has_the_versions_of_a_batch_run_and_of_the_server() -> None:
+    cluster, run = locked_versions("requirements-cluster.lock"), locked_versions("requirements.lock")
+    assert {name: cluster.get(name) for name in run} == run
+    assert SERVER_PINS["pyspark"] == CLUSTER_PINS["pyspark-client"]
 
 
 def test_the_benchmarks_measure_against_the_engines_of_a_batch_run() -> None:

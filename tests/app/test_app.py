@@ -14,7 +14,7 @@ from conftest import query
 from nbformat.v4 import new_code_cell
 from streamlit.testing.v1 import AppTest
 
-from mart_helpers.parameters import PATHS, notebook_parameters, notebook_path
+from mart_helpers.parameters import PLACES, notebook_parameters, notebook_path
 from mart_helpers.run import answer_questions
 from mart_helpers.session import Session, open_published
 
@@ -68,7 +68,7 @@ def test_each_parameter_of_the_notebook_is_a_control_with_its_words(app: AppTest
     declared = [
         (each.name, each.help)
         for each in notebook_parameters(notebook_path("02_explore"))
-        if not each.name.endswith(PATHS)
+        if not each.name.endswith(PLACES)
     ]
     assert [(each.key, each.help) for each in app.sidebar if getattr(each, "key", None)] == declared
 

@@ -1,0 +1,292 @@
+"""What of a select is sent: each innermost aggregation over a large table, without what is made of it.
+
+For example, `select month, round(sum(a) / sum(b), 1) … group by month` becomes the part `select month,
+sum(a), sum(b) … group by month`, and a rest over its rows. So the cluster does what is large, and DuckDB
+all that is subtle: divisions, rounding, text, order. If an expression within a part is subtle, DuckDB
+computes it for each distinct value of its columns, and the part joins the results. A select without
+aggregates is a part of its own if it has a limit or is only asked whether there are rows.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import NamedTuple
+
+import duckdb
+from sqlglot import exp
+from sqlglot.optimizer.pushdown_projections import pushdown_projections
+
+from mart_helpers.cluster.catalog import Catalog, Refused, typed
+from mart_helpers.cluster.spark import annotated, is_same
+
+Query = exp.Select | exp.SetOperation
+
+
+class Step(NamedTuple):
+    """A temporary table of DuckDB to fill: by the cluster, or from a small select."""
+
+    name: str
+    select: exp.Expression
+    is_sent: bool
+
+
+class Splitter:
+    """Divides the selects of one session; its tables have numbers of their own."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, large: set[str]) -> None:
+        self._connection, self._large, self._numbers = connection, large, count()
+
+    def split(self, catalog: Catalog, tree: exp.Expression) -> tuple[exp.Expression, list[Step]]:
+        """The rest of the select, and the steps before it, which have tables without rows by now.
+
+        Raises Refused for a select that would bring the rows of a large table themselves.
+        """
+        self._steps: list[Step] = []
+        self._catalog = catalog
+        whole = exp.Subquery(this=tree)
+        while select := self._next(whole):
+            part = catalog.qualified(self._with_small(select.copy()))
+            part = annotated(part, catalog.schema)
+            name = f"sent_{next(self._numbers)}"
+            part, rest = _divided(part, name)
+            part = self._with_looked_up(pushdown_projections(part))
+            self._step(name, part, is_sent=True)
+            select.replace(rest)
+        if self._is_large(whole):
+            raise Refused("rows of a large table themselves: aggregate them, or set a limit")
+        return whole.this, self._steps
+
+    def _next(self, whole: exp.Expression) -> exp.Select | None:
+        """The innermost select that is still to be divided."""
+        for select in reversed(list(whole.find_all(exp.Select))):
+            if self._is_large(select) and _brings_few(select) and not _is_correlated(select):
+                return select
+        return None
+
+    def _is_large(self, tree: exp.Expression) -> bool:
+        return any(each.name.lower() in self._large and not each.db for each in tree.find_all(exp.Table))
+
+    def _step(self, name: str, select: exp.Expression, *, is_sent: bool) -> None:
+        """Note a step, and create its table without rows, for its types."""
+        sql = select.sql(dialect="duckdb")
+        self._connection.execute(f"create or replace temp table {name} as from ({sql}) limit 0")
+        self._steps.append(Step(name, select, is_sent))
+
+    def _small(self, select: exp.Expression) -> exp.Table:
+        """A table for the rows of a select that reaches no large table."""
+        self._step(name := f"small_{next(self._numbers)}", select, is_sent=False)
+        return exp.to_table(name)
+
+    def _with_small(self, node: exp.Expression) -> exp.Expression:
+        """The select with tables in place of the selects within it that reach no large one."""
+        for child in list(node.iter_expressions()):
+            is_query = isinstance(child, Query) and child.find(exp.Table)
+            if is_query and not self._is_large(child) and not _is_correlated(child):
+                child.replace(exp.select("*").from_(self._small(child)))
+            else:
+                self._with_small(child)
+        return node
+
+    def _with_looked_up(self, part: exp.Select) -> exp.Select:
+        """The part with joins in place of expressions that mean something else on the cluster."""
+        for select in reversed(list(part.find_all(exp.Select))):
+            annotated(part, self._catalog.schema)
+            found: dict[str, list[exp.Expression]] = {}
+            for node in _subtle(select):
+                found.setdefault(node.sql(dialect="duckdb"), []).append(node)
+            for nodes in found.values():
+                new = self._looked_up(select, nodes[0])
+                for node in nodes:
+                    node.replace(new.copy())
+        return part
+
+    def _looked_up(self, select: exp.Select, node: exp.Expression) -> exp.Expression:
+        """The column of a join that has the values of `node`, made by DuckDB; or its value."""
+        columns = list({each.sql(): each for each in node.find_all(exp.Column) if each.table}.values())
+        text = node.sql(dialect="duckdb")
+        if node.find(exp.AggFunc, exp.Window, *Query.__args__):
+            raise Refused(f"`{text[:80]}` ({node.key})")
+        if not columns:
+            found = self._connection.execute(f"select {text} as value, typeof(value)")
+            return typed(*found.fetchone())
+        keys = {each.sql(): f"k{place}" for place, each in enumerate(columns)}
+        distinct = exp.select(*[each.copy().as_(keys[each.sql()]) for each in columns]).distinct()
+        for clause in ("from_", "joins", "where"):
+            if (value := select.args.get(clause)) and not (clause == "where" and [*_subtle(value)]):
+                distinct.set(
+                    clause, [each.copy() for each in value] if clause == "joins" else value.copy()
+                )
+        if is_large := self._is_large(distinct):
+            self._step(name := f"sent_{next(self._numbers)}", distinct, is_sent=is_large)
+        else:
+            name = self._small(distinct).name
+        value = node.transform(
+            lambda each: exp.column(keys.get(each.sql())) if each.sql() in keys else each
+        )
+        values = exp.select(*keys.values(), value.as_("value")).from_(name)
+        table = self._small(values)
+        same = [
+            exp.NullSafeEQ(
+                this=each.copy(), expression=exp.column(keys[each.sql()], table.name, quoted=True)
+            )
+            for each in columns
+        ]
+        select.join(table, on=exp.and_(*same), copy=False)
+        described = self._connection.execute(f"describe {table.name}").fetchall()
+        self._catalog.schema.add_table(table.name, {name: kind for name, kind, *_ in described})
+        return exp.column("value", table.name, quoted=True)
+
+
+def _is_correlated(select: exp.Expression) -> bool:
+    """Whether the select reads columns of the selects around it, as far as names tell."""
+    own = {each.alias_or_name for each in select.find_all(exp.Table, exp.Subquery)}
+    return any(each.table and each.table not in own for each in select.find_all(exp.Column))
+
+
+def _brings_few(select: exp.Select) -> bool:
+    above = select.parent.parent if isinstance(select.parent, exp.Subquery) else select.parent
+    is_limited = any(select.args.get(kind) for kind in ("group", "limit", "distinct"))
+    return is_limited or isinstance(above, exp.Exists) or any(_aggregates(select))
+
+
+def _aggregates(select: exp.Select) -> Iterator[exp.Expression]:
+    """The aggregates of a select, outermost, each with its filter; those of a window are its own."""
+    for part in ("expressions", "having", "order", "qualify"):
+        values = select.args.get(part) or []
+        for value in values if isinstance(values, list) else [values]:
+            yield from _found(value)
+
+
+def _found(node: exp.Expression) -> Iterator[exp.Expression]:
+    if isinstance(node, exp.Subquery | exp.Select | exp.Exists):
+        return
+    if isinstance(node, exp.Filter | exp.Grouping | exp.AggFunc) and not _is_of_window(node):
+        yield node
+        return
+    for child in node.iter_expressions():
+        yield from _found(child)
+
+
+def _is_of_window(node: exp.Expression) -> bool:
+    above = node.parent.parent if isinstance(node.parent, exp.Filter) else node.parent
+    is_its = isinstance(above, exp.Window) and node.arg_key == "this"
+    return is_its and above.this.find(type(node)) is not None
+
+
+def _subtle(node: exp.Expression) -> Iterator[exp.Expression]:
+    """The outermost expressions of a select, not of those within it, that DuckDB has to compute."""
+    for child in node.iter_expressions():
+        if isinstance(child, exp.Condition | exp.Lambda | exp.Unnest | exp.Explode) and not is_same(
+            child
+        ):
+            yield child
+        elif not isinstance(child, Query):
+            yield from _subtle(child)
+
+
+def _divided(select: exp.Select, name: str) -> tuple[exp.Select, exp.Select]:
+    aggregates, group = [*_aggregates(select)], select.args.get("group")
+    if not aggregates and not group and not select.args.get("distinct"):
+        return _limited(select, name)
+    keys = (
+        _keys(group) if group else [] if aggregates else [each.unalias() for each in select.expressions]
+    )
+    columns = {each.sql(): exp.column(f"k{place}", name) for place, each in enumerate(keys)}
+    measures: list[exp.Expression] = []
+    for each in aggregates:
+        if each.sql() not in columns:
+            sent, columns[each.sql()] = _measured(each, name, len(measures))
+            measures += sent
+
+    def outside(node: exp.Expression) -> exp.Expression:
+        if isinstance(node, exp.Subquery):
+            return node
+        return columns[node.sql()].copy() if node.sql() in columns else node
+
+    rest = exp.Select(
+        expressions=[
+            exp.alias_(each.unalias().transform(outside), each.output_name, quoted=True)
+            for each in select.expressions
+        ]
+    )
+    for clause in ("order", "qualify", "limit", "offset", "distinct"):
+        if select.args.get(clause):
+            rest.set(clause, select.args[clause].copy().transform(outside))
+    rest = rest.from_(exp.to_table(name))
+    part = select.copy()
+    if having := part.args.get("having"):
+        rest = rest.where(having.this.transform(outside))
+        if not all(map(is_same, having.walk())):
+            part.set("having", None)
+    for clause in ("order", "limit", "offset", "qualify", "distinct"):
+        part.set(clause, None)
+    part.set("expressions", [])
+    for place, key in enumerate(keys):
+        part.append("expressions", exp.alias_(key.copy(), f"k{place}", quoted=True))
+    for place, measure in enumerate(measures):
+        part.append("expressions", exp.alias_(measure, f"a{place}", quoted=True))
+    if not group and not aggregates:
+        part.set("distinct", exp.Distinct())
+    elif not keys:
+        part.set("group", None)
+    return part, rest
+
+
+def _measured(
+    aggregate: exp.Expression, name: str, place: int
+) -> tuple[list[exp.Expression], exp.Expression]:
+    """What is sent of an aggregate, as columns from `place` on, and the aggregate made of these."""
+    call = aggregate.this if isinstance(aggregate, exp.Filter) else aggregate
+    column = exp.column(f"a{place}", name)
+
+    def sent(new: exp.Expression) -> exp.Expression:
+        return (
+            exp.Filter(this=new, expression=aggregate.expression.copy())
+            if call is not aggregate
+            else new
+        )
+
+    if isinstance(call, exp.Avg) and is_same(exp.Sum(this=call.this)):
+        kind = call.this.type
+        if kind is not None and kind.this in exp.DataType.INTEGER_TYPES:  # as DuckDB does it
+            sums = [sent(each(this=call.this.copy())) for each in (exp.Sum, exp.Count)]
+            counted = exp.func("nullif", exp.column(f"a{place + 1}", name), exp.Literal.number(0))
+            return sums, exp.Div(this=exp.cast(column, "double"), expression=counted)
+    if isinstance(call, exp.Median) and call.this.type.is_type("decimal"):
+        # the mean of two decimals is a double there; DuckDB cuts it off after the last decimal
+        digits = call.this.type.expressions[1].this.to_py()
+        exact = exp.cast(column, f"decimal(38, {digits + 1})")
+        rest = exp.Mod(this=exact.copy(), expression=exp.Literal.number(f"{10**-digits:.{digits}f}"))
+        whole = exp.paren(exp.Sub(this=exact, expression=rest))
+        sum_ = exp.cast(sent(exp.Median(this=call.this.copy())), "double")
+        return [sum_], exp.cast(whole, call.this.type.copy())
+    return [aggregate.copy()], column
+
+
+def _keys(group: exp.Group) -> list[exp.Expression]:
+    """The keys of a group, with those in a rollup or cube."""
+    if group.args.get("grouping_sets"):
+        raise Refused("grouping sets")
+    found = [*group.expressions, *(group.args.get("rollup") or []), *(group.args.get("cube") or [])]
+    keys = [
+        key
+        for each in found
+        for key in (each.expressions if isinstance(each, exp.Rollup | exp.Cube) else [each])
+    ]
+    return [*{key.sql(): key.copy() for key in keys}.values()]
+
+
+def _limited(select: exp.Select, name: str) -> tuple[exp.Select, exp.Select]:
+    """Some rows of a select, or one if it is only asked whether there are any."""
+    if not select.args.get("limit"):
+        one = exp.alias_(exp.Literal.number(1), "one")
+        return select.select(one, append=False).limit(1), exp.select("*").from_(name)
+    rest = exp.select(*[exp.column(each, name, quoted=True) for each in select.named_selects]).from_(
+        name
+    )
+    if select.args.get("order"):  # again, as rows come back in any order
+        rest.set("order", select.args["order"].copy().transform(_without_table))
+    return select, rest
+
+
+def _without_table(node: exp.Expression) -> exp.Expression:
+    return exp.column(node.name, quoted=True) if isinstance(node, exp.Column) else node

@@ -1,0 +1,180 @@
+"""A cluster that answers the large questions of a session, while DuckDB answers all others."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+
+import duckdb
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+from sqlglot import exp
+
+from mart_helpers.cluster.catalog import Catalog, Refused
+from mart_helpers.cluster.parts import Splitter, Step
+from mart_helpers.cluster.spark import spark_sql
+from mart_helpers.errors import QueryError, StateError, UsageError
+from mart_helpers.lake import leaves
+from mart_helpers.parameters import shown
+from mart_helpers.texts import one_line, quoted
+
+MOST_ROWS = 2_000_000  # that a part may bring
+
+# What takes the rows of a select.
+_INTO = re.compile(
+    r"(create (?:or replace )?temp(?:orary)? table \S+ as|insert into \S+(?: by name)?"
+    r"|set variable \w+ =|copy)\s(.*?)(\sto '.*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+# What only names or describes tables.
+_NAMING = re.compile(
+    r"describe|show|explain|create (?:or replace )?(?:temp(?:orary)? )?(?:view|macro)|comment|drop"
+    r"|from .* limit 0$",
+    re.IGNORECASE | re.DOTALL,
+)
+_COMMENTS = re.compile(r"\A(?:\s*--[^\n]*\n|\s+)*")
+
+
+class Sent(NamedTuple):
+    """A select that the cluster has answered: its text there, seconds and rows."""
+
+    text: str
+    seconds: float
+    rows: int
+
+
+def connect(address: str) -> SparkSession:
+    """A session on the Spark Connect server at `address`. Raises UsageError or StateError."""
+    if not re.fullmatch(r"sc://[^/\s]+(/.*)?", address):
+        raise UsageError(f'cluster: found "{address}", expected an address like sc://host:15002.')
+    try:
+        os.environ.setdefault("SPARK_CONNECT_MODE_ENABLED", "1")
+        spark = SparkSession.builder.remote(address).create()
+        spark.conf.set("spark.sql.session.timeZone", "UTC")
+    except Exception as error:
+        raise StateError(
+            f"cluster: {address} cannot be reached. Start the server, or correct the address; "
+            f"docs/cluster.md says how. It says: {one_line(str(error))[:300]}"
+        ) from error
+    return spark
+
+
+class Cluster:
+    """DuckDB's connection to a mart, with a Spark Connect server for its large questions.
+
+    It has the methods of a connection. `sent` lists what the server has answered.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, database: Path, address: str) -> None:
+        self.duckdb = connection
+        self.sent: list[Sent] = []
+        self._large = leaves(connection, database)
+        if not self._large:
+            raise UsageError(
+                f"cluster: {shown(database)} has no lake, and a cluster reads facts from there. "
+                "Build it with --lake, or leave cluster empty."
+            )
+        self._spark = connect(address)
+        self._splitter = Splitter(connection, {*self._large})
+        for name, folder in self._large.items():
+            self._spark.read.parquet(str(folder)).createOrReplaceTempView(name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.duckdb, name)
+
+    def execute(self, query: Any, parameters: Any = None) -> duckdb.DuckDBPyConnection:
+        """DuckDB's connection with the result of the query."""
+        rest = self._rest(query, parameters)
+        return self.duckdb.execute(rest) if rest else self.duckdb.execute(query, parameters)
+
+    def sql(self, query: Any) -> duckdb.DuckDBPyRelation:
+        """The relation of a select."""
+        return self.duckdb.sql(self._rest(query, None) or query)
+
+    def close(self) -> None:
+        """Close both."""
+        self.duckdb.close()
+        self._spark.stop()
+
+    def _rest(self, query: Any, parameters: Any) -> str | None:
+        """DuckDB's statement once the rows of the parts are at hand; None if all is DuckDB's.
+
+        Raises QueryError, before anything is sent, if the cluster cannot compute it.
+        """
+        sql = query.query if isinstance(query, duckdb.Statement) else query
+        sql = sql[_COMMENTS.match(sql).end() :].rstrip().rstrip(";")
+        values = parameters if isinstance(parameters, Mapping) else {}
+        catalog = Catalog(self.duckdb, {*self._large}, values)
+        if _NAMING.match(sql) or not catalog.reaches_large(sql):
+            return None
+        before, select, after = "", sql, ""
+        if into := _INTO.fullmatch(sql):
+            before, select, after = into[1], into[2].strip(), into[3] or ""
+            is_bare = before.lower().startswith("set")
+            select = f"select {select}" if is_bare else select
+        try:
+            rest = self._computed(catalog, select, values)
+        except Refused as error:
+            raise QueryError(f"The cluster cannot compute {error} in: {one_line(sql)[:200]}") from error
+        if not rest or not before:
+            return rest
+        return f"{before} ({rest}){after}"
+
+    def _computed(self, catalog: Catalog, select: str, values: Mapping[str, object]) -> str | None:
+        described = self.duckdb.execute(f"describe {select}", values or None).fetchall()
+        rest, steps = self._splitter.split(catalog, catalog.flat(select))
+        if not steps:
+            return None
+        texts = {each.name: self._text(catalog, each) for each in steps if each.is_sent}
+        _name(rest, [name for name, *_ in described])
+        found = rest.sql(dialect="duckdb")
+        for each in steps:
+            if each.is_sent:
+                self._fetch(each, texts[each.name])
+            else:
+                sql = each.select.sql(dialect="duckdb")
+                self.duckdb.execute(f"create or replace temp table {each.name} as {sql}")
+        return found
+
+    def _text(self, catalog: Catalog, step: Step) -> str:
+        types = [kind for _, kind, *_ in self.duckdb.execute(f"describe {step.name}").fetchall()]
+        return spark_sql(step.select, catalog.schema, types)
+
+    def _fetch(self, step: Step, text: str) -> None:
+        for name in {table.name for table in step.select.find_all(exp.Table)} - {*self._large}:
+            self._send(name)
+        began = monotonic()
+        try:
+            rows = self._spark.sql(f"{text}\nlimit {MOST_ROWS + 1}").toArrow()
+        except PySparkException as error:
+            raise QueryError(
+                f"The cluster says: {one_line(str(error))[:500]} (It was asked: {text})"
+            ) from error
+        self.sent.append(Sent(text, monotonic() - began, rows.num_rows))
+        if rows.num_rows > MOST_ROWS:
+            raise QueryError(
+                f"The cluster would bring more than {MOST_ROWS:,} rows to this machine. "
+                "Group more coarsely."
+            )
+        self.duckdb.register("arrived", rows)
+        self.duckdb.execute(f"insert into {step.name} from arrived")
+        self.duckdb.unregister("arrived")
+
+    def _send(self, name: str) -> None:
+        """Give the cluster the rows of a small table or view."""
+        rows = self.duckdb.sql(f"from {quoted(name)}").to_arrow_table()
+        schema = None if rows.num_rows else from_arrow_schema(rows.schema)
+        frame = self._spark.createDataFrame([] if schema else rows, schema)
+        frame.createOrReplaceTempView(name)
+
+
+def _name(query: exp.Expression, names: list[str]) -> None:
+    """Give the columns of a query the names that they have in DuckDB."""
+    while not isinstance(query, exp.Select):
+        query = query.this
+    if len(query.expressions) == len(names) and not query.is_star:
+        for each, name in zip(query.expressions, names, strict=True):
+            each.replace(exp.alias_(each.unalias().copy(), name, quoted=True))

@@ -1,0 +1,91 @@
+"""Clusters to test with: each server is a child process that ends with the tests."""
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from forks import CHECKOUT
+
+PATIENCE = 300  # seconds for a server to start, on a machine that does other things too
+
+SAIL = """
+import sys
+from pysail.spark import SparkConnectServer
+SparkConnectServer("127.0.0.1", int(sys.argv[1])).start(background=False)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+@contextmanager
+def child(*command: str | Path, port: int, log: Path, **environment: str) -> Iterator[None]:
+    """A server that answers at `port`; it is killed after the block, or with this process."""
+    with (
+        log.open("w") as said,
+        subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_parent,
+        ) as process,
+    ):
+        try:
+            for _ in range(5 * PATIENCE):
+                with socket.socket() as client:
+                    if process.poll() is None and client.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                assert process.poll() is None, log.read_text()[-3000:]
+                time.sleep(0.2)
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def sail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Sail server."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("sail") / "log"
+    with child(sys.executable, "-c", SAIL, str(port), port=port, log=log):
+        yield f"sc://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session", params=["sail"])
+def server(request: pytest.FixtureRequest) -> str:
+    """The address of each server in turn."""
+    return request.getfixturevalue(request.param)
+
+
+def mart(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """What `python -m mart …` says, in a process of its own."""
+    command = [sys.executable, "-m", "mart", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mart of the sample, with its facts in a lake, in a home of its own."""
+    home = tmp_path_factory.mktemp("sample")
+    for part in ("notebooks", "inputs"):
+        shutil.copytree(CHECKOUT / part, home / part)
+    built = mart("build", "--lake", "data/lake", cwd=home)
+    assert built.returncode == 0, built.stderr
+    return home / "data" / "mini_data_mart.duckdb"
