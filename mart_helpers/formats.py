@@ -74,8 +74,10 @@ class Sheet:
     @property
     def letters(self) -> list[str]:
         """The letters of the columns."""
+        from xlsxwriter.utility import xl_col_to_name
+
         sheet = self._opened()
-        return [_cell(0, column)[:-1] for column in range(sheet.start[1], sheet.end[1] + 1)]
+        return [xl_col_to_name(column) for column in range(sheet.start[1], sheet.end[1] + 1)]
 
     def _opened(self) -> "CalamineSheet":
         """The sheet in memory, read again if the file has changed."""
@@ -86,9 +88,14 @@ class Sheet:
         return self._kept[1]
 
     def _filled(self) -> Iterator[Row]:
-        errors, sheet = self._errors(), self._opened()
+        from xlsxwriter.utility import xl_cell_to_rowcol, xl_rowcol_to_cell
+
+        errors, sheet = {}, self._opened()
+        for cell, error in _odd_cells(self.path, self.name, self.sheet):
+            row, column = xl_cell_to_rowcol(cell)
+            errors.setdefault(row, {})[column] = error
         if merged := sheet.merged_cell_ranges:
-            first, last = (_cell(*corner) for corner in merged[0])
+            first, last = (xl_rowcol_to_cell(*corner) for corner in merged[0])
             raise InputError(
                 f"{self.name}: the cells {first}:{last} are merged. Unmerge them, and fill in what each "
                 "holds."
@@ -96,33 +103,14 @@ class Sheet:
         left = (sheet.start or (0, 0))[1]
         for number, values in enumerate(sheet.iter_rows(), 1):
             texts = [*map(_text, values)]
-            for column, error in errors.get(number, {}).items():
+            for column, error in errors.get(number - 1, {}).items():
                 texts[column - left] = error
             if any(texts):
                 yield number, texts
 
-    def _errors(self) -> dict[int, dict[int, str]]:
-        """Cells with an error like `#N/A`, by row (from 1) and column (from 0); they read as empty.
-
-        Raises InputError for a formula without a value, which also reads as empty.
-        """
-        errors: dict[int, dict[int, str]] = {}
-        for match in _odd_cells(self.path, self.name, self.sheet):
-            letters, row, error = (each and each.decode() for each in match.groups())
-            if error is None:
-                raise InputError(
-                    f"{self.name}: cell {letters}{row} has a formula without a value. Open the file in "
-                    "Excel and save it."
-                )
-            column = 0
-            for letter in letters:
-                column = 26 * column + ord(letter) - ord("A") + 1
-            errors.setdefault(int(row), {})[column - 1] = error
-        return errors
-
 
 _ODD_CELL = re.compile(
-    rb'<c r="([A-Z]+)([0-9]+)"(?:[^>]*\bt="e"[^>]*>(?:<f[^>]*/>|<f[^>]*>[^<]*</f>)?<v>([^<]*)</v>'
+    rb'<c r="([A-Z]+[0-9]+)"(?:[^>]*\bt="e"[^>]*>(?:<f[^>]*/>|<f[^>]*>[^<]*</f>)?<v>([^<]*)</v>'
     rb"|[^>]*>(?:<f[^>]*/>|<f[^>]*>[^<]*</f>)(?:<v\s*/>|<v></v>)?</c>)"
 )
 
@@ -131,8 +119,11 @@ _MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 
 
-def _odd_cells(path: Path, name: str, sheet: str) -> Iterator[re.Match[bytes]]:
-    """The XML of the cells of a sheet that hold an error, or a formula without a value."""
+def _odd_cells(path: Path, name: str, sheet: str) -> Iterator[tuple[str, str]]:
+    """The cells of a sheet with an error like `#N/A`, which reads as empty, and the error.
+
+    Raises InputError for a formula without a value, which also reads as empty.
+    """
     try:
         with zipfile.ZipFile(path) as packed:
             size = sum(each.file_size for each in packed.infolist())
@@ -149,11 +140,21 @@ def _odd_cells(path: Path, name: str, sheet: str) -> Iterator[re.Match[bytes]]:
                 rest = b""
                 while data := stream.read(1 << 20):
                     whole, _, rest = (rest + data).rpartition(b"<c ")
-                    yield from _ODD_CELL.finditer(whole)
+                    yield from _errors_in(whole, name)
                     rest = b"<c " + rest
-                yield from _ODD_CELL.finditer(rest)
+                yield from _errors_in(rest, name)
     except (OSError, zipfile.BadZipFile, KeyError, StopIteration, ElementTree.ParseError) as error:
         raise _no_workbook(name, error) from error
+
+
+def _errors_in(xml: bytes, name: str) -> Iterator[tuple[str, str]]:
+    for cell, error in _ODD_CELL.findall(xml):
+        if not error:
+            raise InputError(
+                f"{name}: cell {cell.decode()} has a formula without a value. Open the file in Excel "
+                "and save it."
+            )
+        yield cell.decode(), error.decode()
 
 
 @contextmanager
@@ -172,15 +173,6 @@ def _no_workbook(name: str, error: Exception) -> InputError:
         f"{name}: cannot be read as an Excel workbook (.xlsx): it is damaged, or has a password "
         f"({one_line(str(error))}). Save it again, or save its sheets as CSV (UTF-8)."
     )
-
-
-def _cell(row: int, column: int) -> str:
-    """The name of a cell whose row and column count from 0."""
-    letters, column = "", column + 1
-    while column:
-        column, rest = divmod(column - 1, 26)
-        letters = chr(ord("A") + rest) + letters
-    return f"{letters}{row + 1}"
 
 
 def _text(value: Any) -> str:

@@ -59,11 +59,6 @@ class Part(NamedTuple):
     count: int
     block: Block | None = None
 
-    @property
-    def size(self) -> int:
-        """The bytes of the block."""
-        return len(self.block.text) if self.block else 0
-
 
 class CsvFile(NamedTuple):
     """A CSV file, plain or gzipped, or another file that its `reader` converts to CSV.
@@ -228,7 +223,8 @@ def find_files(inputs_dir: Path, stem: str, *, is_optional: bool = False) -> lis
     found = [Found(path, path.name) for path in paths if os.path.lexists(path)]
     found += _tables_called(inputs_dir, stem)
     if not found:
-        near = _nearly_called(inputs_dir, stem)
+        names = (path.name for path in sorted(inputs_dir.iterdir()))
+        near = [name for name in names if name.lower().partition(".")[0] == stem.lower()]
         if is_optional and not near:
             return []
         raise _missing_file(inputs_dir, stem, near)
@@ -327,23 +323,19 @@ def refuse_changed(sources: Iterable[Source], states: Iterable[object]) -> None:
             raise InputError(f"{source.name}: changed while it was read. Run the build again.")
 
 
-def _nearly_called(inputs_dir: Path, table: str) -> list[str]:
-    names = (path.name for path in inputs_dir.iterdir())
-    return [name for name in names if name.lower().partition(".")[0] == table.lower()]
-
-
-def _missing_file(inputs_dir: Path, table: str, near: Sequence[str]) -> InputError:
+def _missing_file(inputs_dir: Path, stem: str, near: Sequence[str]) -> InputError:
     """The error for a table without a file; it mentions files with nearly the right name."""
-    message = (
-        f"{shown(inputs_dir)} holds no {table}.csv (nor {', '.join(_ENDINGS[1:])}, nor a folder, a "
-        f"sheet or an SQLite table {table})"
-    )
+    endings = ", ".join(_ENDINGS[1:])
+    but = way_out = ""
     if near:
-        way_out = "Unpack" if near[0].lower().endswith(_PACKED) else "Rename"
-        return InputError(
-            f"{message}, but {one_line(', '.join(sorted(near)))}. {way_out} it, if that is the extract."
+        but = f", but {one_line(', '.join(near))}"
+        way_out = (
+            f"{'Unpack' if near[0].lower().endswith(_PACKED) else 'Rename'} it, if that is the extract."
         )
-    return InputError(f"{message}. Put the extract there, or name its folder with inputs_dir.")
+    return InputError(
+        f"{shown(inputs_dir)} holds no {stem}.csv (nor {endings}, nor a folder, a sheet or an SQLite "
+        f"table {stem}){but}. {way_out or 'Put the extract there, or name its folder with inputs_dir.'}"
+    )
 
 
 def _refuse_two(what: str, folder: Path, found: Sequence[str]) -> None:

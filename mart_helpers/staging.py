@@ -169,11 +169,12 @@ def batches(sources: Iterable[Source]) -> Iterator[list[Part]]:
     batch: list[Part] = []
     records = size = 0
     for part in chain.from_iterable(source.parts() for source in sources):
-        records, size = records + part.count, size + part.size
+        bytes_of_part = len(part.block.text) if part.block else 0
+        records, size = records + part.count, size + bytes_of_part
         fits = records <= _MOST_RECORDS and size <= _MOST_BYTES
         if batch and not (fits and _are_alike(part.source, batch[-1].source)):
             yield batch
-            batch, records, size = [], part.count, part.size
+            batch, records, size = [], part.count, bytes_of_part
         batch.append(part)
     if batch:
         yield batch
