@@ -7,6 +7,7 @@ dimension with a date column of its own name is a calendar. Each check is a view
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from duckdb import DuckDBPyConnection
@@ -107,7 +108,7 @@ def _checks_of_views(connection: DuckDBPyConnection) -> Iterator[Check]:
     """
     owners = _owners_of_names(connection)
     twice: dict[str, list[tuple[str, str, str]]] = {}
-    for view, name, second in connection.execute(_TWICE).fetchall():
+    for view, name, second in connection.execute(_sql("names_twice")).fetchall():
         found = f"{view} has two columns called {name}: the second is {second}"
         if name in owners:
             found += f", and queries get that of {owners[name]}. Rename it in the cell that makes it"
@@ -218,14 +219,14 @@ def _checks_of_books(session: Session, declared: Sequence[Table], star: _Star) -
         name = table.name
         yield Check(
             f"{name}_has_no_row_in_quarantine",
-            _IN_QUARANTINE.replace("$table", literal(name)),
+            _sql("in_quarantine").replace("$table", literal(name)),
             f"no row of {name} is in quarantine",
             "warn",
         )
         if "inferred" in table.comment.prefixes:
             yield Check(
                 f"{name}_has_no_inferred_member",
-                _INFERRED.replace("$table", literal(name)),
+                _sql("inferred").replace("$table", literal(name)),
                 f"each member of {name} has a row of its own, not only a reference to it",
                 "warn",
             )
@@ -239,12 +240,12 @@ def _checks_of_books(session: Session, declared: Sequence[Table], star: _Star) -
                 yield _amounts_check(name, amounts)
     yield Check(
         "quarantine_has_every_rejected_row",
-        _NOT_IN_QUARANTINE,
+        _sql("not_in_quarantine"),
         "every row that was not loaded is in quarantine",
     )
     yield Check(
         "build_is_near_earlier_builds",
-        _FAR_FROM_EARLIER_BUILDS,
+        _sql("far_from_earlier_builds"),
         "rows and revenue are near those of earlier builds (if the change is right: raise "
         "volume_tolerance)",
     )
@@ -342,137 +343,12 @@ def _amounts_check(table: str, loaded: Mapping[str, str | None]) -> Check:
     )
 
 
-_TWICE = """
-select
-    first.table_name as view_name,
-    first.column_name,
-    second.column_name as second_column
-from duckdb_columns() as first
-inner join duckdb_columns() as second
-    on first.table_oid = second.table_oid
-    and first.database_oid = second.database_oid
-    and second.column_name = first.column_name || '_1'
-inner join duckdb_views() as views
-    on first.table_oid = views.view_oid and first.database_oid = views.database_oid
-where views.database_name = current_database() and views.schema_name = 'main' and not views.internal
-order by view_name, first.column_index
-"""
+def _sql(name: str) -> str:
+    return (Path(__file__).parent / "templates" / "checks" / f"{name}.sql").read_text("utf-8")
+
 
 _MACROS = """
 select function_name, parameters
 from duckdb_functions()
 where database_name = current_database() and schema_name = 'main' and function_type = 'macro'
-"""
-
-_IN_QUARANTINE = """
-with set_aside as (
-    select file, line, string_agg(reason, '; ' order by reason) as reasons
-    from quarantine
-    where table_name = $table
-    group by file, line
-),
-read as (
-    select sum(rows_read - rows_left_out) as rows
-    from build_inputs
-    where table_name = $table and build_id = (select max(build_id) from build_log)
-)
-select
-    set_aside.*,
-    format(
-        '{:,} {} ({} %) of {} {} in quarantine',
-        count(*) over (),
-        if(count(*) over () = 1, 'row', 'rows'),
-        if(
-            1000 * count(*) over () < read.rows,
-            'under 0.1',
-            format('{:.1f}', 100 * count(*) over () / read.rows)
-        ),
-        $table,
-        if(count(*) over () = 1, 'is', 'are')
-    ) as found_in_words
-from set_aside
-cross join read
-"""
-
-_INFERRED = """
-select
-    key,
-    file,
-    line,
-    rows,
-    reason,
-    format(
-        '{:,} {} of {} inferred, for example: {} ({} line {})',
-        count(*) over (),
-        if(count(*) over () = 1, 'member', 'members'),
-        table_name,
-        first_value(reason) over places,
-        first_value(file) over places,
-        first_value(line) over places
-    ) as found_in_words
-from inferred_members
-where table_name = $table
-window places as (order by file, line, key rows between unbounded preceding and unbounded following)
-"""
-
-_NOT_IN_QUARANTINE = """
-with set_aside as (
-    select table_name, file, count(distinct line) as rows_in_quarantine
-    from quarantine
-    group by all
-)
-select
-    build_inputs.table_name,
-    build_inputs.file,
-    build_inputs.rows_quarantined,
-    coalesce(set_aside.rows_in_quarantine, 0) as rows_in_quarantine
-from build_inputs
-left join set_aside
-    on build_inputs.table_name = set_aside.table_name and build_inputs.file = set_aside.file
-where
-    build_inputs.build_id = (select max(build_id) from build_log)
-    and build_inputs.rows_quarantined <> coalesce(set_aside.rows_in_quarantine, 0)
-"""
-
-# Compares with the median of the earlier builds of this stage, once there are five.
-_FAR_FROM_EARLIER_BUILDS = """
-with builds as (
-    select build_log.*, inputs.rows
-    from build_log
-    left join (
-        select build_id, sum(rows_loaded) as rows
-        from build_inputs
-        group by build_id
-    ) as inputs on build_log.build_id = inputs.build_id
-),
-this_build as (
-    select *
-    from builds
-    where build_id = (select max(build_id) from builds)
-),
-compared as (
-    select
-        count(*) as earlier_builds,
-        unnest(['rows_loaded', 'revenue_loaded']) as what,
-        unnest([median(earlier.rows_loaded), median(earlier.revenue_loaded)]) as usual,
-        unnest([any_value(this_build.rows), any_value(this_build.revenue_loaded)]) as found,
-        any_value(this_build.volume_tolerance) as tolerance,
-        any_value(this_build.drops_only) as drops_only
-    from this_build
-    inner join builds as earlier
-        on this_build.stage = earlier.stage and this_build.build_id > earlier.build_id
-)
-select
-    what,
-    usual::decimal(38, 2) as usual,
-    found::decimal(38, 2) as found,
-    tolerance,
-    if(earlier_builds < 5, 'fewer than 5 builds came before', null) as skipped_because,
-    format('{} is {:,.2f}, usual is {:,.2f}', what, found::double, usual::double) as found_in_words
-from compared
-where
-    earlier_builds < 5
-    or found is null and usual is not null
-    or found <= usual * (1 - tolerance)
-    or (not drops_only and found >= usual * (1 + tolerance))
 """
