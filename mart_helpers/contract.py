@@ -135,18 +135,12 @@ def declared_keys(
 ) -> dict[str, tuple[str, ...]]:
     """The natural key of each input that the attached `database` declares, in declaration order."""
     rows = connection.execute(
-        """
-        select table_name, list_transform(constraint_column_names, lambda name: lower(name))
-        from duckdb_constraints()
-        where
-            database_name = coalesce(?, current_database())
-            and schema_name = ?
-            and constraint_type = 'PRIMARY KEY'
-        order by table_oid
-        """,
+        "select table_name, constraint_column_names from duckdb_constraints() "
+        "where database_name = coalesce(?, current_database()) and schema_name = ? "
+        "and constraint_type = 'PRIMARY KEY' order by table_oid",
         [database, SCHEMA],
     )
-    return {table: tuple(names) for table, names in rows.fetchall()}
+    return {table: tuple(map(str.lower, names)) for table, names in rows.fetchall()}
 
 
 def read_contracts(connection: duckdb.DuckDBPyConnection) -> dict[str, Table]:

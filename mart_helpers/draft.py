@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -67,6 +67,20 @@ class _Seen(NamedTuple):
     is_filled: bool
     is_key: bool
     notes: list[str]
+
+
+class _Source(NamedTuple):
+    """What its first rows show about a source; `counted` says how many rows it has."""
+
+    name: str
+    counted: str
+    rows: int
+    columns: Sequence[_Seen]
+
+    @property
+    def key(self) -> _Seen | None:
+        """The first column that is different in each row."""
+        return next((each for each in self.columns if each.is_key), None)
 
 
 def make_place(folder: Path, files: Sequence[Path]) -> list[str]:
@@ -134,20 +148,10 @@ def _drafts(inputs: Path, files: Sequence[Path]) -> list[tuple[str, str, list[st
                 magic, _, sql = "".join(cell["source"]).partition("\n")
                 if magic.startswith("%%sql") and any(each in sql for each in _NEEDED):
                     session.execute(sql, shows=False)
-            seen: dict[str, tuple[int, list[_Seen]]] = {}
-            counts: dict[str, str] = {}
-            for name in _names(files):
-                counts[name] = _count(connection, raw_files[name])
-                columns = raw_files[name].columns
-                connection.execute(
-                    f"create or replace temp table {quoted(name)} as "
-                    f"select * from source.main.{quoted(name)} limit {_ROWS}"
-                )
-                seen[name] = _looked_at(connection, name, columns)
-            references = _ordered({name: _references(connection, name, seen) for name in seen})
+            sources = [_looked_at(connection, raw_files[name]) for name in _names(files)]
             return [
-                (name, counts[name], _draft(connection, name, *seen[name], references[name]))
-                for name in references
+                (source.name, source.counted, _draft(connection, source, references))
+                for source, references in _ordered(connection, sources)
             ]
         finally:
             session.close()
@@ -184,13 +188,15 @@ def _rows(number: int) -> str:
     return f"{number:,} row" if number == 1 else f"{number:,} rows"
 
 
-def _looked_at(
-    connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[str]
-) -> tuple[int, list[_Seen]]:
-    """The number of rows examined, and what they show about each column."""
-    (rows,) = connection.execute(f"select count(*) from {quoted(name)}").fetchone()
+def _looked_at(connection: duckdb.DuckDBPyConnection, raw: Raw) -> _Source:
+    """Copies the first rows into a temporary table, and looks at each column."""
+    counted, name = _count(connection, raw), quoted(raw.name)
+    connection.execute(
+        f"create or replace temp table {name} as select * from source.main.{name} limit {_ROWS}"
+    )
+    (rows,) = connection.execute(f"select count(*) from {name}").fetchone()
     seen: list[_Seen] = []
-    for column in columns:
+    for column in raw.columns:
         text = quoted(column)
         is_label = f"regexp_matches({text}, '^0[0-9]')"  # 007 is no number
         counts = [
@@ -199,8 +205,7 @@ def _looked_at(
             for kind, sql, _ in _STYLES
         ]
         filled, different, example, *read = connection.execute(
-            f"select count({text}), count(distinct {text}), min({text}), {', '.join(counts)} "
-            f"from {quoted(name)}"
+            f"select count({text}), count(distinct {text}), min({text}), {', '.join(counts)} from {name}"
         ).fetchone()
         kind, sql, notes = _style(read, filled)
         is_key = rows == filled == different > 0
@@ -213,7 +218,7 @@ def _looked_at(
         notes += [f"such as {one_line(example, 80)}"] if example else []
         plain = _plain_name(column, [each.name for each in seen])
         seen.append(_Seen(column, plain, kind, sql.format(text), filled == rows, is_key, notes))
-    return rows, seen
+    return _Source(raw.name, counted, rows, seen)
 
 
 def _style(read: Sequence[int], filled: int) -> tuple[str, str, list[str]]:
@@ -247,25 +252,20 @@ def _reserved() -> set[str]:
 
 
 def _draft(
-    connection: duckdb.DuckDBPyConnection,
-    name: str,
-    rows: int,
-    columns: Sequence[_Seen],
-    references: Mapping[str, str],
+    connection: duckdb.DuckDBPyConnection, source: _Source, references: Mapping[str, str]
 ) -> list[str]:
     """Cells of comments: to declare and map a table for the source, or to map it to declared ones.
 
     None for a source that already fits the declared table of its name.
     """
+    name, columns, key = source.name, source.columns, source.key
     declared = read_contracts(connection)
     if name in declared and declared[name].required_names <= {each.column.lower() for each in columns}:
         return []
     table = _plain_name(name)
-    said = [f"a table of its own for {name}, after a look at {_rows(rows)}: confirm each line,"]
+    said = [f"a table of its own for {name}, after a look at {_rows(source.rows)}: confirm each line,"]
     said += [f"then load it below, with loader.load({table!r}, from_seed=False)"]
-    if not any(each.is_key for each in columns):
-        said.append(_key_of_two(connection, name, columns, rows))
-    key = _first_key(columns)
+    said += [] if key else [_key_of_two(connection, source)]
     lines = [_declaration(each, each is key, references.get(each.name, "")) for each in columns]
     notes = ["; ".join(each.notes) for each in columns]
     cells = [
@@ -308,47 +308,42 @@ def _declaration(seen: _Seen, is_key: bool, reference: str) -> str:
     return " ".join([*words, *([f"references {reference}"] if reference else [])])
 
 
-def _first_key(columns: Sequence[_Seen]) -> _Seen | None:
-    return next((each for each in columns if each.is_key), None)
-
-
 def _references(
-    connection: duckdb.DuckDBPyConnection, name: str, seen: dict[str, tuple[int, list[_Seen]]]
+    connection: duckdb.DuckDBPyConnection, source: _Source, others: Sequence[_Source]
 ) -> dict[str, tuple[str, str]]:
     """The columns whose values are all keys of another source, each with the source and its key."""
     found: dict[str, tuple[str, str]] = {}
-    own_key = _first_key(seen[name][1])
-    for column in seen[name][1]:
-        for other, (_, columns) in seen.items():
-            key = _first_key(columns)
-            if other == name or column is own_key or not key or {column.type, key.type} != {"varchar"}:
-                continue
-            foreign = f"select {quoted(column.column)} as key from {quoted(name)}"
-            known = f"select {quoted(key.column)} as key from {quoted(other)}"
+    for column, other in product(source.columns, others):
+        key = other.key
+        if other is source or column is source.key or column.name in found or not key:
+            continue
+        if {column.type, key.type} == {"varchar"}:
+            foreign = f"select {quoted(column.column)} as key from {quoted(source.name)}"
+            known = f"select {quoted(key.column)} as key from {quoted(other.name)}"
             lost = f"from ({foreign}) anti join ({known}) using (key) where key is not null limit 1"
             if not connection.execute(lost).fetchone():
-                found[column.name] = other, f"contract.{_plain_name(other)} ({key.name})"
-                break
+                found[column.name] = other.name, f"contract.{_plain_name(other.name)} ({key.name})"
     return found
 
 
-def _ordered(references: Mapping[str, Mapping[str, tuple[str, str]]]) -> dict[str, dict[str, str]]:
-    """The references of each source, after the sources that it refers to; cycles are left out."""
-    left, ordered = dict(references), {}
+def _ordered(
+    connection: duckdb.DuckDBPyConnection, sources: Sequence[_Source]
+) -> Iterator[tuple[_Source, dict[str, str]]]:
+    """The sources with their references, each after those that it refers to; cycles are left out."""
+    left = [(source, _references(connection, source, sources)) for source in sources]
+    before: set[str] = set()
     while left:
-        name = min(left, key=lambda each: sum(other not in ordered for other, _ in left[each].values()))
-        known = left.pop(name).items()
-        ordered[name] = {column: key for column, (other, key) in known if other in ordered}
-    return ordered
+        source, references = min(left, key=lambda each: len({to for to, _ in each[1].values()} - before))
+        left = [each for each in left if each[0] is not source]
+        yield source, {column: key for column, (to, key) in references.items() if to in before}
+        before.add(source.name)
 
 
-def _key_of_two(
-    connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[_Seen], rows: int
-) -> str:
+def _key_of_two(connection: duckdb.DuckDBPyConnection, source: _Source) -> str:
     """A pair of columns that is unique together, in words."""
-    for one, two in combinations([each for each in columns if each.is_filled], 2):
+    for one, two in combinations([each for each in source.columns if each.is_filled], 2):
         pair = f"({quoted(one.column)}, {quoted(two.column)})"
-        found = connection.execute(f"select count(distinct {pair}) from {quoted(name)}").fetchone()
-        if found == (rows,):
+        found = connection.execute(f"select count(distinct {pair}) from {quoted(source.name)}")
+        if found.fetchone() == (source.rows,):
             return f"no column is a key, but {one.name} and {two.name} are one together"
     return "no column is a key, and no two columns together are one"

@@ -90,12 +90,13 @@ class Mapping(NamedTuple):
 
 
 class _Fault(NamedTuple):
-    """SQL for the condition that a value cannot be read, and for its message."""
+    """SQL for the condition that a value cannot be read and for its message; where it would go."""
 
     when: str
     column: str
     value: str
     reason: str
+    position: int = -1
 
 
 def read_mapping(connection: duckdb.DuckDBPyConnection, table: Table, files: RawFiles) -> Mapping | None:
@@ -304,15 +305,14 @@ class _View:
         _let_fail([self._node["select_list"], self._node["where_clause"]])
         faults = [*self._row_faults(), *self._column_faults()]
         told = [
-            fault_sql(each.when, each.reason, position, each.column, each.value)
-            for position, each in faults
+            fault_sql(each.when, each.reason, each.position, each.column, each.value) for each in faults
         ]
-        is_any = " or ".join(each.when for _, each in faults)
+        is_any = " or ".join(each.when for each in faults)
         listed = f"list_filter([{', '.join(told)}], lambda fault: fault is not null)"
         sql = f"case when {is_any} then to_json({listed})::varchar end" if faults else "null::varchar"
         self._add(sql, _FAULTS)
 
-    def _row_faults(self) -> list[tuple[int, _Fault]]:
+    def _row_faults(self) -> list[_Fault]:
         where = self._node["where_clause"]
         faults = [*self._faults(where)] if where else []
         if not faults:
@@ -320,9 +320,9 @@ class _View:
         condition = self._text(where)
         unknown = f"({condition} is null and ({' or '.join(each.when for each in faults)}))"
         self._node["where_clause"] = self._expression(f"{condition} or {unknown}")
-        return [(-1, each._replace(when=f"({condition} is null and {each.when})")) for each in faults]
+        return [each._replace(when=f"({condition} is null and {each.when})") for each in faults]
 
-    def _column_faults(self) -> Iterator[tuple[int, _Fault]]:
+    def _column_faults(self) -> Iterator[_Fault]:
         names = self._table.column_names
         for item in self._node["select_list"]:
             named = [(_output(item), item)]
@@ -331,7 +331,7 @@ class _View:
             for name, node in named:
                 if name.strip().lower() in names:
                     for fault in self._faults(node):
-                        yield names.index(name.strip().lower()), fault
+                        yield fault._replace(position=names.index(name.strip().lower()))
 
     def _faults(self, node: Any) -> Iterator[_Fault]:
         """The values in an expression that may be unreadable; only evaluated branches count."""

@@ -9,7 +9,6 @@ stores file and line as one number, the place of a row.
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -174,16 +173,11 @@ class RawFiles:
         fields = batch[0].source.fields
         texts = ", ".join(f"nullif({quoted(field)}, '')" for field in fields)
         file = next(n for n, each in enumerate(sources) if each is batch[0].source)
-        lines = [
-            part.block.lines() if part.block else range(part.first, part.first + part.count)
-            for part in batch
-        ]
-        place, listed = f"{(file << _LINE_BITS) + lines[0][0] - 1} + row_number() over ()", {}
-        if not all(isinstance(each, range) for each in lines) or any(
-            one[-1] + 1 != other[0] for one, other in pairwise(lines)
-        ):
+        lines = [line for part in batch for line in part.lines]
+        place, listed = f"{(file << _LINE_BITS) + lines[0] - 1} + row_number() over ()", {}
+        if lines[-1] - lines[0] >= len(lines):  # some lines are no rows
             place = f"{file << _LINE_BITS} + list_extract($lines::bigint[], row_number() over ())"
-            listed = {"lines": [*chain.from_iterable(lines)]}
+            listed = {"lines": lines}
         added = self._session.connection.execute(
             f"insert into {staging_of(table.name)} "
             f"({', '.join(map(quoted, (PLACE.name, *fields)))}, {SUSPECT}) "

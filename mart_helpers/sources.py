@@ -59,6 +59,11 @@ class Part(NamedTuple):
     count: int
     block: Block | None = None
 
+    @property
+    def lines(self) -> Sequence[int]:
+        """The line of each record, or its place in a file that is not CSV."""
+        return self.block.lines() if self.block else range(self.first, self.first + self.count)
+
 
 class CsvFile(NamedTuple):
     """A CSV file, plain or gzipped, or another file that its `reader` converts to CSV.
