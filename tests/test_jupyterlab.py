@@ -134,7 +134,7 @@ def step(page: Page) -> dict:
         "async () => { await window.jupyterapp.commands.execute('notebook:run-cell-and-select-next') }"
     )
     page.wait_for_function(IS_IDLE)
-    return page.evaluate(f"() => {CELLS}")[number]
+    return page.evaluate(f"() => {OPENED}.content.model.cells.get({number}).toJSON()")
 
 
 def select(page: Page, number: int) -> None:
