@@ -209,21 +209,26 @@ def lines_of_keys(path: Path) -> dict[str, int]:
         return {row[0]: reader.line_num for row in reader}
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
-def test_a_kind_of_damage_is_caught_by_what_it_says_and_on_the_line_to_blame(outcome_of, kind):
-    outcome = outcome_of(kind.name)
-    assert kind.caught_by in outcome.catchers
-    assert is_caught(kind, outcome), (outcome.refusal, in_quarantine(kind, outcome), outcome.failures)
-    for row in outcome.quarantine:
-        lines = (outcome.inputs / row.file).read_text().splitlines()
-        assert lines[row.line - 1] == row.raw_row
-    for failure in outcome.failures.values():
-        if ANSWERS[kind.name].line and "sale_id" in failure.sample:
-            lines = lines_of_keys(outcome.inputs / "fact_sales.csv")
-            keys = failure.sample["sale_id"]
-            assert named_places(failure) == [
-                ("fact_sales.csv", lines[key]) for key in keys if key in lines
-            ]
+def test_a_kind_of_damage_is_caught_by_what_it_says_and_on_the_line_to_blame(outcome_of, subtests):
+    for kind in KINDS:
+        with subtests.test(kind.name):
+            outcome = outcome_of(kind.name)
+            assert kind.caught_by in outcome.catchers
+            assert is_caught(kind, outcome), (
+                outcome.refusal,
+                in_quarantine(kind, outcome),
+                outcome.failures,
+            )
+            for row in outcome.quarantine:
+                lines = (outcome.inputs / row.file).read_text().splitlines()
+                assert lines[row.line - 1] == row.raw_row
+            for failure in outcome.failures.values():
+                if ANSWERS[kind.name].line and "sale_id" in failure.sample:
+                    lines = lines_of_keys(outcome.inputs / "fact_sales.csv")
+                    keys = failure.sample["sale_id"]
+                    assert named_places(failure) == [
+                        ("fact_sales.csv", lines[key]) for key in keys if key in lines
+                    ]
 
 
 def test_there_are_25_kinds_and_an_answer_to_each():

@@ -435,6 +435,7 @@ def test_a_mart_without_any_check_is_not_vouched_for(with_fault):
     session = with_fault("drop schema checks cascade")
     with pytest.raises(CheckFailed, match="There are no checks, so the mart is unchecked"):
         stop_on_failures(session, run_checks(session), "error")
+    stop_on_failures(session, run_checks(session), "never")
 
 
 # What the results come to

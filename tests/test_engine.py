@@ -42,13 +42,14 @@ def executed(shared_home: Path) -> dict[str, Path]:
     return {name: run_notebook(name, {}, shared_home) for name in golden.ORDER}
 
 
-@pytest.mark.parametrize("name", golden.ORDER)
-def test_every_cell_of_the_project_gives_what_it_gives_in_a_jupyter_kernel(rerun, executed, name):
-    theirs, ours = map(executed_cells, (rerun[name], executed[name]))
-    for expected, found in zip(theirs, ours, strict=True):
-        for part in ("id", "source", "execution_count", "outputs"):
-            assert found[part] == expected[part], expected.source
-        assert found.metadata.papermill.duration >= 0
+def test_every_cell_of_the_project_gives_what_it_gives_in_a_jupyter_kernel(rerun, executed, subtests):
+    for name in golden.ORDER:
+        with subtests.test(name):
+            theirs, ours = map(executed_cells, (rerun[name], executed[name]))
+            for expected, found in zip(theirs, ours, strict=True):
+                for part in ("id", "source", "execution_count", "outputs"):
+                    assert found[part] == expected[part], expected.source
+                assert found.metadata.papermill.duration >= 0
 
 
 # A Jupyter kernel listens to other programs in a thread: give it the time.
@@ -98,10 +99,11 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict, dict]]:
         return dict(zip(CELLS, zip(theirs.cells, ours, strict=True), strict=True))
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_an_odd_cell_gives_what_it_gives_in_a_jupyter_kernel(odd, name):
-    theirs, ours = map(comparable, odd[name])
-    assert ours == theirs
+def test_an_odd_cell_gives_what_it_gives_in_a_jupyter_kernel(odd, subtests):
+    for name in CELLS:
+        with subtests.test(name):
+            theirs, ours = map(comparable, odd[name])
+            assert ours == theirs
 
 
 def comparable(cell: dict) -> tuple[int, list]:

@@ -38,15 +38,16 @@ def answer(session: Session, exercises: Exercises) -> Answer:
     return says
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_the_model_answer_is_right_and_each_typical_mistake_is_told_by_its_own_words(name, answer):
-    exercise = read_exercise(name)
-    ((_, model),) = exercise["answer"]
-    assert answer(name, model).startswith("Right: ")
-    assert [answer(name, sql) for _, sql in exercise["mistake"]] == [
-        f"Not yet. {words}" for words, _ in exercise["mistake"]
-    ]
-    assert len(exercise["hint"]) == 3
+def test_the_model_answer_is_right_and_each_typical_mistake_is_told_by_its_own_words(answer, subtests):
+    for name in FILES:
+        with subtests.test(name):
+            exercise = read_exercise(name)
+            ((_, model),) = exercise["answer"]
+            assert answer(name, model).startswith("Right: ")
+            assert [answer(name, sql) for _, sql in exercise["mistake"]] == [
+                f"Not yet. {words}" for words, _ in exercise["mistake"]
+            ]
+            assert len(exercise["hint"]) == 3
 
 
 RIGHT = {
@@ -63,9 +64,10 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_right_answer_that_is_written_in_another_way_passes(name, answer):
-    assert answer(name, RIGHT[name]).startswith("Right: ")
+def test_a_right_answer_that_is_written_in_another_way_passes(answer, subtests):
+    for name in RIGHT:
+        with subtests.test(name):
+            assert answer(name, RIGHT[name]).startswith("Right: ")
 
 
 WRONG = {
@@ -91,12 +93,13 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_typical_wrong_answer_fails_with_its_own_hint(name, answer):
-    sql, words = WRONG[name]
-    said = answer(name, sql)
-    assert said.startswith("Not yet. ")
-    assert words in said
+def test_a_typical_wrong_answer_fails_with_its_own_hint(answer, subtests):
+    for name in WRONG:
+        with subtests.test(name):
+            sql, words = WRONG[name]
+            said = answer(name, sql)
+            assert said.startswith("Not yet. ")
+            assert words in said
 
 
 def test_an_answer_that_copies_the_values_of_this_mart_fails_on_the_second(session, answer):

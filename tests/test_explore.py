@@ -32,13 +32,13 @@ ANSWERS = [
     "cohort_retention",
     "discount_bands",
 ]
-SELECTIONS = [
-    pytest.param({}, id="everything"),
-    pytest.param({"start_date": "2024-02-10", "end_date": "2024-04-20"}, id="weeks"),
-    pytest.param({"start_date": "2023-05-01", "end_date": "2023-05-20"}, id="days of the first year"),
-    pytest.param({"country": "Unknown"}, id="unknown customers"),
-    pytest.param({"category": "Tea", "country": "Austria", "start_date": "2023-05-01"}, id="filters"),
-]
+SELECTIONS = {
+    "everything": {},
+    "weeks": {"start_date": "2024-02-10", "end_date": "2024-04-20"},
+    "days of the first year": {"start_date": "2023-05-01", "end_date": "2023-05-20"},
+    "unknown customers": {"country": "Unknown"},
+    "filters": {"category": "Tea", "country": "Austria", "start_date": "2023-05-01"},
+}
 # C1 and C5 bought the same on the same day, C4 has only ever brought something back
 SMALL = {
     "dim_customer": """customer_id,customer_name,segment,city,country,signup_date
@@ -208,43 +208,49 @@ def starts(days: pd.Series, first: pd.Timestamp, last: pd.Timestamp) -> pd.Serie
     return days.dt.to_period("D" if length <= 31 else "W" if length <= 183 else "M").dt.start_time
 
 
-@pytest.mark.parametrize("values", SELECTIONS)
-def test_each_period_stands_beside_the_same_days_a_year_before(ask: Ask, values: dict) -> None:
-    found = ask(**values)["revenue_over_time"].set_index("period_start")
-    in_range, sales, first, last = selected(values)
-    periods = starts(pd.Series(pd.date_range(first, last)), first, last).unique()
-    in_periods = in_range.groupby(starts(in_range["date"], first, last))["revenue"].sum()
-    assert_same(found["revenue"], in_periods.reindex(periods, fill_value=0))
-    is_monthly = (last - first).days >= 183
-    year = pd.DateOffset(years=1) if is_monthly else pd.Timedelta(weeks=52)
-    moved = sales.assign(date=sales["date"] + year)
-    moved = moved[moved["date"].between(first, last)]
-    earlier = moved.groupby(starts(moved["date"], first, last))["revenue"].sum()
-    assert_same(found["revenue_year_before"].dropna(), earlier)
-    growth = 100 * (found["revenue"] / found["revenue_year_before"] - 1)
-    assert_same(found["growth_pct"].dropna(), growth.dropna(), tolerance=0.0501)
+def test_each_period_stands_beside_the_same_days_a_year_before(
+    ask: Ask, subtests: pytest.Subtests
+) -> None:
+    for words, values in SELECTIONS.items():
+        with subtests.test(words):
+            found = ask(**values)["revenue_over_time"].set_index("period_start")
+            in_range, sales, first, last = selected(values)
+            periods = starts(pd.Series(pd.date_range(first, last)), first, last).unique()
+            in_periods = in_range.groupby(starts(in_range["date"], first, last))["revenue"].sum()
+            assert_same(found["revenue"], in_periods.reindex(periods, fill_value=0))
+            is_monthly = (last - first).days >= 183
+            year = pd.DateOffset(years=1) if is_monthly else pd.Timedelta(weeks=52)
+            moved = sales.assign(date=sales["date"] + year)
+            moved = moved[moved["date"].between(first, last)]
+            earlier = moved.groupby(starts(moved["date"], first, last))["revenue"].sum()
+            assert_same(found["revenue_year_before"].dropna(), earlier)
+            growth = 100 * (found["revenue"] / found["revenue_year_before"] - 1)
+            assert_same(found["growth_pct"].dropna(), growth.dropna(), tolerance=0.0501)
 
 
-@pytest.mark.parametrize("values", SELECTIONS)
-def test_products_categories_segments_and_countries_share_one_revenue(ask: Ask, values: dict) -> None:
-    answers = ask(top_n=5, **values)
-    in_range, *_ = selected(values)
-    by_product = in_range.groupby(["product_id", "product_name"])["revenue"].sum().reset_index()
-    best = by_product.sort_values(["revenue", "product_id"], ascending=[False, True])
-    top = answers["top_products"]
-    assert top["product_name"].tolist() == best["product_name"].head(5).tolist()
-    running = best["revenue"].astype(float).cumsum() / float(best["revenue"].sum()) * 100
-    assert top["running_pct"].tolist() == pytest.approx(running.head(5).tolist(), abs=0.051)
-    total = float(in_range["revenue"].sum())
-    assert answers["product_classes"]["products"].sum() == len(best)
-    assert answers["product_classes"]["revenue"].sum() == pytest.approx(total)
-    for name in ("segment", "country", "category"):
-        found = answers[f"{name}_revenue"].set_index(name)
-        expected = in_range.groupby(name)["revenue"].sum()
-        if name == "category":
-            expected["All categories"] = in_range["revenue"].sum()
-        assert_same(found["revenue"], expected)
-        assert_same(found["revenue_pct"], expected.astype(float) / total * 100, tolerance=0.0501)
+def test_products_categories_segments_and_countries_share_one_revenue(
+    ask: Ask, subtests: pytest.Subtests
+) -> None:
+    for words, values in SELECTIONS.items():
+        with subtests.test(words):
+            answers = ask(top_n=5, **values)
+            in_range, *_ = selected(values)
+            by_product = in_range.groupby(["product_id", "product_name"])["revenue"].sum().reset_index()
+            best = by_product.sort_values(["revenue", "product_id"], ascending=[False, True])
+            top = answers["top_products"]
+            assert top["product_name"].tolist() == best["product_name"].head(5).tolist()
+            running = best["revenue"].astype(float).cumsum() / float(best["revenue"].sum()) * 100
+            assert top["running_pct"].tolist() == pytest.approx(running.head(5).tolist(), abs=0.051)
+            total = float(in_range["revenue"].sum())
+            assert answers["product_classes"]["products"].sum() == len(best)
+            assert answers["product_classes"]["revenue"].sum() == pytest.approx(total)
+            for name in ("segment", "country", "category"):
+                found = answers[f"{name}_revenue"].set_index(name)
+                expected = in_range.groupby(name)["revenue"].sum()
+                if name == "category":
+                    expected["All categories"] = in_range["revenue"].sum()
+                assert_same(found["revenue"], expected)
+                assert_same(found["revenue_pct"], expected.astype(float) / total * 100, tolerance=0.0501)
 
 
 def test_class_a_is_the_shortest_list_that_brings_in_80_percent(ask: Ask) -> None:
@@ -255,57 +261,68 @@ def test_class_a_is_the_shortest_list_that_brings_in_80_percent(ask: Ask) -> Non
     assert classes.loc["C", "products"] == len(shares) - (shares < Decimal("0.95")).sum() - 1
 
 
-@pytest.mark.parametrize("values", SELECTIONS)
-def test_weekdays_are_compared_by_day_days_without_sales_included(ask: Ask, values: dict) -> None:
-    found = ask(**values)["weekday_revenue"].set_index("weekday_name")
-    in_range, _, first, last = selected(values)
-    days = pd.date_range(first, last)
-    revenue = in_range.groupby("date")["revenue"].sum().astype(float).reindex(days, fill_value=0)
-    expected = revenue.groupby([days.day_name(), days.strftime("%b")]).mean()
-    assert_same(found.stack().dropna(), expected, tolerance=0.00501)
-    week = pd.date_range("2024-01-01", periods=7).day_name()
-    assert found.index.tolist() == [day for day in week if day in set(days.day_name())]
+def test_weekdays_are_compared_by_day_days_without_sales_included(
+    ask: Ask, subtests: pytest.Subtests
+) -> None:
+    for words, values in SELECTIONS.items():
+        with subtests.test(words):
+            found = ask(**values)["weekday_revenue"].set_index("weekday_name")
+            in_range, _, first, last = selected(values)
+            days = pd.date_range(first, last)
+            revenue = in_range.groupby("date")["revenue"].sum().astype(float).reindex(days, fill_value=0)
+            expected = revenue.groupby([days.day_name(), days.strftime("%b")]).mean()
+            assert_same(found.stack().dropna(), expected, tolerance=0.00501)
+            week = pd.date_range("2024-01-01", periods=7).day_name()
+            assert found.index.tolist() == [day for day in week if day in set(days.day_name())]
 
 
-@pytest.mark.parametrize("values", SELECTIONS)
-def test_a_customer_is_new_in_the_period_of_the_first_purchase_only(ask: Ask, values: dict) -> None:
-    found = ask(**values)["new_and_returning"].set_index("period_start")
-    _, sales, first, last = selected(values)
-    periods = starts(pd.Series(pd.date_range(first, last)), first, last).unique()
-    known = sales[sales["customer_id"].notna() & sales["bought"]]
-    known = known.assign(period=starts(known["date"], first, last))
-    known["first"] = known.groupby("customer_id")["period"].transform("min")
-    known = known[known["date"].between(first, last)]
-    is_new = known["first"] == known["period"]
-    for name, rows in (("new", known[is_new]), ("returning", known[~is_new])):
-        customers = rows.groupby("period")["customer_id"].nunique().reindex(periods, fill_value=0)
-        assert_same(found[f"{name}_customers"], customers)
-        revenue = rows.groupby("period")["revenue"].sum().reindex(periods, fill_value=0)
-        assert_same(found[f"revenue_of_{name}"], revenue)
+def test_a_customer_is_new_in_the_period_of_the_first_purchase_only(
+    ask: Ask, subtests: pytest.Subtests
+) -> None:
+    for words, values in SELECTIONS.items():
+        with subtests.test(words):
+            found = ask(**values)["new_and_returning"].set_index("period_start")
+            _, sales, first, last = selected(values)
+            periods = starts(pd.Series(pd.date_range(first, last)), first, last).unique()
+            known = sales[sales["customer_id"].notna() & sales["bought"]]
+            known = known.assign(period=starts(known["date"], first, last))
+            known["first"] = known.groupby("customer_id")["period"].transform("min")
+            known = known[known["date"].between(first, last)]
+            is_new = known["first"] == known["period"]
+            for name, rows in (("new", known[is_new]), ("returning", known[~is_new])):
+                customers = (
+                    rows.groupby("period")["customer_id"].nunique().reindex(periods, fill_value=0)
+                )
+                assert_same(found[f"{name}_customers"], customers)
+                revenue = rows.groupby("period")["revenue"].sum().reindex(periods, fill_value=0)
+                assert_same(found[f"revenue_of_{name}"], revenue)
 
 
-@pytest.mark.parametrize("values", SELECTIONS)
-def test_rfm_segments_hold_every_known_customer_once(ask: Ask, values: dict) -> None:
-    segments = ask(**values)["rfm_segments"].set_index("rfm_segment")
-    in_range, _, _, last = selected(values)
-    known = in_range[in_range["customer_id"].notna()]
-    customers = pd.DataFrame(
-        {
-            "recency": (last - known[known["bought"]].groupby("customer_id")["date"].max()).dt.days,
-            "orders": known[known["bought"]].groupby("customer_id")["date"].nunique(),
-        }
-    ).reset_index(names="customer_id")
-    assert segments["customers"].sum() == len(customers)
-    if customers.empty:
-        return
-    points = points_of(customers)
-    champions = customers[points.eq(3).all(axis=1)]["customer_id"].tolist()
-    if champions:
-        assert segments.loc["Champions", "customers"] == len(champions)
-        revenue = known[known["customer_id"].isin(champions)]["revenue"].sum()
-        assert segments.loc["Champions", "revenue"] == pytest.approx(float(revenue))
-    else:
-        assert "Champions" not in segments.index
+def test_rfm_segments_hold_every_known_customer_once(ask: Ask, subtests: pytest.Subtests) -> None:
+    for words, values in SELECTIONS.items():
+        with subtests.test(words):
+            segments = ask(**values)["rfm_segments"].set_index("rfm_segment")
+            in_range, _, _, last = selected(values)
+            known = in_range[in_range["customer_id"].notna()]
+            customers = pd.DataFrame(
+                {
+                    "recency": (
+                        last - known[known["bought"]].groupby("customer_id")["date"].max()
+                    ).dt.days,
+                    "orders": known[known["bought"]].groupby("customer_id")["date"].nunique(),
+                }
+            ).reset_index(names="customer_id")
+            assert segments["customers"].sum() == len(customers)
+            if customers.empty:
+                continue
+            points = points_of(customers)
+            champions = customers[points.eq(3).all(axis=1)]["customer_id"].tolist()
+            if champions:
+                assert segments.loc["Champions", "customers"] == len(champions)
+                revenue = known[known["customer_id"].isin(champions)]["revenue"].sum()
+                assert segments.loc["Champions", "revenue"] == pytest.approx(float(revenue))
+            else:
+                assert "Champions" not in segments.index
 
 
 def points_of(customers: pd.DataFrame) -> pd.DataFrame:
@@ -326,26 +343,33 @@ def test_equal_customers_are_in_the_same_rfm_segment(small: dict[str, pd.DataFra
     assert segments.to_dict() == {"Champions": 1, "Occasional": 3}
 
 
-@pytest.mark.parametrize("values", SELECTIONS)
-def test_cohorts_are_followed_quarter_by_quarter_to_the_end_of_the_range(ask: Ask, values: dict) -> None:
-    found = ask(**values)["cohort_retention"].set_index("cohort")
-    in_range, sales, first, last = selected(values)
-    bought = sales[sales["bought"] & sales["customer_id"].notna()]
-    firsts = bought.groupby("customer_id")["date"].min()
-    firsts = firsts[firsts.between(first, last)].dt.to_period("Q")
-    active = in_range[in_range["bought"]].assign(quarter=lambda rows: rows["date"].dt.to_period("Q"))
-    for cohort, members in firsts.groupby(firsts):
-        line = found.loc[str(cohort).replace("Q", " Q")]
-        assert line["customers"] == len(members)
-        for later in range(1, 9):
-            quarter = cohort + later
-            if quarter.start_time > last:
-                assert pd.isna(line[f"q{later}"])
-                continue
-            who = active[(active["quarter"] == quarter) & active["customer_id"].isin(members.index)]
-            share = 100 * who["customer_id"].nunique() / len(members)
-            assert line[f"q{later}"] == pytest.approx(share, abs=0.5)
-    assert len(found) == firsts.nunique()
+def test_cohorts_are_followed_quarter_by_quarter_to_the_end_of_the_range(
+    ask: Ask, subtests: pytest.Subtests
+) -> None:
+    for words, values in SELECTIONS.items():
+        with subtests.test(words):
+            found = ask(**values)["cohort_retention"].set_index("cohort")
+            in_range, sales, first, last = selected(values)
+            bought = sales[sales["bought"] & sales["customer_id"].notna()]
+            firsts = bought.groupby("customer_id")["date"].min()
+            firsts = firsts[firsts.between(first, last)].dt.to_period("Q")
+            active = in_range[in_range["bought"]].assign(
+                quarter=lambda rows: rows["date"].dt.to_period("Q")
+            )
+            for cohort, members in firsts.groupby(firsts):
+                line = found.loc[str(cohort).replace("Q", " Q")]
+                assert line["customers"] == len(members)
+                for later in range(1, 9):
+                    quarter = cohort + later
+                    if quarter.start_time > last:
+                        assert pd.isna(line[f"q{later}"])
+                        continue
+                    who = active[
+                        (active["quarter"] == quarter) & active["customer_id"].isin(members.index)
+                    ]
+                    share = 100 * who["customer_id"].nunique() / len(members)
+                    assert line[f"q{later}"] == pytest.approx(share, abs=0.5)
+            assert len(found) == firsts.nunique()
 
 
 def test_a_cohort_without_a_later_quarter_has_its_line(small: dict[str, pd.DataFrame]) -> None:

@@ -195,28 +195,31 @@ def test_a_damaged_file_is_refused_or_each_row_of_it_accounted_for(
     assert read == loaded + bad
 
 
-@pytest.mark.parametrize("is_1904", [False, True])
-def test_cells_are_read_as_excel_shows_their_values(candidate, tmp_path, is_1904):
-    path = tmp_path / "dim_product.xlsx"
-    with xlsxwriter.Workbook(path, {"date_1904": is_1904}) as book:
-        sheet = book.add_worksheet("a sheet of any name")
-        sheet.write_row(2, 1, [*rows_of("dim_product")[0], "seen"])
-        sheet.write_row(4, 1, [42, "Pen", "00123", 16.65 * 0.9, 1e13])
-        sheet.write_datetime(4, 6, datetime(2024, 1, 31), book.add_format({"num_format": "d.m.yy"}))
-        sheet.set_row(4, None, None, {"hidden": True})
-        sheet.write_row(7, 1, ["P1", "Pad", "", "2.5", "3"])
-        sheet.write_formula(7, 4, "=1/0", None, "#DIV/0!")
-    load(candidate, tmp_path, "dim_product")
-    ask = candidate.connection.execute
-    assert ask("select columns(* exclude (file_day))::varchar from staging.dim_product").fetchall() == [
-        ("42", "Pen", "00123", "14.9850", "10000000000000.0000")
-    ]
-    ((line, column, value, reason),) = ask(
-        "select line, column_name, value, reason from quarantine"
-    ).fetchall()
-    assert (line, column, value) == (8, "unit_cost", "#DIV/0!")
-    assert reason.endswith("(cell E8)")
-    assert ask("select ignored_columns from build_inputs").fetchone() == ("seen",)
+def test_cells_are_read_as_excel_shows_their_values(candidate, tmp_path, subtests):
+    for is_1904 in [False, True]:
+        with subtests.test(is_1904):
+            path = tmp_path / "dim_product.xlsx"
+            with xlsxwriter.Workbook(path, {"date_1904": is_1904}) as book:
+                sheet = book.add_worksheet("a sheet of any name")
+                sheet.write_row(2, 1, [*rows_of("dim_product")[0], "seen"])
+                sheet.write_row(4, 1, [42, "Pen", "00123", 16.65 * 0.9, 1e13])
+                sheet.write_datetime(
+                    4, 6, datetime(2024, 1, 31), book.add_format({"num_format": "d.m.yy"})
+                )
+                sheet.set_row(4, None, None, {"hidden": True})
+                sheet.write_row(7, 1, ["P1", "Pad", "", "2.5", "3"])
+                sheet.write_formula(7, 4, "=1/0", None, "#DIV/0!")
+            load(candidate, tmp_path, "dim_product")
+            ask = candidate.connection.execute
+            assert ask(
+                "select columns(* exclude (file_day))::varchar from staging.dim_product"
+            ).fetchall() == [("42", "Pen", "00123", "14.9850", "10000000000000.0000")]
+            ((line, column, value, reason),) = ask(
+                "select line, column_name, value, reason from quarantine"
+            ).fetchall()
+            assert (line, column, value) == (8, "unit_cost", "#DIV/0!")
+            assert reason.endswith("(cell E8)")
+            assert ask("select ignored_columns from build_inputs").fetchone() == ("seen",)
 
 
 def test_dates_of_a_sheet_are_days_in_either_epoch(candidate, tmp_path):
@@ -233,24 +236,22 @@ def test_dates_of_a_sheet_are_days_in_either_epoch(candidate, tmp_path):
         assert found[5] == date(2024, 1, 31)
 
 
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
+def test_a_sheet_whose_cells_cannot_be_told_is_refused_by_cell(candidate, tmp_path, subtests):
+    for write, message in [
         (lambda sheet: sheet.merge_range("B2:B3", "Pen"), r"the cells B2:B3 are merged"),
         (
             lambda sheet: sheet.write_formula("C2", "=B2", None, ""),
             r"cell C2 has a formula without a value",
         ),
         (lambda sheet: None, "a header and no rows"),
-    ],
-)
-def test_a_sheet_whose_cells_cannot_be_told_is_refused_by_cell(candidate, tmp_path, write, message):
-    with xlsxwriter.Workbook(tmp_path / "dim_product.xlsx") as book:
-        sheet = book.add_worksheet()
-        sheet.write_row(0, 0, rows_of("dim_product")[0])
-        write(sheet)
-    with pytest.raises(InputError, match=message):
-        load(candidate, tmp_path, "dim_product")
+    ]:
+        with subtests.test(message):
+            with xlsxwriter.Workbook(tmp_path / "dim_product.xlsx") as book:
+                sheet = book.add_worksheet()
+                sheet.write_row(0, 0, rows_of("dim_product")[0])
+                write(sheet)
+            with pytest.raises(InputError, match=message):
+                load(candidate, tmp_path, "dim_product")
 
 
 @pytest.mark.parametrize(

@@ -73,19 +73,22 @@ def hostile(parameter: Parameter) -> list[tuple[object, str]]:
     return refused
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_a_hostile_value_is_refused_before_anything_is_done_with_it(notebook):
-    (cell,) = [cell for cell in notebook_cells(NOTEBOOKS[notebook]) if "parameters" in tags(cell)]
-    source, names = "".join(cell["source"]), {}
-    exec(source, names)
-    for parameter in notebook_parameters(NOTEBOOKS[notebook]):
-        for value, expected in hostile(parameter):
-            with pytest.raises(UsageError) as refusal:
-                check_cell(["", source], names | {parameter.name: value})
-            text = str(refusal.value)
-            assert text.startswith(f"{parameter.name}: found ")
-            assert f", expected {expected}" in text
-            assert len(text) < 400
+def test_a_hostile_value_is_refused_before_anything_is_done_with_it(subtests):
+    for notebook in NOTEBOOKS:
+        with subtests.test(notebook):
+            (cell,) = [
+                cell for cell in notebook_cells(NOTEBOOKS[notebook]) if "parameters" in tags(cell)
+            ]
+            source, names = "".join(cell["source"]), {}
+            exec(source, names)
+            for parameter in notebook_parameters(NOTEBOOKS[notebook]):
+                for value, expected in hostile(parameter):
+                    with pytest.raises(UsageError) as refusal:
+                        check_cell(["", source], names | {parameter.name: value})
+                    text = str(refusal.value)
+                    assert text.startswith(f"{parameter.name}: found ")
+                    assert f", expected {expected}" in text
+                    assert len(text) < 400
 
 
 # --- through the notebooks ---
@@ -138,9 +141,8 @@ def digests(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize(
-    ("notebook", "parameter", "value", "message"),
-    [
+def test_a_notebook_refuses_a_hostile_value_in_one_clear_message(home, mart, subtests):
+    for notebook, parameter, value, message in [
         ("01_build", "stage", "3; drop table fact_sales", "expected a whole number"),
         ("01_build", "max_rejected_share", 1.1, "expected a share from 0 to 1"),
         ("01_build", "inputs_dir", DROP, "there is no such folder"),
@@ -154,19 +156,16 @@ def digests(folder: Path) -> dict[str, bytes]:
         ("03_export", "tables", DROP, "expected some of sales_range, headline_figures"),
         ("04_quality", "fail_on", "$(touch injected)", "expected one of error, warn, never"),
         ("05_dashboard", "months", "{{1}}", "expected a whole number"),
-    ],
-)
-def test_a_notebook_refuses_a_hostile_value_in_one_clear_message(
-    home, mart, notebook, parameter, value, message
-):
-    before, content = files(home), mart.read_bytes()
-    with pytest.raises(NotebookFailed) as refusal:
-        run_notebook(notebook, {parameter: value}, home)
-    assert message in str(refusal.value)
-    assert "What was executed" not in str(refusal.value), "the error is one of ours"
-    assert len(str(refusal.value)) < 500
-    assert files(home) == before
-    assert mart.read_bytes() == content
+    ]:
+        with subtests.test(f"{notebook}: {parameter}={value}"):
+            before, content = files(home), mart.read_bytes()
+            with pytest.raises(NotebookFailed) as refusal:
+                run_notebook(notebook, {parameter: value}, home)
+            assert message in str(refusal.value)
+            assert "What was executed" not in str(refusal.value), "the error is one of ours"
+            assert len(str(refusal.value)) < 500
+            assert files(home) == before
+            assert mart.read_bytes() == content
 
 
 def test_a_build_makes_the_same_mart_whatever_its_name(home, mart):
@@ -186,21 +185,26 @@ def test_the_command_line_takes_odd_names_as_they_are(home, mart, monkeypatch, c
     assert all((home / odd) in path.parents for path in files(home) - before)
 
 
-@pytest.mark.parametrize("notebook", READERS)
-def test_a_reader_shows_and_writes_the_same_whatever_the_names(home, mart, harmless, notebook):
-    odd, written = home / "read" / ODD / f"{ODD}.duckdb", home / "written" / ODD
-    odd.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(mart, odd)
-    values = {"database": str(odd), "data_dir": f"written/{ODD}"}
-    known = {each.name for each in notebook_parameters(NOTEBOOKS[notebook])}
-    executed = run_notebook(notebook, {name: values[name] for name in values if name in known}, home)
-    assert [text.replace(f"written/{ODD}", "data") for text in shown(executed)] == harmless[notebook]
-    assert odd.read_bytes() == mart.read_bytes()
-    folders = {"03_export": ["CSV-export", "JSON-export"]}.get(notebook, [])
-    for folder in folders:
-        ours, theirs = digests(written / folder), digests(home / "data" / folder)
-        assert {*ours, "manifest.json"} == {*theirs}
-        assert all(ours[name] == theirs[name] for name in ours if name != "manifest.json")
+def test_a_reader_shows_and_writes_the_same_whatever_the_names(home, mart, harmless, subtests):
+    for notebook in READERS:
+        with subtests.test(notebook):
+            odd, written = home / "read" / ODD / f"{ODD}.duckdb", home / "written" / ODD
+            odd.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(mart, odd)
+            values = {"database": str(odd), "data_dir": f"written/{ODD}"}
+            known = {each.name for each in notebook_parameters(NOTEBOOKS[notebook])}
+            executed = run_notebook(
+                notebook, {name: values[name] for name in values if name in known}, home
+            )
+            assert [text.replace(f"written/{ODD}", "data") for text in shown(executed)] == harmless[
+                notebook
+            ]
+            assert odd.read_bytes() == mart.read_bytes()
+            folders = {"03_export": ["CSV-export", "JSON-export"]}.get(notebook, [])
+            for folder in folders:
+                ours, theirs = digests(written / folder), digests(home / "data" / folder)
+                assert {*ours, "manifest.json"} == {*theirs}
+                assert all(ours[name] == theirs[name] for name in ours if name != "manifest.json")
 
 
 def test_a_filter_is_a_word_to_look_for_and_a_list_as_long_as_a_number_can_be(home, mart):
@@ -210,9 +214,8 @@ def test_a_filter_is_a_word_to_look_for_and_a_list_as_long_as_a_number_can_be(ho
     assert mart.read_bytes() == content
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_the_command_line_refuses_before_anything_runs(home, mart, capsys, subtests):
+    for words, message in [
         (["build", "--stage", "3; drop table x"], "'3; drop table x' is not one of '1', '2', '3'"),
         (["build", "--max-rejected-share", "nan"], "found nan (float), expected a finite number"),
         (["build", "--memory-limit=-1GB"], "'--memory-limit': found \"-1GB\", expected a size"),
@@ -222,13 +225,12 @@ def test_a_filter_is_a_word_to_look_for_and_a_list_as_long_as_a_number_can_be(ho
             ["quality", "--fail-on", "$(touch injected)"],
             "'$(touch injected)' is not one of 'error', 'warn', 'never'",
         ),
-    ],
-)
-def test_the_command_line_refuses_before_anything_runs(home, mart, capsys, words, message):
-    before, content = files(home), mart.read_bytes()
-    assert main(words) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert message in said.err
-    assert files(home) == before
-    assert mart.read_bytes() == content
+    ]:
+        with subtests.test(" ".join(words)):
+            before, content = files(home), mart.read_bytes()
+            assert main(words) == 2
+            said = capsys.readouterr()
+            assert said.out == ""
+            assert message in said.err
+            assert files(home) == before
+            assert mart.read_bytes() == content

@@ -62,31 +62,35 @@ def joined(text: str | list[str]) -> str:
     return "".join(text)
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_a_rerun_gives_the_saved_notebook_byte_for_byte(rerun, name):
-    again = json.loads(rerun[name].read_text())
-    assert golden.differences(saved(name), again, with_pictures=MADE_HERE) == []
-    if MADE_HERE:
-        assert rerun[name].read_bytes() == (CHECKOUT / "notebooks" / f"{name}.ipynb").read_bytes()
+def test_a_rerun_gives_the_saved_notebook_byte_for_byte(rerun, subtests):
+    for name in ORDER:
+        with subtests.test(name):
+            again = json.loads(rerun[name].read_text())
+            assert golden.differences(saved(name), again, with_pictures=MADE_HERE) == []
+            if MADE_HERE:
+                assert (
+                    rerun[name].read_bytes() == (CHECKOUT / "notebooks" / f"{name}.ipynb").read_bytes()
+                )
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_the_comparison_sees_each_number_and_each_picture_that_is_changed(rerun, name):
-    again, changed = json.loads(rerun[name].read_text()), saved(name)
-    seen = 0
-    for number, places, key in texts(changed):
-        before = places[key]
-        for text in changes(joined(before), key):
-            places[key] = text.splitlines(keepends=True) if isinstance(before, list) else text
-            cell = {"cells": [changed["cells"][number]], "metadata": {}}
-            other = {"cells": [again["cells"][number]], "metadata": {}}
-            # a drawing is compared on other machines, too
-            found = golden.differences(cell, other, with_pictures=key == PICTURE)
-            assert found == ["cell 0: outputs differ"], text[:200]
-            seen += 1
-        places[key] = before
-    assert golden.differences(changed, again, with_pictures=MADE_HERE) == []
-    assert seen >= sum(bool(cell.get("outputs")) for cell in changed["cells"])
+def test_the_comparison_sees_each_number_and_each_picture_that_is_changed(rerun, subtests):
+    for name in ORDER:
+        with subtests.test(name):
+            again, changed = json.loads(rerun[name].read_text()), saved(name)
+            seen = 0
+            for number, places, key in texts(changed):
+                before = places[key]
+                for text in changes(joined(before), key):
+                    places[key] = text.splitlines(keepends=True) if isinstance(before, list) else text
+                    cell = {"cells": [changed["cells"][number]], "metadata": {}}
+                    other = {"cells": [again["cells"][number]], "metadata": {}}
+                    # a drawing is compared on other machines, too
+                    found = golden.differences(cell, other, with_pictures=key == PICTURE)
+                    assert found == ["cell 0: outputs differ"], text[:200]
+                    seen += 1
+                places[key] = before
+            assert golden.differences(changed, again, with_pictures=MADE_HERE) == []
+            assert seen >= sum(bool(cell.get("outputs")) for cell in changed["cells"])
 
 
 @pytest.mark.parametrize(
@@ -107,11 +111,12 @@ def test_the_comparison_sees_a_cell_that_is_not_as_a_run_leaves_it(damage, words
     assert golden.differences(damaged, notebook) == [f"cell {number}: {words}"]
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_no_row_column_or_value_of_a_saved_table_is_cut_off(name):
-    for number, places, key in texts(saved(name)):
-        text = joined(places[key])
-        assert key == PICTURE or not CUT_OFF.search(text), f"cell {number}: {text}"
+def test_no_row_column_or_value_of_a_saved_table_is_cut_off(subtests):
+    for name in ORDER:
+        with subtests.test(name):
+            for number, places, key in texts(saved(name)):
+                text = joined(places[key])
+                assert key == PICTURE or not CUT_OFF.search(text), f"cell {number}: {text}"
 
 
 def test_a_table_that_is_cut_off_is_seen():

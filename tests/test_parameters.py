@@ -84,9 +84,8 @@ def test_a_value_of_the_type_has_no_fault():
         assert fault(PARAMETERS[name], value) == ""
 
 
-@pytest.mark.parametrize(
-    ("name", "given", "message"),
-    [
+def test_a_fault_says_what_was_found_and_expected(subtests):
+    for name, value, message in [
         ("stage", "2", 'found "2" (str), expected a whole number (int)'),
         ("stage", "9" * 5000, f'found "{"9" * 55} … (str), expected a whole number (int)'),
         ("stage", 7, "found 7, expected one of 1, 2, 3"),
@@ -99,10 +98,9 @@ def test_a_value_of_the_type_has_no_fault():
         ("start_date", "2024-W01-1", "expected a date as yyyy-mm-dd"),
         ("end_date", "20240101", "expected a date as yyyy-mm-dd"),
         ("memory_limit", "49MB", 'found "49MB", expected a size of at least 50MB, like 4GB, or a share'),
-    ],
-)
-def test_a_fault_says_what_was_found_and_expected(name, given, message):
-    assert message in fault(PARAMETERS[name], given)
+    ]:
+        with subtests.test(f"{name}: {value}"[:40]):
+            assert message in fault(PARAMETERS[name], value)
 
 
 @given(st.text().filter(lambda text: text not in PARAMETERS["fail_on"].choices))
@@ -126,9 +124,8 @@ def test_a_running_notebook_with_good_values_passes():
     check_cell([*SETUP, injected], run_cell(CELL, injected))
 
 
-@pytest.mark.parametrize(
-    ("injected", "message"),
-    [
+def test_what_papermill_injected_wrongly_is_refused(subtests):
+    for injected, message in [
         (
             "stagee = 2",
             "unknown parameter stagee. Did you mean stage? Expected one of stage, ",
@@ -139,13 +136,12 @@ def test_a_running_notebook_with_good_values_passes():
             "start_date = '2024-02-01'\nend_date = '2024-01-31'",
             "The start date 2024-02-01 is after the end date 2024-01-31. Swap them, or leave one out.",
         ),
-    ],
-)
-def test_what_papermill_injected_wrongly_is_refused(injected, message):
-    injected = f"# Parameters\n{injected}\n"
-    with pytest.raises(UsageError) as refusal:
-        check_cell([*SETUP, injected], run_cell(CELL, injected))
-    assert str(refusal.value).startswith(message)
+    ]:
+        with subtests.test(injected):
+            injected = f"# Parameters\n{injected}\n"
+            with pytest.raises(UsageError) as refusal:
+                check_cell([*SETUP, injected], run_cell(CELL, injected))
+            assert str(refusal.value).startswith(message)
 
 
 def test_a_wrong_value_that_a_reader_typed_is_refused_and_the_mended_one_taken():
@@ -155,9 +151,10 @@ def test_a_wrong_value_that_a_reader_typed_is_refused_and_the_mended_one_taken()
     check_cell(["", wrong, mended], run_cell(wrong, mended))
 
 
-@pytest.mark.parametrize("cell", ["# Parameters of mine\nx = 1", "# Parameters\n%time x = 1"])
-def test_a_cell_that_papermill_did_not_write_is_left_alone(cell):
-    check_cell([*SETUP, cell], run_cell(CELL))
+def test_a_cell_that_papermill_did_not_write_is_left_alone(subtests):
+    for cell in ["# Parameters of mine\nx = 1", "# Parameters\n%time x = 1"]:
+        with subtests.test(cell):
+            check_cell([*SETUP, cell], run_cell(CELL))
 
 
 def test_a_notebook_without_a_parameters_cell_is_left_alone():

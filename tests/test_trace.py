@@ -139,32 +139,28 @@ def test_a_dimension_row_points_to_no_other(project):
     ]
 
 
-@pytest.mark.parametrize(
-    ("key", "line", "raw"),
-    [
+def test_a_line_is_found_behind_newlines_refused_records_and_quotes(project, subtests):
+    for key, line, raw in [
         ("S3", 5, r'"a\nb\n\n""c"", d",  S3 ,2024-01-03,C002,P03,3,14.50,0'),
         ("\u00a0 S3 ", 5, r'"a\nb\n\n""c"", d",  S3 ,2024-01-03,C002,P03,3,14.50,0'),
         ("S6", 12, "too many,S6,2024-01-05,C001,P01,1,18.50,0,9,9"),
         ('S"8', 14, '"S""8 said","S""8",2024-01-06,C001,P01,1,18.50,0'),
         ("S9", 15, r"\x1b[31mred,S9,2024-01-06,C001,P01,1,18.50,0"),
-    ],
-)
-def test_a_line_is_found_behind_newlines_refused_records_and_quotes(project, key, line, raw):
-    inputs = part(trace(project, "fact_sales", key), "inputs")
-    assert inputs == [f"inputs/fact_sales.csv, line {line}", re.sub(r"  +", " ", raw)]
+    ]:
+        with subtests.test(key):
+            inputs = part(trace(project, "fact_sales", key), "inputs")
+            assert inputs == [f"inputs/fact_sales.csv, line {line}", re.sub(r"  +", " ", raw)]
 
 
-@pytest.mark.parametrize(
-    ("key", "raw"),
-    [
+def test_a_row_whose_quotes_are_wrong_is_found_with_and_without_them(project, subtests):
+    for key, raw in [
         ('"S" "11"', 'again,"S" "11",2024-01-05,C001,P01,1,18.50,0'),
         ("S12", 'outside,"S"12,2024-01-05,C001,P01,1,18.50,0'),
-    ],
-)
-def test_a_row_whose_quotes_are_wrong_is_found_with_and_without_them(project, key, raw):
-    line = 1 + "\n".join(SALES).split("\n").index(raw)
-    entry = part(trace(project, "fact_sales", key), "quarantine")
-    assert (entry[0], entry[-1]) == (f"fact_sales.csv, line {line}", f"row {raw}")
+    ]:
+        with subtests.test(key):
+            line = 1 + "\n".join(SALES).split("\n").index(raw)
+            entry = part(trace(project, "fact_sales", key), "quarantine")
+            assert (entry[0], entry[-1]) == (f"fact_sales.csv, line {line}", f"row {raw}")
 
 
 def test_a_repeated_key_shows_the_row_that_stays_and_the_one_set_aside(project):
@@ -186,22 +182,20 @@ def test_a_repeated_key_shows_the_row_that_stays_and_the_one_set_aside(project):
     ]
 
 
-@pytest.mark.parametrize(
-    ("key", "problems"),
-    [
+def test_a_row_that_was_set_aside_is_in_no_mart_but_shown_with_its_reasons(project, subtests):
+    for key, problems in [
         ("S4", ["customer_id C999 customer_id"]),
         ("S5", ["sale_date 2024-02-30 sale_date", "quantity one quantity"]),
         ("S6", ["(empty) (empty) the"]),
-    ],
-)
-def test_a_row_that_was_set_aside_is_in_no_mart_but_shown_with_its_reasons(project, key, problems):
-    text = trace(project, "fact_sales", key)
-    assert part(text, "mart") == ["no row has this key"]
-    words = [line.partition(" ")[2] for line in part(text, "quarantine")]
-    assert [
-        f"{column} {value} {reason.split()[0]}"
-        for column, value, reason in zip(words[1::5], words[2::5], words[3::5], strict=True)
-    ] == problems
+    ]:
+        with subtests.test(key):
+            text = trace(project, "fact_sales", key)
+            assert part(text, "mart") == ["no row has this key"]
+            words = [line.partition(" ")[2] for line in part(text, "quarantine")]
+            assert [
+                f"{column} {value} {reason.split()[0]}"
+                for column, value, reason in zip(words[1::5], words[2::5], words[3::5], strict=True)
+            ] == problems
 
 
 def test_a_key_with_a_quote_is_found_in_quarantine(project):
