@@ -288,9 +288,8 @@ def test_a_folder_that_cannot_be_the_new_one_is_left_alone(clean, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"file", "link"}
 
 
-@pytest.mark.parametrize(
-    ("table", "change", "message"),
-    [
+def test_extracts_that_are_no_good_ones_are_refused(clean, tmp_path, subtests):
+    for table, change, message in [
         ("dim_product", None, "dim_product.csv: cannot be read"),
         ("dim_product", lambda text: text.replace("unit_cost", "cost"), "has no column unit_cost"),
         ("fact_sales", lambda text: head(text, 50), "found 49 rows, expected 100 or more"),
@@ -303,18 +302,17 @@ def test_a_folder_that_cannot_be_the_new_one_is_left_alone(clean, tmp_path):
             lambda text: text.replace("Kettle, Cup", "Kettle Cup"),
             "for this kind of damage",
         ),
-    ],
-)
-def test_extracts_that_are_no_good_ones_are_refused(clean, tmp_path, table, change, message):
-    inputs = shutil.copytree(clean, tmp_path / "inputs")
-    path = inputs / f"{table}.csv"
-    changed = change(path.read_text()) if change else None
-    path.unlink()
-    if changed is not None:
-        path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
-    with pytest.raises(InputError, match=message):
-        break_inputs("loose_comma", inputs, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    ]:
+        with subtests.test(message):
+            inputs = shutil.copytree(clean, tmp_path / "inputs", dirs_exist_ok=True)
+            path = inputs / f"{table}.csv"
+            changed = change(path.read_text()) if change else None
+            path.unlink()
+            if changed is not None:
+                path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+            with pytest.raises(InputError, match=message):
+                break_inputs("loose_comma", inputs, tmp_path / "out")
+            assert not (tmp_path / "out").exists()
 
 
 def test_extracts_with_some_bad_rows_of_their_own_are_damaged_as_well(tmp_path):

@@ -116,16 +116,17 @@ def test_a_chart_that_a_notebook_keeps_holds_no_figure() -> None:
     assert len({chart.png for chart in kept}) == 1
 
 
-@pytest.mark.parametrize(
-    ("draw", "given"),
-    [(draw_line, LINE), (draw_bars, BARS), (draw_stacks, STACKS), (draw_heat_map, ("month", "Revenue"))],
-)
-def test_without_rows_the_title_stands_over_a_sentence(
-    draw: Callable[..., Chart], given: tuple[object, ...]
-) -> None:
-    figure = figure_of(draw, monthly(0).assign(product=""), *given)
-    assert texts(figure) == [NOTHING_TO_DRAW, figure.get_label()]
-    assert_is_whole(figure)
+def test_without_rows_the_title_stands_over_a_sentence(subtests: pytest.Subtests) -> None:
+    for draw, given in [
+        (draw_line, LINE),
+        (draw_bars, BARS),
+        (draw_stacks, STACKS),
+        (draw_heat_map, ("month", "Revenue")),
+    ]:
+        with subtests.test(draw.__name__):
+            figure = figure_of(draw, monthly(0).assign(product=""), *given)
+            assert texts(figure) == [NOTHING_TO_DRAW, figure.get_label()]
+            assert_is_whole(figure)
 
 
 def test_rows_without_numbers_are_not_said_to_be_missing() -> None:
@@ -133,15 +134,16 @@ def test_rows_without_numbers_are_not_said_to_be_missing() -> None:
     assert NOTHING_TO_DRAW in texts(figure_of(draw_heat_map, frame, "cohort", "Retention"))
 
 
-@pytest.mark.parametrize("months", [1, 24, 120])
-def test_a_line_has_its_months_its_unit_and_thousands_separators(months: int) -> None:
-    figure = figure_of(draw_line, monthly(months), *LINE)
-    axes = figure.axes[0]
-    assert axes.get_xticklabels()[0].get_text() == "2023-01"
-    assert "2,000" in texts(figure)
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("month", "revenue")
-    assert axes.get_ylim()[0] == 0
-    assert_is_whole(figure)
+def test_a_line_has_its_months_its_unit_and_thousands_separators(subtests: pytest.Subtests) -> None:
+    for months in [1, 24, 120]:
+        with subtests.test(str(months)):
+            figure = figure_of(draw_line, monthly(months), *LINE)
+            axes = figure.axes[0]
+            assert axes.get_xticklabels()[0].get_text() == "2023-01"
+            assert "2,000" in texts(figure)
+            assert (axes.get_xlabel(), axes.get_ylabel()) == ("month", "revenue")
+            assert axes.get_ylim()[0] == 0
+            assert_is_whole(figure)
 
 
 def test_a_line_of_days_names_days_and_may_fall_below_zero() -> None:
@@ -174,23 +176,24 @@ def test_stacks_stand_upon_each_other_and_are_named() -> None:
     assert_is_whole(figure)
 
 
-@pytest.mark.parametrize("largest", [9.5, 480, 123_456_789])
-def test_a_heat_map_says_every_number_in_letters_that_can_be_read(largest: float) -> None:
-    rows = pd.DataFrame({"weekday": ["Monday", "Tuesday"], "never": None})
-    rows = rows.assign(**{f"m{n:02}": [largest * n / 12, None] for n in range(1, 13)})
-    figure = figure_of(draw_heat_map, rows, "weekday", "Revenue per day")
-    axes = figure.axes[0]
-    in_thousands = largest >= 1_000_000
-    assert ("in thousands" in figure.get_label()) == in_thousands
-    shown = largest / 1000 if in_thousands else largest
-    assert axes.texts[-1].get_text() == (f"{shown:,.0f}" if shown >= 100 else f"{shown:,.2f}")
-    assert len(axes.texts) == 12, "a missing number has no field"
-    assert "never" not in texts(figure)
-    image = axes.images[0]
-    for letters in axes.texts:
-        field = image.cmap(image.norm(image.get_array()[0, int(letters.get_position()[0])]))
-        assert contrast(letters.get_color(), field) >= 4.5, letters.get_text()
-    assert_is_whole(figure)
+def test_a_heat_map_says_every_number_in_letters_that_can_be_read(subtests: pytest.Subtests) -> None:
+    for largest in [9.5, 480, 123_456_789]:
+        with subtests.test(str(largest)):
+            rows = pd.DataFrame({"weekday": ["Monday", "Tuesday"], "never": None})
+            rows = rows.assign(**{f"m{n:02}": [largest * n / 12, None] for n in range(1, 13)})
+            figure = figure_of(draw_heat_map, rows, "weekday", "Revenue per day")
+            axes = figure.axes[0]
+            in_thousands = largest >= 1_000_000
+            assert ("in thousands" in figure.get_label()) == in_thousands
+            shown = largest / 1000 if in_thousands else largest
+            assert axes.texts[-1].get_text() == (f"{shown:,.0f}" if shown >= 100 else f"{shown:,.2f}")
+            assert len(axes.texts) == 12, "a missing number has no field"
+            assert "never" not in texts(figure)
+            image = axes.images[0]
+            for letters in axes.texts:
+                field = image.cmap(image.norm(image.get_array()[0, int(letters.get_position()[0])]))
+                assert contrast(letters.get_color(), field) >= 4.5, letters.get_text()
+            assert_is_whole(figure)
 
 
 def contrast(one: object, other: object) -> float:
@@ -244,31 +247,29 @@ def test_two_products_of_one_name_and_one_without_are_three_bars() -> None:
     assert axes.get_yticklabels()[2].get_text() == "not given"
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [
+def test_long_labels_and_large_values_are_neither_clipped_nor_overlap(subtests: pytest.Subtests) -> None:
+    for rows in [
         {"A product name that goes on and on and says it all twice over, and then again": 5},
         {"W" * 200: 123_456_789.0, "short": 1},
         {"one": 1_234_567_890.0, "A long name for a loss": -400_000_000.0, "little": -3},
         {"nothing": 0},
-    ],
-    ids=["long", "no spaces", "mixed", "zero"],
-)
-def test_long_labels_and_large_values_are_neither_clipped_nor_overlap(rows: dict[str, float]) -> None:
-    title = "A long title that says very exactly what is drawn " * 4
-    assert_is_whole(figure_of(draw_bars, products(rows), "product", "revenue", title, "revenue"))
+    ]:
+        with subtests.test(str(rows)[:40]):
+            title = "A long title that says very exactly what is drawn " * 4
+            assert_is_whole(figure_of(draw_bars, products(rows), "product", "revenue", title, "revenue"))
 
 
-@pytest.mark.parametrize("amount", [1e18, 1e38])
-def test_a_huge_amount_is_drawn_and_said_in_few_letters(amount: float) -> None:
-    frame = products({"one": amount, "two": 1, "three": -amount})
-    bars = figure_of(draw_bars, frame, *BARS)
-    assert f"{amount:.3g}" in texts(bars)
-    assert_is_whole(bars)
-    months = monthly(3).assign(revenue=frame["revenue"])
-    assert_is_whole(figure_of(draw_line, months, *LINE))
-    assert_is_whole(figure_of(draw_stacks, months, *STACKS))
-    assert_is_whole(figure_of(draw_heat_map, frame, "product", "Revenue"))
+def test_a_huge_amount_is_drawn_and_said_in_few_letters(subtests: pytest.Subtests) -> None:
+    for amount in [1e18, 1e38]:
+        with subtests.test(str(amount)):
+            frame = products({"one": amount, "two": 1, "three": -amount})
+            bars = figure_of(draw_bars, frame, *BARS)
+            assert f"{amount:.3g}" in texts(bars)
+            assert_is_whole(bars)
+            months = monthly(3).assign(revenue=frame["revenue"])
+            assert_is_whole(figure_of(draw_line, months, *LINE))
+            assert_is_whole(figure_of(draw_stacks, months, *STACKS))
+            assert_is_whole(figure_of(draw_heat_map, frame, "product", "Revenue"))
 
 
 def test_a_label_is_text_and_no_formula() -> None:

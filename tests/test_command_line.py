@@ -167,9 +167,8 @@ def test_the_version_is_that_of_the_project(mart):
     assert project["scripts"] == {"mart": "mart:run"}
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_a_wrong_call_says_so_before_anything_runs(home, mart, subtests):
+    for words, message in [
         (["biuld"], "No such command 'biuld'. Did you mean 'build'? See `mart --help`."),
         (
             ["trace", "fact_sales", "S1", "--stage", "1"],
@@ -185,15 +184,14 @@ def test_the_version_is_that_of_the_project(mart):
         (["trace", "fact_sales"], "Missing argument 'KEY'."),
         (["build", "--notify", " "], '--notify: found "", expected a command.'),
         (["all", "--show-code"], "--show-code needs a page to show the code on: add --html."),
-    ],
-)
-def test_a_wrong_call_says_so_before_anything_runs(home, mart, words, message):
-    done = mart(*words)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"mart: {message}")
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
-    assert not (home / "data").exists()
+    ]:
+        with subtests.test(message):
+            done = mart(*words)
+            assert done.returncode == 2
+            assert done.stderr.startswith(f"mart: {message}")
+            assert done.stderr.count("\n") == 1
+            assert done.stdout == ""
+            assert not (home / "data").exists()
 
 
 def test_a_python_without_the_packages_is_told_how_to_get_them():

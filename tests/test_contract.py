@@ -82,24 +82,25 @@ def test_a_prefix_of_a_comment_is_told_from_its_sentence():
     assert read_comment(None, [], "it") == (set(), "")
 
 
-@pytest.mark.parametrize(
-    ("statement", "where"),
-    [
+def test_a_prefix_that_means_nothing_is_refused(candidate, subtests):
+    for statement, where in [
         ("table contract.fact_sales is 'History: one row'", 'contract.fact_sales: .*"History:"'),
         ("column contract.fact_sales.discount is 'maybe: x'", 'fact_sales.discount: .*"maybe:"'),
-    ],
-)
-def test_a_prefix_that_means_nothing_is_refused(candidate, statement, where):
-    candidate.connection.execute(f"comment on {statement}")
-    with pytest.raises(StateError, match=where):
-        read_contract(candidate.connection, "fact_sales")
+    ]:
+        with subtests.test(where):
+            candidate.connection.execute(f"comment on {statement}")
+            with pytest.raises(StateError, match=where):
+                read_contract(candidate.connection, "fact_sales")
 
 
-@pytest.mark.parametrize("name", ["rowid", "found_in_words"])
-def test_a_name_with_a_meaning_of_its_own_is_refused(candidate, name):
-    candidate.connection.execute(f"create table contract.dim_a (id int primary key, {name} text)")
-    with pytest.raises(StateError, match=f"contract.dim_a: {name} has a meaning of its own"):
-        read_contract(candidate.connection, "dim_a")
+def test_a_name_with_a_meaning_of_its_own_is_refused(candidate, subtests):
+    for name in ["rowid", "found_in_words"]:
+        with subtests.test(name):
+            candidate.connection.execute(
+                f"create or replace table contract.dim_a (id int primary key, {name} text)"
+            )
+            with pytest.raises(StateError, match=f"contract.dim_a: {name} has a meaning of its own"):
+                read_contract(candidate.connection, "dim_a")
 
 
 def test_a_declared_column_of_which_no_cell_makes_anything_is_told(candidate, tmp_path):

@@ -287,14 +287,15 @@ def test_the_keyboard_does_all_that_the_pointer_does(star, path, opened):
 
 
 @in_a_browser
-@pytest.mark.parametrize("width", [360, 800, 1400])
-def test_the_page_fits_any_screen_and_two_sheets_of_paper(path, opened, width):
-    page = opened(path)
-    page.set_viewport_size({"width": width, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    right = "nodes => Math.max(...nodes.map(node => node.getBoundingClientRect().right))"
-    assert page.eval_on_selector_all("svg", right) <= width
-    assert page.pdf(prefer_css_page_size=True).count(b"/Type /Page\n") == 2
+def test_the_page_fits_any_screen_and_two_sheets_of_paper(path, opened, subtests):
+    for width in [360, 800, 1400]:
+        with subtests.test(str(width)):
+            page = opened(path)
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            right = "nodes => Math.max(...nodes.map(node => node.getBoundingClientRect().right))"
+            assert page.eval_on_selector_all("svg", right) <= width
+            assert page.pdf(prefer_css_page_size=True).count(b"/Type /Page\n") == 2
 
 
 @in_a_browser
@@ -392,23 +393,21 @@ def test_amounts_beyond_64_bits_are_on_the_page_too(sample_mart, tmp_path):
     assert max(cube["figures"]["revenue"]) > 2**63
 
 
-@pytest.mark.parametrize(
-    ("report", "said"),
-    [
+def test_the_head_has_the_verdict_of_the_checks_on_this_build(star, tmp_path, subtests):
+    for report, said in [
         ({}, "Checked. 2 checks passed."),
         ({"status": "warn", "headline": "1 warning: 3 rows"}, "Read with care. 1 warning: 3 rows."),
         ({"status": "fail"}, "Do not rely on these figures. 2 checks passed."),
         ({"build_id": 2}, "Read with care. There is no quality report of this build."),
-    ],
-)
-def test_the_head_has_the_verdict_of_the_checks_on_this_build(star, tmp_path, report, said):
-    passed = {"build_id": 3, "built_at": "2026-05-06T07:08:09", "status": "pass"}
-    passed["headline"] = "2 checks passed"
-    (tmp_path / "quality").mkdir()
-    (tmp_path / "quality" / "quality_report.json").write_text(json.dumps(passed | report))
-    text = re.sub("<[^>]+>", "", make_page(star, tmp_path).read_text())
-    assert said in text
-    assert "Build 3 of 6 May 2026, with data from" in text
+    ]:
+        with subtests.test(said):
+            passed = {"build_id": 3, "built_at": "2026-05-06T07:08:09", "status": "pass"}
+            passed["headline"] = "2 checks passed"
+            (tmp_path / "quality").mkdir(exist_ok=True)
+            (tmp_path / "quality" / "quality_report.json").write_text(json.dumps(passed | report))
+            text = re.sub("<[^>]+>", "", make_page(star, tmp_path).read_text())
+            assert said in text
+            assert "Build 3 of 6 May 2026, with data from" in text
 
 
 def test_the_page_is_made_also_where_nothing_can_be_kept(star, path, tmp_path, monkeypatch):

@@ -39,29 +39,30 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line) for line in lines + within if line.strip()]
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if commands(PAGES[name])])
-def test_the_commands_of_a_page_work(name, built_home, tmp_path, monkeypatch):
-    home = copytree(built_home, tmp_path / "home")
-    monkeypatch.setenv("MART_HOME", str(home))
-    for command in commands(PAGES[name]):
-        match command:
-            case ["mart", work, *options] if work in RUN_FOR_REAL:
-                result = mart_command(work, *options, cwd=home)
-                assert result.returncode == 0, (command, result.stderr)
-            case ["mart", work, *options]:
-                with suppress(Exit):  # after --help
-                    cli.mart.commands[work].make_context(work, options)
-            case ["papermill", *options]:
-                papermill = [sys.executable, "-m", "papermill", *options, "--prepare-only"]
-                subprocess.run(papermill, cwd=home, check=True, capture_output=True)
-            case ["make", _]:
-                pass  # see the test below
-            case ["cp" | "mkdir", *_]:
-                subprocess.run(
-                    shlex.join(command).replace("'&&'", "&&"), shell=True, cwd=home, check=True
-                )
-            case _:
-                assert command == ["source", ".venv/bin/activate"]
+def test_the_commands_of_a_page_work(built_home, tmp_path, monkeypatch, subtests):
+    for name in [name for name in PAGES if commands(PAGES[name])]:
+        with subtests.test(name):
+            home = copytree(built_home, tmp_path / name)
+            monkeypatch.setenv("MART_HOME", str(home))
+            for command in commands(PAGES[name]):
+                match command:
+                    case ["mart", work, *options] if work in RUN_FOR_REAL:
+                        result = mart_command(work, *options, cwd=home)
+                        assert result.returncode == 0, (command, result.stderr)
+                    case ["mart", work, *options]:
+                        with suppress(Exit):  # after --help
+                            cli.mart.commands[work].make_context(work, options)
+                    case ["papermill", *options]:
+                        papermill = [sys.executable, "-m", "papermill", *options, "--prepare-only"]
+                        subprocess.run(papermill, cwd=home, check=True, capture_output=True)
+                    case ["make", _]:
+                        pass  # see the test below
+                    case ["cp" | "mkdir", *_]:
+                        subprocess.run(
+                            shlex.join(command).replace("'&&'", "&&"), shell=True, cwd=home, check=True
+                        )
+                    case _:
+                        assert command == ["source", ".venv/bin/activate"]
 
 
 def test_the_make_targets_of_the_pages_exist():

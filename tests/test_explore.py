@@ -134,32 +134,34 @@ def test_the_notebook_answers_these_questions_by_name(ask: Ask) -> None:
     assert list(ask()) == ANSWERS
 
 
-@pytest.mark.parametrize(
-    ("values", "column"),
-    [
+def test_figures_are_compared_with_a_year_before_or_else_with_the_period_before(
+    ask: Ask, subtests: pytest.Subtests
+) -> None:
+    for values, column in [
         ({"start_date": "2024-02-10", "end_date": "2024-04-20", "country": "Austria"}, "year_before"),
         ({"start_date": "2023-05-01", "end_date": "2023-05-20"}, "period_before"),
         ({"start_date": "2023-02-01"}, None),
-    ],
-)
-def test_figures_are_compared_with_a_year_before_or_else_with_the_period_before(
-    ask: Ask, values: dict, column: str | None
-) -> None:
-    figures = ask(**values)["headline_figures"].set_index("figure")
-    in_range, sales, first, last = selected(values)
-    assert_same(figures["this_period"], headline(in_range), tolerance=0.00501)
-    assert figures[["year_before", "period_before"]].notna().any().tolist() == [
-        column == "year_before",
-        column == "period_before",
-    ]
-    if not column:
-        return
-    back = pd.DateOffset(years=1) if column == "year_before" else last - first + pd.Timedelta(days=1)
-    before = sales[sales["date"].between(first - back, last - back)]
-    assert_same(figures[column].dropna(), headline(before), tolerance=0.00501)
-    growth = 100 * (figures["this_period"] / figures[column] - 1)
-    growth = growth.drop([name for name in growth.index if name.endswith("_pct")])
-    assert_same(figures["change_pct"].dropna(), growth.dropna(), tolerance=0.0501)
+    ]:
+        with subtests.test(str(column)):
+            figures = ask(**values)["headline_figures"].set_index("figure")
+            in_range, sales, first, last = selected(values)
+            assert_same(figures["this_period"], headline(in_range), tolerance=0.00501)
+            assert figures[["year_before", "period_before"]].notna().any().tolist() == [
+                column == "year_before",
+                column == "period_before",
+            ]
+            if not column:
+                continue
+            back = (
+                pd.DateOffset(years=1)
+                if column == "year_before"
+                else last - first + pd.Timedelta(days=1)
+            )
+            before = sales[sales["date"].between(first - back, last - back)]
+            assert_same(figures[column].dropna(), headline(before), tolerance=0.00501)
+            growth = 100 * (figures["this_period"] / figures[column] - 1)
+            growth = growth.drop([name for name in growth.index if name.endswith("_pct")])
+            assert_same(figures["change_pct"].dropna(), growth.dropna(), tolerance=0.0501)
 
 
 def test_a_margin_that_nobody_knows_is_an_empty_line(small: dict[str, pd.DataFrame]) -> None:
@@ -417,16 +419,16 @@ def test_the_answers_do_not_depend_on_threads(ask: Ask) -> None:
         pd.testing.assert_frame_equal(one[name], two[name])
 
 
-@pytest.mark.parametrize(
-    "values", [{"segment": "Caffe"}, {"category": "$x {{y}}"}, {"start_date": "2031-01-01"}], ids=str
-)
-def test_where_nothing_matches_every_answer_is_empty(ask: Ask, values: dict) -> None:
-    assert [name for name, frame in ask(**values).items() if len(frame)] == []
+def test_where_nothing_matches_every_answer_is_empty(ask: Ask, subtests: pytest.Subtests) -> None:
+    for values in [{"segment": "Caffe"}, {"category": "$x {{y}}"}, {"start_date": "2031-01-01"}]:
+        with subtests.test(str(values)):
+            assert [name for name, frame in ask(**values).items() if len(frame)] == []
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
+def test_a_filter_that_matches_nothing_ends_in_a_kind_sentence(
+    shared_home: Path, shared_mart: Path, subtests: pytest.Subtests
+) -> None:
+    for values, said in [
         (
             {"segment": "Caffe"},
             "No sale passes the filters. The notebook lists the words that they may be.",
@@ -435,11 +437,8 @@ def test_where_nothing_matches_every_answer_is_empty(ask: Ask, values: dict) -> 
             {"start_date": "2031-01-01"},
             "No sale that passes the filters lies between these dates. Take a wider range.",
         ),
-    ],
-)
-def test_a_filter_that_matches_nothing_ends_in_a_kind_sentence(
-    shared_home: Path, shared_mart: Path, values: dict, said: str
-) -> None:
-    executed = run_notebook("02_explore", values, shared_home)
-    assert summary_of(executed) == [said]
-    assert "Cafe, Office, Retail, Unknown" in executed.read_text()
+    ]:
+        with subtests.test(said):
+            executed = run_notebook("02_explore", values, shared_home)
+            assert summary_of(executed) == [said]
+            assert "Cafe, Office, Retail, Unknown" in executed.read_text()

@@ -285,14 +285,17 @@ def test_a_damaged_manifest_is_replaced(mart, tmp_path):
         assert manifest(folder)["build_id"] == 7
 
 
-@pytest.mark.parametrize("name", ["csv", "xlsx"])
-def test_an_export_that_fails_leaves_the_one_before_whole(mart, tmp_path, name):
-    folder = tmp_path / FORMATS[name].folder
-    export_tables(mart, {"fact_sales": "fact_sales", "dim_old": "build_log"}, name, str(tmp_path))
-    before = contents(folder)
-    with pytest.raises(StateError, match=r"breaks cannot be exported .*it broke"):
-        export_tables(mart, {"fact_sales": "few", "x": "breaks"}, name, str(tmp_path))
-    assert contents(folder) == before
+def test_an_export_that_fails_leaves_the_one_before_whole(mart, tmp_path, subtests):
+    for name in ["csv", "xlsx"]:
+        with subtests.test(name):
+            folder = tmp_path / FORMATS[name].folder
+            export_tables(
+                mart, {"fact_sales": "fact_sales", "dim_old": "build_log"}, name, str(tmp_path)
+            )
+            before = contents(folder)
+            with pytest.raises(StateError, match=r"breaks cannot be exported .*it broke"):
+                export_tables(mart, {"fact_sales": "few", "x": "breaks"}, name, str(tmp_path))
+            assert contents(folder) == before
 
 
 def run_python(script: str, *arguments: str | Path) -> subprocess.CompletedProcess:
@@ -314,19 +317,20 @@ def run_python(script: str, *arguments: str | Path) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize("name", ["csv", "parquet", "xlsx"])
-def test_a_full_disk_leaves_the_export_before_whole(mart, tmp_path, name):
-    export_tables(mart, FACTS, name, str(tmp_path))
-    before = contents(tmp_path / FORMATS[name].folder)
-    failed = run_python(
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        f"export_tables(session, {{'fact_sales': 'joined'}}, '{name}', sys.argv[2])",
-        mart.database,
-        tmp_path,
-    )
-    assert failed.returncode == 1
-    assert "StateError: " in failed.stderr
-    assert contents(tmp_path / FORMATS[name].folder) == before
+def test_a_full_disk_leaves_the_export_before_whole(mart, tmp_path, subtests):
+    for name in ["csv", "parquet", "xlsx"]:
+        with subtests.test(name):
+            export_tables(mart, FACTS, name, str(tmp_path))
+            before = contents(tmp_path / FORMATS[name].folder)
+            failed = run_python(
+                "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+                f"export_tables(session, {{'fact_sales': 'joined'}}, '{name}', sys.argv[2])",
+                mart.database,
+                tmp_path,
+            )
+            assert failed.returncode == 1
+            assert "StateError: " in failed.stderr
+            assert contents(tmp_path / FORMATS[name].folder) == before
 
 
 def test_no_export_that_fails_hangs(mart, tmp_path):
@@ -346,18 +350,16 @@ def test_no_export_that_fails_hangs(mart, tmp_path):
 # --- what is refused ---
 
 
-@pytest.mark.parametrize(
-    ("formats", "message"),
-    [
+def test_an_unknown_format_is_refused_before_anything_is_written(mart, tmp_path, subtests):
+    for formats, message in [
         ("xml", 'found "xml", expected some of csv, json, ndjson, parquet, xlsx, separated by commas'),
         ("csv,cvs", "Did you mean csv"),
         ("csv,", 'found "", expected some of csv, json'),
-    ],
-)
-def test_an_unknown_format_is_refused_before_anything_is_written(mart, tmp_path, formats, message):
-    with pytest.raises(UsageError, match=message):
-        export_tables(mart, FACTS, formats, str(tmp_path / "data"))
-    assert not (tmp_path / "data").exists()
+    ]:
+        with subtests.test(formats):
+            with pytest.raises(UsageError, match=message):
+                export_tables(mart, FACTS, formats, str(tmp_path / "data"))
+            assert not (tmp_path / "data").exists()
 
 
 def test_an_unknown_table_is_refused_before_anything_is_written(mart, tmp_path):

@@ -477,17 +477,18 @@ WRONG: dict[str, tuple[Callable[[Path], bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_no_mart_is_refused_with_advice_and_left_alone(
-    built_mart: Path, small: Path, wrong: str
+    built_mart: Path, small: Path, subtests: pytest.Subtests
 ):
-    made, said = WRONG[wrong]
-    small.write_bytes(made(built_mart))
-    before = contents(small.parent)
-    for opening in (create_candidate, open_published):
-        with pytest.raises(StateError, match=said):
-            opening(small)
-    assert contents(small.parent) == before
+    for wrong in WRONG:
+        with subtests.test(wrong):
+            made, said = WRONG[wrong]
+            small.write_bytes(made(built_mart))
+            before = contents(small.parent)
+            for opening in (create_candidate, open_published):
+                with pytest.raises(StateError, match=said):
+                    opening(small)
+            assert contents(small.parent) == before
 
 
 @pytest.mark.parametrize("place", ["cut in the middle", "a flipped byte among the facts"])

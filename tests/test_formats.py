@@ -137,13 +137,14 @@ def of_csv(tmp_path_factory: pytest.TempPathFactory) -> tuple[list, list, list]:
     session.close()
 
 
-@pytest.mark.parametrize("write", [in_sheets, in_one_workbook, in_json, in_lines_of_json, in_sqlite])
-def test_the_same_rows_in_each_format_load_the_same(candidate, tmp_path, of_csv, write):
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    write(folder)
-    load(candidate, folder)
-    assert outcome(candidate) == of_csv
+def test_the_same_rows_in_each_format_load_the_same(candidate, tmp_path, of_csv, subtests):
+    for write in [in_sheets, in_one_workbook, in_json, in_lines_of_json, in_sqlite]:
+        with subtests.test(write.__name__):
+            folder = tmp_path / write.__name__
+            folder.mkdir()
+            write(folder)
+            load(candidate, folder)
+            assert outcome(candidate) == of_csv
 
 
 @pytest.fixture(scope="module")
@@ -254,9 +255,8 @@ def test_a_sheet_whose_cells_cannot_be_told_is_refused_by_cell(candidate, tmp_pa
                 load(candidate, tmp_path, "dim_product")
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
+def test_a_file_that_is_not_of_its_kind_is_refused(candidate, tmp_path, subtests):
+    for name, data, message in [
         ("dim_product.xlsx", b"PK\x03\x04 no zip", "cannot be read as an Excel workbook"),
         (
             "dim_product.json",
@@ -271,12 +271,12 @@ def test_a_sheet_whose_cells_cannot_be_told_is_refused_by_cell(candidate, tmp_pa
         ("dim_product.ndjson", b'{"product_id": "P1"}\n[1]\n', "line 2 is not an object"),
         ("dim_product.ndjson", b'{"product_id": "\xff"}\n', "is not UTF-8"),
         ("dim_product.sqlite", b"no database at all, but text", "cannot be read as an SQLite file"),
-    ],
-)
-def test_a_file_that_is_not_of_its_kind_is_refused(candidate, tmp_path, name, data, message):
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises(InputError, match=message):
-        load(candidate, tmp_path, "dim_product")
+    ]:
+        with subtests.test(message):
+            (tmp_path / name).write_bytes(data)
+            with pytest.raises(InputError, match=message):
+                load(candidate, tmp_path, "dim_product")
+        (tmp_path / name).unlink()
 
 
 def test_a_workbook_that_unpacks_too_large_is_refused(candidate, tmp_path):

@@ -274,20 +274,18 @@ def test_an_extract_cut_in_half_stops_the_build_unless_that_is_allowed(candidate
     assert fetch(candidate, severity)[0][0].startswith("warn: ")
 
 
-@pytest.mark.parametrize(
-    ("names", "problem"),
-    [
+def test_a_dated_file_without_a_day_of_its_own_is_refused(candidate, tmp_path, subtests):
+    for names, problem in [
         (["2024-01-01.csv", "newest.csv"], "dim_customer/newest.csv: its name does not end in the day"),
         (["2024-02-30.csv"], "dim_customer/2024-02-30.csv: its name does not end in the day"),
         (["a-2024-01-01.csv", "b-2024-01-01.csv"], "dim_customer holds two files of 2024-01-01"),
-    ],
-)
-def test_a_dated_file_without_a_day_of_its_own_is_refused(candidate, tmp_path, names, problem):
-    (tmp_path / "dim_customer").mkdir()
-    for name in names:
-        (tmp_path / "dim_customer" / name).write_text(HEADER + "C1,Ann,,,,\n")
-    with pytest.raises(InputError, match=problem):
-        Loader(candidate, tmp_path, 1).load("dim_customer", from_seed=False)
+    ]:
+        with subtests.test(problem):
+            (tmp_path / names[0] / "dim_customer").mkdir(parents=True)
+            for name in names:
+                (tmp_path / names[0] / "dim_customer" / name).write_text(HEADER + "C1,Ann,,,,\n")
+            with pytest.raises(InputError, match=problem):
+                Loader(candidate, tmp_path / names[0], 1).load("dim_customer", from_seed=False)
 
 
 def test_history_is_declared_of_columns_of_a_dimension_that_are_no_key(candidate):

@@ -54,6 +54,7 @@ def mapped(candidate: Session, inputs: Path) -> Session:
 
 def load(mapped: Session, inputs: Path, rows: str, mapping: str = SALES_MAPPED) -> None:
     (inputs / "orders.csv").write_text(HEADER + rows)
+    mapped.execute("drop view if exists mapping.fact_sales; drop view if exists mapping.fact_sale")
     mapped.execute(mapping)
     loader = Loader(mapped, inputs, 1.0)
     for table in ("dim_customer", "dim_product", "fact_sales"):
@@ -85,9 +86,8 @@ def test_a_mapping_renames_reads_and_joins_columns(mapped, inputs):
     assert staged(mapped, columns) == [("A1-1", "2024-12-31", "C1", 2, "1234.5000", "0.075000")]
 
 
-@pytest.mark.parametrize(
-    ("row", "entry"),
-    [
+def test_what_a_mapping_cannot_read_is_quarantined_as_it_stands(mapped, inputs, subtests):
+    for row, entry in [
         (
             "A2;1;31.02.2024;C1;P1;2;1,50;0 %",
             (3, "Datum", "31.02.2024", 'Datum "31.02.2024" is not a date written as %d.%m.%Y'),
@@ -99,14 +99,13 @@ def test_a_mapping_renames_reads_and_joins_columns(mapped, inputs):
         ("A2;1;31.12.2024;C1;P1;2,5;1,50;0 %", (3, "quantity", "2,5")),
         ("A2;1;31.12.2024;C1;P9;2;1,50;0 %", (3, "product_id", "P9")),
         ("A2;1;31.12.2024;C1;P1;2;1,50", (3, None, None)),
-    ],
-)
-def test_what_a_mapping_cannot_read_is_quarantined_as_it_stands(mapped, inputs, row, entry):
-    load(mapped, inputs, f"{GOOD}{row}\n")
-    (found,) = quarantined(mapped)
-    assert found[: len(entry)] == entry
-    assert quarantined(mapped, "file, raw_row") == [("orders.csv", row)]
-    assert counts(mapped) == (2, 1, 1, 0)
+    ]:
+        with subtests.test(row):
+            load(mapped, inputs, f"{GOOD}{row}\n")
+            (found,) = quarantined(mapped)
+            assert found[: len(entry)] == entry
+            assert quarantined(mapped, "file, raw_row") == [("orders.csv", row)]
+            assert counts(mapped) == (2, 1, 1, 0)
 
 
 def test_each_unreadable_value_of_a_row_is_told(mapped, inputs):
@@ -128,16 +127,18 @@ def test_an_unreadable_value_of_an_optional_column_is_not_an_empty_one(mapped, i
     assert staged(mapped) == [("A1-1",), ("A3-1",)]
 
 
-@pytest.mark.parametrize(
-    "expression",
-    ['"Menge"::integer', 'try_cast("Menge" as integer)', 'round("Menge"::double * 2)::integer'],
-)
-def test_a_cast_that_fails_is_a_bad_row_and_no_failed_build(mapped, inputs, expression):
-    mapping = SALES_MAPPED.replace('"Menge"', expression)
-    load(mapped, inputs, f"{GOOD}A2;1;31.12.2024;C1;P1;zwei;1,50;0 %\n", mapping)
-    ((line, column, value, reason),) = quarantined(mapped)
-    assert (line, column, value) == (3, "Menge", "zwei")
-    assert reason.startswith('Menge "zwei" is not a ')
+def test_a_cast_that_fails_is_a_bad_row_and_no_failed_build(mapped, inputs, subtests):
+    for expression in [
+        '"Menge"::integer',
+        'try_cast("Menge" as integer)',
+        'round("Menge"::double * 2)::integer',
+    ]:
+        with subtests.test(expression):
+            mapping = SALES_MAPPED.replace('"Menge"', expression)
+            load(mapped, inputs, f"{GOOD}A2;1;31.12.2024;C1;P1;zwei;1,50;0 %\n", mapping)
+            ((line, column, value, reason),) = quarantined(mapped)
+            assert (line, column, value) == (3, "Menge", "zwei")
+            assert reason.startswith('Menge "zwei" is not a ')
 
 
 def test_only_the_branch_that_is_looked_at_can_fail(mapped, inputs):
@@ -270,9 +271,8 @@ def test_the_origin_of_a_built_key_is_found_again(mapped, inputs):
     }
 
 
-@pytest.mark.parametrize(
-    ("mapping", "message"),
-    [
+def test_what_is_no_mapping_is_refused_with_a_sentence(mapped, inputs, subtests):
+    for mapping, message in [
         (
             SALES_MAPPED.replace("fact_sales", "fact_sale"),
             "not named after a declared table. Did you mean fact_sales",
@@ -303,11 +303,9 @@ def test_the_origin_of_a_built_key_is_found_again(mapped, inputs):
             f"select line, {COLUMNS} from steps",
             "Move it to the columns",
         ),
-    ],
-)
-def test_what_is_no_mapping_is_refused_with_a_sentence(mapped, inputs, mapping, message):
-    with pytest.raises(StateError, match=message):
-        load(mapped, inputs, GOOD, mapping)
+    ]:
+        with subtests.test(message), pytest.raises(StateError, match=message):
+            load(mapped, inputs, GOOD, mapping)
 
 
 def test_a_source_that_is_not_there_is_named(mapped):

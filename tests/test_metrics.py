@@ -79,31 +79,34 @@ def test_each_metric_is_published_with_what_it_is_and_whether_it_adds_up(sample_
     assert all("add" in comment for comment in comments.values())
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_any_metrics_by_any_dimensions_agree_with_plain_python(sample_mart: Path, seed: int) -> None:
-    chance = random.Random(seed)
-    dimensions = chance.sample(DIMENSIONS, chance.randint(1, 3))
-    metrics = chance.sample(sorted(METRICS), chance.randint(1, 4))
-    day = chance.choice(plain.sales())["date"]
-    groups: dict[tuple, list[plain.Row]] = {}
-    for row in plain.sales():
-        if row["date"] >= day:
-            groups.setdefault(tuple(row[name] for name in dimensions), []).append(row)
-    calls = ", ".join(f"{name}(sales)" for name in metrics)
-    found = query(
-        sample_mart,
-        f"select {', '.join(dimensions)}, {calls} from all_sales as sales "
-        f"where date >= date '{day}' group by {', '.join(dimensions)}",
-    )
-    assert len(found) == len(groups)
-    for row in found:
-        rows = groups[row[: len(dimensions)]]
-        for name, figure in zip(metrics, row[len(dimensions) :], strict=True):
-            expected = METRICS[name](rows)
-            if isinstance(figure, float):
-                assert figure == pytest.approx(float(expected), abs=1e-9), name
-            else:
-                assert figure == expected, name
+def test_any_metrics_by_any_dimensions_agree_with_plain_python(
+    sample_mart: Path, subtests: pytest.Subtests
+) -> None:
+    for seed in range(8):
+        with subtests.test(str(seed)):
+            chance = random.Random(seed)
+            dimensions = chance.sample(DIMENSIONS, chance.randint(1, 3))
+            metrics = chance.sample(sorted(METRICS), chance.randint(1, 4))
+            day = chance.choice(plain.sales())["date"]
+            groups: dict[tuple, list[plain.Row]] = {}
+            for row in plain.sales():
+                if row["date"] >= day:
+                    groups.setdefault(tuple(row[name] for name in dimensions), []).append(row)
+            calls = ", ".join(f"{name}(sales)" for name in metrics)
+            found = query(
+                sample_mart,
+                f"select {', '.join(dimensions)}, {calls} from all_sales as sales "
+                f"where date >= date '{day}' group by {', '.join(dimensions)}",
+            )
+            assert len(found) == len(groups)
+            for row in found:
+                rows = groups[row[: len(dimensions)]]
+                for name, figure in zip(metrics, row[len(dimensions) :], strict=True):
+                    expected = METRICS[name](rows)
+                    if isinstance(figure, float):
+                        assert figure == pytest.approx(float(expected), abs=1e-9), name
+                    else:
+                        assert figure == expected, name
 
 
 class Told(NamedTuple):

@@ -9,7 +9,6 @@ from statistics import median
 
 import duckdb
 import lint_sql
-import pytest
 from conftest import CHECKOUT
 from golden import ORDER
 
@@ -217,10 +216,11 @@ def its_sql_has_the_style(notebook: dict) -> Iterator[str]:
     yield from lint_sql.violations(notebook)
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_each_notebook_keeps_the_rules(name):
-    notebook = json.loads((CHECKOUT / "notebooks" / f"{name}.ipynb").read_text())
-    assert {rule.__name__: broken for rule in RULES if (broken := list(rule(notebook)))} == {}
+def test_each_notebook_keeps_the_rules(subtests):
+    for name in ORDER:
+        with subtests.test(name):
+            notebook = json.loads((CHECKOUT / "notebooks" / f"{name}.ipynb").read_text())
+            assert {rule.__name__: broken for rule in RULES if (broken := list(rule(notebook)))} == {}
 
 
 def prose(text: str) -> dict:
@@ -322,10 +322,11 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_the_rule_sees_each_notebook_that_breaks_it_and_lets_a_good_one_pass(rule):
-    ordered = "%%sql\nselect sale_id\nfrom fact_sales\norder by sale_id"
-    assert list(rule(good(cell(ordered), cell("draw_line(mart)", {"image/png": "a"})))) == []
-    broken = [notebook for breaks, notebook in BROKEN if breaks is rule]
-    assert broken
-    assert [notebook["cells"] for notebook in broken if not list(rule(notebook))] == []
+def test_the_rule_sees_each_notebook_that_breaks_it_and_lets_a_good_one_pass(subtests):
+    for rule in RULES:
+        with subtests.test(rule.__name__):
+            ordered = "%%sql\nselect sale_id\nfrom fact_sales\norder by sale_id"
+            assert list(rule(good(cell(ordered), cell("draw_line(mart)", {"image/png": "a"})))) == []
+            broken = [notebook for breaks, notebook in BROKEN if breaks is rule]
+            assert broken
+            assert [notebook["cells"] for notebook in broken if not list(rule(notebook))] == []

@@ -151,11 +151,12 @@ def test_make_names_the_way_out_where_python_lacks_venv(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-@pytest.mark.parametrize("check", [["check"], ["format", "--check"]], ids=" ".join)
-def test_ruff_finds_nothing_to_mend(check: list[str]) -> None:
-    ruff = [sys.executable, "-m", "ruff", *check, "--output-format", "concise"]
-    found = subprocess.run(ruff, cwd=ROOT, capture_output=True, text=True)
-    assert found.returncode == 0, found.stdout
+def test_ruff_finds_nothing_to_mend(subtests: pytest.Subtests) -> None:
+    for check in [["check"], ["format", "--check"]]:
+        with subtests.test(check[0]):
+            ruff = [sys.executable, "-m", "ruff", *check, "--output-format", "concise"]
+            found = subprocess.run(ruff, cwd=ROOT, capture_output=True, text=True)
+            assert found.returncode == 0, found.stdout
 
 
 def test_continuous_integration_can_start_its_script() -> None:

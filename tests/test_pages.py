@@ -200,27 +200,32 @@ def test_the_report_is_named_at_the_end_of_the_run(reported: Run, tmp_path: Path
 
 
 @in_a_browser
-@pytest.mark.parametrize("width", [1000, 360])
 def test_pages_fit_into_their_window_with_all_their_pictures(
-    reported: Run, page: Page, width: int
+    reported: Run, page: Page, subtests: pytest.Subtests
 ) -> None:
-    page.set_viewport_size({"width": width, "height": 900})
-    pages = sorted(reported.page.parent.glob("*.html"))
-    assert [each.stem for each in pages] == [
-        "01_build",
-        "02_explore",
-        "03_export",
-        "04_quality",
-        "05_dashboard",
-        "dashboard",
-        "report",
-    ]
-    for each in pages:
-        page.goto(each.as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") == width, each
-        pictures = page.locator("img").evaluate_all("all => all.map(i => [i.alt, i.naturalWidth])")
-        assert all(alt and wide for alt, wide in pictures)
-        assert bool(pictures) == (each.stem in ("01_build", "02_explore", "05_dashboard", "report"))
+    for width in [1000, 360]:
+        with subtests.test(str(width)):
+            page.set_viewport_size({"width": width, "height": 900})
+            pages = sorted(reported.page.parent.glob("*.html"))
+            assert [each.stem for each in pages] == [
+                "01_build",
+                "02_explore",
+                "03_export",
+                "04_quality",
+                "05_dashboard",
+                "dashboard",
+                "report",
+            ]
+            for each in pages:
+                page.goto(each.as_uri())
+                assert page.evaluate("document.documentElement.scrollWidth") == width, each
+                pictures = page.locator("img").evaluate_all(
+                    "all => all.map(i => [i.alt, i.naturalWidth])"
+                )
+                assert all(alt and wide for alt, wide in pictures)
+                assert bool(pictures) == (
+                    each.stem in ("01_build", "02_explore", "05_dashboard", "report")
+                )
 
 
 @in_a_browser

@@ -63,13 +63,14 @@ def test_a_notebook_is_read_by_the_tag_of_its_cell(tmp_path):
         notebook_parameters(path)
 
 
-@pytest.mark.parametrize("content", ["{}", '{"cells": 1', None])
-def test_a_file_that_is_no_notebook_is_refused(tmp_path, content):
-    path = tmp_path / "n.ipynb"
-    if content is not None:
-        path.write_text(content, encoding="utf-8")
-    with pytest.raises(StateError, match=r"n\.ipynb: "):
-        notebook_parameters(path)
+def test_a_file_that_is_no_notebook_is_refused(tmp_path, subtests):
+    for content in (None, "{}", '{"cells": 1'):
+        with subtests.test(str(content)):
+            path = tmp_path / "n.ipynb"
+            if content is not None:
+                path.write_text(content, encoding="utf-8")
+            with pytest.raises(StateError, match=r"n\.ipynb: "):
+                notebook_parameters(path)
 
 
 def test_a_value_of_the_type_has_no_fault():

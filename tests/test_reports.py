@@ -148,21 +148,19 @@ def test_a_page_on_a_sound_mart_is_short(make_mart: MakeMart, tmp_path: Path) ->
     assert "<section" not in page
 
 
-@pytest.mark.parametrize(
-    ("statements", "status"),
-    [
+def test_the_status_is_that_of_the_worst_check_and_fail_without_checks(
+    make_mart: MakeMart, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    for statements, status in [
         ("", "pass"),
         (RETURNS, "warn"),
         (BREAKS, "fail"),
         (RETURNS + "delete from fact_sales where quantity > 0; delete from dim_product", "fail"),
         ("drop schema checks cascade", "fail"),
-    ],
-)
-def test_the_status_is_that_of_the_worst_check_and_fail_without_checks(
-    make_mart: MakeMart, tmp_path: Path, statements: str, status: str
-) -> None:
-    assert write(make_mart(statements), tmp_path)["status"] == status
-    assert f'<p class="verdict {status}">' in page_of(tmp_path)
+    ]:
+        with subtests.test(statements):
+            assert write(make_mart(statements), tmp_path)["status"] == status
+            assert f'<p class="verdict {status}">' in page_of(tmp_path)
 
 
 def test_rows_of_every_table_are_counted(make_mart: MakeMart) -> None:
@@ -302,11 +300,14 @@ def test_a_report_cannot_have_files_removed_that_are_elsewhere(
     assert all(victim.exists() for victim in victims)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"failures": [{"violations": 1}]}'])
-def test_a_damaged_report_is_replaced(make_mart: MakeMart, tmp_path: Path, text: str) -> None:
-    (tmp_path / "quality").mkdir()
-    (tmp_path / "quality" / "quality_report.json").write_text(text)
-    assert write(make_mart(), tmp_path)["format_version"] == 3
+def test_a_damaged_report_is_replaced(
+    make_mart: MakeMart, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    for text in ["{", "[]", '{"failures": [{"violations": 1}]}']:
+        with subtests.test(text):
+            (tmp_path / "quality").mkdir(exist_ok=True)
+            (tmp_path / "quality" / "quality_report.json").write_text(text)
+            assert write(make_mart(), tmp_path)["format_version"] == 3
 
 
 # --- history.csv ---
@@ -347,9 +348,10 @@ def test_two_reports_at_once_lose_no_row_of_the_history(make_mart: MakeMart, tmp
     assert {row["build_id"] for row in csv_rows(tmp_path, "history.csv")} == {"2", "7"}
 
 
-@pytest.mark.parametrize(
-    ("damaged", "message"),
-    [
+def test_a_history_that_is_none_is_named_and_nothing_is_written(
+    make_mart: MakeMart, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    for damaged, message in [
         (b"", "No columns"),
         (b"my,notes\n1,2\n", "begins with my,notes"),
         (HEADER.encode() + b"1,2024-01-01T00:00:00,a,error,pass", "does not end in a line break"),
@@ -357,16 +359,15 @@ def test_two_reports_at_once_lose_no_row_of_the_history(make_mart: MakeMart, tmp
         (HEADER.encode() + b"one,2024-01-01T00:00:00,a,error,pass,0\n", "has the row one"),
         (HEADER.encode() + b'1,2024-01-01T00:00:00,"a,error,pass,0\n', "EOF inside string"),
         (HEADER.encode() + b"\xff\xfe\n", "decode"),
-    ],
-)
-def test_a_history_that_is_none_is_named_and_nothing_is_written(
-    make_mart: MakeMart, tmp_path: Path, damaged: bytes, message: str
-) -> None:
-    (tmp_path / "quality").mkdir()
-    (tmp_path / "quality" / "history.csv").write_bytes(damaged)
-    with pytest.raises(StateError, match=rf"history.csv is not a history .*{message}.*move it away"):
-        write(make_mart(RETURNS), tmp_path)
-    assert contents(tmp_path) == {"history.csv": damaged}
+    ]:
+        with subtests.test(message):
+            (tmp_path / "quality").mkdir(exist_ok=True)
+            (tmp_path / "quality" / "history.csv").write_bytes(damaged)
+            with pytest.raises(
+                StateError, match=rf"history.csv is not a history .*{message}.*move it away"
+            ):
+                write(make_mart(RETURNS), tmp_path)
+            assert contents(tmp_path) == {"history.csv": damaged}
 
 
 def test_a_history_that_another_program_saved_with_its_line_ends_is_taken(

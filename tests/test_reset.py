@@ -66,10 +66,11 @@ def test_all_that_runs_have_written_is_removed(data):
     assert found(data) == []
 
 
-@pytest.mark.parametrize("template", ["frame.html.j2", "dashboard.html.j2"])
-def test_every_page_bears_the_mark_by_which_it_is_known(template):
-    (mark,) = re.findall("<meta name.*>", PAGE)
-    assert mark in (CHECKOUT / "mart_helpers" / "templates" / template).read_text()[:500]
+def test_every_page_bears_the_mark_by_which_it_is_known(subtests):
+    for template in ["frame.html.j2", "dashboard.html.j2"]:
+        with subtests.test(template):
+            (mark,) = re.findall("<meta name.*>", PAGE)
+            assert mark in (CHECKOUT / "mart_helpers" / "templates" / template).read_text()[:500]
 
 
 def test_what_interrupted_runs_have_left_is_removed(data):

@@ -79,9 +79,8 @@ def test_a_run_passes_the_values_reports_each_cell_and_keeps_what_was_executed(h
     ]
 
 
-@pytest.mark.parametrize(
-    ("cell", "message", "status"),
-    [
+def test_a_failing_cell_gives_one_message_and_the_executed_notebook(home, subtests):
+    for cell, message, status in [
         (
             "from mart_helpers.errors import CheckFailed\nraise CheckFailed('2 bad rows\\nof 7')",
             "2 bad rows\nof 7",
@@ -101,22 +100,23 @@ def test_a_run_passes_the_values_reports_each_cell_and_keeps_what_was_executed(h
         ("%%nosuchmagic\nx", "01_build, cell 2 (Load): UsageError: Cell magic `%%nosuchmagic`", 1),
         ("import os; os._exit(7)", "01_build, cell 2 (Load): DeadKernelError: the process that", 1),
         ("import os; os.kill(os.getpid(), 9)", "01_build, cell 2 (Load): DeadKernelError: the", 1),
-    ],
-)
-def test_a_failing_cell_gives_one_message_and_the_executed_notebook(home, cell, message, status):
-    write_notebook(home / "notebooks" / "01_build.ipynb", PARAMETERS, "# Load", cell, "never = 1")
-    folder = new_run_folder(home / "data" / "runs", "build")
-    with pytest.raises(NotebookFailed) as failure:
-        run_notebook("01_build", {}, folder)
-    text = str(failure.value)
-    assert text.startswith(message)
-    assert failure.value.exit_status == status
-    assert "Traceback" not in text
-    executed = folder / "01_build.ipynb"
-    assert executed.exists()
-    has_place = message.startswith("01_build, cell 2")
-    assert has_place == (text != message)
-    assert has_place == (f"The executed copy is data/runs/{folder.name}/01_build.ipynb" in text)
+    ]:
+        with subtests.test(message):
+            write_notebook(
+                home / "notebooks" / "01_build.ipynb", PARAMETERS, "# Load", cell, "never = 1"
+            )
+            folder = new_run_folder(home / "data" / "runs", "build")
+            with pytest.raises(NotebookFailed) as failure:
+                run_notebook("01_build", {}, folder)
+            text = str(failure.value)
+            assert text.startswith(message)
+            assert failure.value.exit_status == status
+            assert "Traceback" not in text
+            executed = folder / "01_build.ipynb"
+            assert executed.exists()
+            has_place = message.startswith("01_build, cell 2")
+            assert has_place == (text != message)
+            assert has_place == (f"The executed copy is data/runs/{folder.name}/01_build.ipynb" in text)
 
 
 def test_the_latest_runs_stay_and_other_folders_are_left_alone(tmp_path):

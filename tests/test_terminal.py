@@ -79,14 +79,15 @@ def test_an_interrupt_in_the_middle_of_a_statement_is_one_line_and_leaves_nothin
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["inspect"], ["--help"], ["build", "--help"]])
-def test_a_disk_that_is_full_is_said_in_one_line(mart, words):
-    if words == ["inspect"]:
-        words = ["inspect", "--database", mart]
-    done = run(*words, redirected=">/dev/full")
-    assert done.returncode == 1
-    assert done.stderr.endswith("No space left on device.\n")
-    assert done.stderr.count("\n") == 1
+def test_a_disk_that_is_full_is_said_in_one_line(mart, subtests):
+    for words in [["inspect"], ["--help"], ["build", "--help"]]:
+        with subtests.test(words[0]):
+            if words == ["inspect"]:
+                words = ["inspect", "--database", mart]
+            done = run(*words, redirected=">/dev/full")
+            assert done.returncode == 1
+            assert done.stderr.endswith("No space left on device.\n")
+            assert done.stderr.count("\n") == 1
 
 
 def test_a_stream_that_is_closed_or_full_takes_nothing_from_what_is_done(mart):
@@ -121,24 +122,29 @@ def test_control_characters_of_names_are_spelt_out(mart):
     assert f"There is no mart at {mart}red\\x1b[31m yet." in done.stderr
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
-def test_a_file_system_without_locks_is_named_as_such(tmp_path, monkeypatch, number):
-    def flock(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
+def test_a_file_system_without_locks_is_named_as_such(tmp_path, monkeypatch, subtests):
+    for number in [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK]:
+        with subtests.test(str(number)):
 
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(StateError, match="the file system has no locks"):
-        held(tmp_path / "mart.duckdb")
+            def flock(*_: object, number: int = number) -> None:
+                raise OSError(number, os.strerror(number))
+
+            monkeypatch.setattr(fcntl, "flock", flock)
+            with pytest.raises(StateError, match="the file system has no locks"):
+                held(tmp_path / "mart.duckdb")
 
 
-@pytest.mark.parametrize("words", [["export", "--formats", "xlsx"], ["portfolio", "--out", "pictures"]])
-def test_the_lack_of_a_folder_for_temporary_files_is_told_in_one_line(home, monkeypatch, capsys, words):
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(home / "missing")])
-    assert main(words) == 1
-    *_, message = capsys.readouterr().err.splitlines()
-    assert message == f"mart: No usable temporary directory found in ['{home / 'missing'}']."
-    assert not (home / "data").exists()
+def test_the_lack_of_a_folder_for_temporary_files_is_told_in_one_line(
+    home, monkeypatch, capsys, subtests
+):
+    for words in [["export", "--formats", "xlsx"], ["portfolio", "--out", "pictures"]]:
+        with subtests.test(words[0]):
+            monkeypatch.setattr(tempfile, "tempdir", None)
+            monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(home / "missing")])
+            assert main(words) == 1
+            *_, message = capsys.readouterr().err.splitlines()
+            assert message == f"mart: No usable temporary directory found in ['{home / 'missing'}']."
+            assert not (home / "data").exists()
 
 
 def test_a_file_whose_name_is_not_utf_8_is_named_so_that_it_can_be_found(tmp_path):
