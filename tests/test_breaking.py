@@ -250,19 +250,6 @@ def test_three_quarters_of_the_sales_lost_show_in_the_volume_and_in_what_was_pub
     }
 
 
-def test_04_quality_asks_for_recent_sales_where_it_is_given_the_day(lab, outcome_of):
-    def quality(name: str, *words: str) -> str:
-        outcome = outcome_of(name)
-        paths = ("--inputs-dir", outcome.inputs, "--database", outcome.database, "--data-dir", lab)
-        return mart_command("quality", *paths, "--fail-on", "warn", *words).stderr
-
-    check, day = "checks.last_sale_is_recent", ("--as-of-date", "2025-01-01")
-    assert check in quality("stale_extract", *day)
-    assert check not in quality("stale_extract")
-    assert check not in quality("stale_extract", *day, "--max-age-days", "62")
-    assert "mart: " not in quality("undamaged", *day)
-
-
 def test_damage_is_the_same_each_time_and_leaves_the_other_files_alone(clean, tmp_path):
     originals = {path.name: path.read_bytes() for path in clean.iterdir()}
     for kind in KINDS:

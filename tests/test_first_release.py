@@ -11,7 +11,6 @@ import pytest
 from conftest import CHECKOUT, mart_command, query
 
 from mart_helpers.kept import kept_builds, previous_path
-from mart_helpers.run import NotebookFailed, run_notebook
 
 LOG = """
 select build_id, stage, duckdb_version, rows_read, rows_loaded, rows_quarantined, revenue_loaded, seconds
@@ -50,18 +49,3 @@ def test_it_is_built_over_with_its_history_and_taken_back(home: Path, database: 
         done = mart_command(reader, cwd=home)
         assert done.returncode == 1
         assert "If an older 01_build made this mart, build it again" in done.stderr
-
-
-FAR_FROM_EARLIER = (
-    r"1 error: revenue_loaded is [0-9,.]+, usual is (?s:.*)"
-    r"\nrevenue_loaded .*\n +rows_loaded +2494\.00 +919\.00 +0\.5\n.*build_is_near_earlier_builds"
-)
-
-
-def test_its_builds_count_when_a_later_one_is_measured(home: Path, database: Path):
-    for _ in range(3):
-        run_notebook("01_build", {"allow_restated": True}, home)
-    sales = home / "inputs" / "fact_sales.csv"
-    sales.write_text("".join(sales.read_text().splitlines(keepends=True)[:900]))
-    with pytest.raises(NotebookFailed, match=FAR_FROM_EARLIER):
-        run_notebook("01_build", {"allow_restated": True}, home)
