@@ -17,6 +17,7 @@ from forks import CHECKOUT, mart_command
 
 from mart_helpers.checks import run_checks
 from mart_helpers.derived import derive_checks
+from mart_helpers.loading import Loader
 from mart_helpers.mart import create_candidate, publish
 from mart_helpers.session import Session
 
@@ -106,6 +107,20 @@ def build_sample(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def all_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which `all` has run; its words are in `said`, its summary in `summary.json`."""
+    return made_once("all", run_all, tmp_path_factory) / "home"
+
+
+def run_all(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        home = make_home(folder / "home", monkeypatch)
+        ran = mart_command("all", "--notify", "cat > summary.json", cwd=home)
+    assert ran.returncode == 0, ran.stderr
+    (home / "said").write_text(ran.stdout)
+
+
+@pytest.fixture(scope="session")
 def rerun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The notebooks of the project, executed on the sample by a Jupyter kernel."""
     folder = made_once("rerun", lambda folder: golden.execute(golden.ORDER, folder), tmp_path_factory)
@@ -117,10 +132,21 @@ def candidate(tmp_path: Path) -> Session:
     """A session on a new candidate with the contract that 01_build declares."""
     database = tmp_path / "mart.duckdb"
     session = create_candidate(database)
-    for cell in sql_of("01_build", "create schema contract", "create table contract."):
-        session.connection.execute(cell)
+    declare_contract(session)
     yield session
     session.close()
+
+
+def declare_contract(session: Session) -> None:
+    for cell in sql_of("01_build", "create schema contract", "create table contract."):
+        session.connection.execute(cell)
+
+
+def load(session: Session, inputs: Path, *tables: str, share: float = 1.0) -> None:
+    """Load these tables, or those of the sample, from a folder of extracts."""
+    loader = Loader(session, inputs, share)
+    for table in tables or ("dim_customer", "dim_product", "fact_sales"):
+        loader.load(table, from_seed=False)
 
 
 def publish_checked(session: Session, keep_previous: int = 2) -> None:

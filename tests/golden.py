@@ -22,9 +22,7 @@ ORDER = ("01_build", "02_explore", "03_export", "04_quality", "05_dashboard", "e
 Manager = TypeVar("Manager", bound=KernelManager)
 PICTURE = "image/png"
 # The outputs that are the README's pictures, by what they say they are.
-PICTURES = {
-    "<chart: Star schema>": "star_schema.png",
-}
+PICTURES = {"<chart: Star schema>": "star_schema.png"}
 
 
 def execute(names: tuple[str, ...], target: Path) -> list[Path]:

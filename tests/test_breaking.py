@@ -284,12 +284,9 @@ def test_extracts_that_are_no_good_ones_are_refused(clean, tmp_path, subtests):
         ("fact_sales", lambda text: text[:-8], "is broken already .uneven rows"),
         ("fact_sales", lambda text: text.replace(",202", ",in 202"), "found sales of 0 months"),
         ("dim_customer", lambda text: text.encode("cp1252"), "dim_customer.csv: cannot be read"),
-        (
-            "dim_customer",
-            lambda text: text.replace("Kettle, Cup", "Kettle Cup"),
-            "for this kind of damage",
-        ),
-    ]:
+        ("dim_customer", lambda text: text.replace("Kettle, Cup", "Kettle Cup"),
+            "for this kind of damage"),
+    ]:  # fmt: skip
         with subtests.test(message):
             inputs = shutil.copytree(clean, tmp_path / "inputs", dirs_exist_ok=True)
             path = inputs / f"{table}.csv"

@@ -97,24 +97,18 @@ def test_a_sound_mart_passes_every_check(make_mart: MakeMart) -> None:
 
 
 PLANTED = {
-    "fact_sales_product_key_is_in_dim_product": (
-        "insert into fact_sales values ('S4', 99, 1, 0), ('S5', null, 1, 0)",
-        2,
-    ),
-    "fact_sales_sale_id_is_unique": (
-        "insert into fact_sales values ('S1', 1, 1, 0), ('S1', 1, 1, 0), ('S2', 1, 1, 0)",
-        2,
-    ),
+    "fact_sales_product_key_is_in_dim_product":
+        ("insert into fact_sales values ('S4', 99, 1, 0), ('S5', null, 1, 0)", 2),
+    "fact_sales_sale_id_is_unique":
+        ("insert into fact_sales values ('S1', 1, 1, 0), ('S1', 1, 1, 0), ('S2', 1, 1, 0)", 2),
     "dim_product_product_key_is_unique": ("insert into dim_product values (1, 'P3', 'Second')", 1),
     "dim_product_product_id_is_not_null": ("insert into dim_product values (3, null, 'No id')", 1),
-    "fact_sales_rule_1_on_discount": (
-        "insert into fact_sales values ('S4', 1, 1, 1.5), ('S5', 1, 1, -0.1)",
-        2,
-    ),
+    "fact_sales_rule_1_on_discount":
+        ("insert into fact_sales values ('S4', 1, 1, 1.5), ('S5', 1, 1, -0.1)", 2),
     # only the unknown member may be called so
     "dim_product_rule_1_on_product_name": ("insert into dim_product values (3, 'P3', 'Unknown')", 1),
     "fact_sales_has_rows": ("delete from fact_sales", 1),
-}
+}  # fmt: skip
 
 
 def test_a_planted_fault_fails_its_check_and_no_other(make_mart: MakeMart) -> None:

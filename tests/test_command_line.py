@@ -170,21 +170,17 @@ def test_the_version_is_that_of_the_project(mart):
 def test_a_wrong_call_says_so_before_anything_runs(home, mart, subtests):
     for words, message in [
         (["biuld"], "No such command 'biuld'. Did you mean 'build'? See `mart --help`."),
-        (
-            ["trace", "fact_sales", "S1", "--stage", "1"],
-            "No such option '--stage'. See `mart trace --help",
-        ),
+        (["trace", "fact_sales", "S1", "--stage", "1"],
+            "No such option '--stage'. See `mart trace --help"),
         (["build", "--stage", "4"], "Invalid value for '--stage': '4' is not one of '1', '2', '3'."),
-        (
-            ["export", "--start-date", "2024-02-01", "--end-date=2024-01-01"],
-            "The start date 2024-02-01 is after the end date 2024-01-01.",
-        ),
+        (["export", "--start-date", "2024-02-01", "--end-date=2024-01-01"],
+            "The start date 2024-02-01 is after the end date 2024-01-01."),
         (["all", "--formats", "csv,cvs"], 'formats: found "cvs", expected some of csv'),
         (["generate", "--sales", "9", "--out", ""], '--out: found "", expected the path of a file'),
         (["trace", "fact_sales"], "Missing argument 'KEY'."),
         (["build", "--notify", " "], '--notify: found "", expected a command.'),
         (["all", "--show-code"], "--show-code needs a page to show the code on: add --html."),
-    ]:
+    ]:  # fmt: skip
         with subtests.test(message):
             done = mart(*words)
             assert done.returncode == 2

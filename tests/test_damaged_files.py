@@ -16,10 +16,9 @@ from typing import NamedTuple
 
 import duckdb
 import pytest
-from conftest import CHECKOUT, SALES_HEADER
+from conftest import CHECKOUT, SALES_HEADER, load
 
 from mart_helpers.errors import InputError
-from mart_helpers.loading import Loader
 from mart_helpers.session import Session
 
 CUSTOMERS = (
@@ -334,12 +333,6 @@ def put(inputs: Path, files: dict[str, bytes | Callable[[Path], None]]) -> None:
         content(path) if callable(content) else path.write_bytes(content)
 
 
-def load(candidate: Session, share: float = 1.0) -> None:
-    loader = Loader(candidate, "inputs", share)
-    for table in ("dim_customer", "dim_product", "fact_sales"):
-        loader.load(table, from_seed=False)
-
-
 def rows_of(candidate: Session, sql: str) -> list[tuple]:
     return candidate.connection.execute(sql).fetchall()
 
@@ -360,17 +353,17 @@ def test_a_damaged_file_is_refused_or_its_good_rows_load(
     for case in [*CASES[group], loads("a good file at last", sales(sale(9)), "S9")]:
         with subtests.test(case.words):
             put(inputs, case.files)
-            assert_as_expected(candidate, case)
+            assert_as_expected(candidate, inputs, case)
 
 
-def assert_as_expected(candidate: Session, case: Case) -> None:
+def assert_as_expected(candidate: Session, inputs: Path, case: Case) -> None:
     if case.refused:
         with pytest.raises(InputError) as refusal:
-            load(candidate)
+            load(candidate, inputs)
         assert case.refused in str(refusal.value)
         assert_fit_to_show(str(refusal.value))
         return
-    load(candidate)
+    load(candidate, inputs)
     found = entries(candidate)
     assert staged_ids(candidate) == list(case.loaded)
     assert [entry[:3] for entry in found] == [entry[:3] for entry in case.bad]
@@ -420,7 +413,7 @@ def long_bad_values() -> bytes:
 def test_a_refusal_for_long_bad_values_still_fits_one_screen(candidate: Session, inputs: Path):
     put(inputs, {"fact_sales.csv": long_bad_values()})
     with pytest.raises(InputError) as refusal:
-        load(candidate, share=0.1)
+        load(candidate, inputs, share=0.1)
     assert_fit_to_show(str(refusal.value))
 
 
@@ -458,18 +451,16 @@ def test_an_unreadable_file_is_refused(inputs: Path):
 _LOAD_AND_MEASURE = """
 import sys
 sys.path.insert(0, "tests")
-from conftest import sql_of
+from conftest import declare_contract, load
 from pathlib import Path
 from mart_helpers.errors import InputError
-from mart_helpers.loading import Loader
 from mart_helpers.mart import create_candidate
 database = Path(sys.argv[1])
 session = create_candidate(database)
 session.connection.execute("set threads = 2")  # each takes memory of its own
-for cell in sql_of("01_build", "create schema contract", "create table contract."):
-    session.connection.execute(cell)
+declare_contract(session)
 try:
-    Loader(session, database.parent, float(sys.argv[2])).load("dim_product", from_seed=False)
+    load(session, database.parent, "dim_product", share=float(sys.argv[2]))
 except InputError as error:
     print(error)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -567,7 +558,7 @@ def test_every_bad_spelling_is_found_early_and_in_the_last_rows_of_a_large_file(
             rows[ordinal] = bad_row(ordinal, column, value)
     with (inputs / "fact_sales.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([WITH_NOTE.split(","), *rows])
-    load(candidate)
+    load(candidate, inputs)
     places = [(ordinal + 2) for ordinal in range(1, 1 + len(BAD_VALUES))]
     places += [(ordinal + 3) for ordinal in range(99_991 - len(BAD_VALUES), 99_991)]
     expected = [
@@ -604,7 +595,7 @@ def test_hostile_names_come_back_byte_for_byte(candidate: Session, inputs: Path)
     header = CUSTOMERS.splitlines()[0].split(",")
     rows = [[f"C{n}", name, "", "", "", ""] for n, name in enumerate(HOSTILE)]
     put(inputs, {"fact_sales.csv": GOOD.encode(), "dim_customer.csv": written([header, *rows])})
-    load(candidate)
+    load(candidate, inputs)
     names = rows_of(candidate, "select customer_name from staging.dim_customer")
     assert [name for (name,) in names] == HOSTILE
     assert entries(candidate) == []
@@ -614,7 +605,7 @@ def test_hostile_ids_come_back_trimmed_and_otherwise_byte_for_byte(candidate: Se
     ids = [value for value in HOSTILE if value.strip()]
     rows = [[value, *GOOD_SALE.split(",")] for value in ids]
     put(inputs, {"fact_sales.csv": written([SALES_HEADER.split(","), *rows])})
-    load(candidate)
+    load(candidate, inputs)
     assert staged_ids(candidate) == [value.strip() for value in ids]
 
 
@@ -622,7 +613,7 @@ def test_hostile_values_stand_in_quarantine_as_they_were_in_the_file(candidate: 
     values = [value for value in HOSTILE if value.strip() and len(value) < 1000]
     rows = [[f"S{n}", value, "C1", "P1", "1", "2", "0"] for n, value in enumerate(values, 2)]
     put(inputs, {"fact_sales.csv": written([SALES_HEADER.split(","), sale(1).split(","), *rows])})
-    load(candidate)
+    load(candidate, inputs)
     found = rows_of(candidate, "select value, raw_row, reason from quarantine")
     assert [value for value, _, _ in found] == values
     assert [raw for _, raw, _ in found] == [written([row]).decode().removesuffix("\n") for row in rows]

@@ -96,7 +96,7 @@ def test_added_removed_and_changed_sales_are_told_apart_in_rows_and_money(change
         "2024-12": 5.5,
     }
     assert list(zip(found.rows["what_changed"], found.rows["key"], strict=True)) == [
-        *(("gone", "S000010"), ("gone", "S000011"), ("new", "X1")),
+        *(("gone", "S000010"), ("gone", "S000011"), ("new", "X1"))
     ]
     assert round(found.rows["change"].sum(), 4) == 5.5 - float(gone)
     assert [(table, key, column) for table, key, column, _, _ in values(found)] == [

@@ -429,15 +429,11 @@ def test_a_filter_that_matches_nothing_ends_in_a_kind_sentence(
     shared_home: Path, shared_mart: Path, subtests: pytest.Subtests
 ) -> None:
     for values, said in [
-        (
-            {"segment": "Caffe"},
-            "No sale passes the filters. The notebook lists the words that they may be.",
-        ),
-        (
-            {"start_date": "2031-01-01"},
-            "No sale that passes the filters lies between these dates. Take a wider range.",
-        ),
-    ]:
+        ({"segment": "Caffe"},
+            "No sale passes the filters. The notebook lists the words that they may be."),
+        ({"start_date": "2031-01-01"},
+            "No sale that passes the filters lies between these dates. Take a wider range."),
+    ]:  # fmt: skip
         with subtests.test(said):
             executed = run_notebook("02_explore", values, shared_home)
             assert summary_of(executed) == [said]

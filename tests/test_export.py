@@ -179,12 +179,7 @@ def test_the_manifest_tells_rows_bytes_and_digests(mart, tmp_path):
     exported = export_tables(mart, relations, "json,csv", str(tmp_path), "2024-01-01", "")
     found = manifest(tmp_path / "CSV-export")
     files = found.pop("files")
-    assert found == {
-        "format_version": 1,
-        "build_id": 7,
-        "start_date": "2024-01-01",
-        "end_date": None,
-    }
+    assert found == {"format_version": 1, "build_id": 7, "start_date": "2024-01-01", "end_date": None}
     assert [(each["file"], each["table"], each["rows"]) for each in files] == [
         ("dim_builds.csv", "dim_builds", 2),
         ("fact_sales.csv", "fact_sales", 4),
@@ -205,11 +200,7 @@ def test_the_manifest_names_each_sheet_of_a_workbook(mart, tmp_path):
     relations = {"fact_sales": "fact_sales", "dim_builds": "build_log"}
     exported = export_tables(mart, relations, "xlsx", str(tmp_path))
     content = (tmp_path / "Excel-export" / "mart 0.xlsx").read_bytes()
-    file = {
-        "file": "mart 0.xlsx",
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
+    file = {"file": "mart 0.xlsx", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     assert manifest(tmp_path / "Excel-export")["files"] == [
         {**file, "table": "dim_builds", "sheet": "dim_builds", "rows": 2},
         {**file, "table": "fact_sales", "sheet": "fact_sales", "rows": 4},

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import xlsxwriter
-from conftest import CHECKOUT
+from conftest import CHECKOUT, declare_contract, load
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from mart_helpers.errors import InputError
-from mart_helpers.loading import Loader
+from mart_helpers.mart import create_candidate
 from mart_helpers.session import Session
 
 TABLES = ("dim_customer", "dim_product", "fact_sales")
@@ -103,12 +103,6 @@ def in_sqlite(folder: Path) -> None:
         database.commit()
 
 
-def load(candidate: Session, folder: Path, *tables: str) -> None:
-    loader = Loader(candidate, folder, 0.1)
-    for table in tables or TABLES:
-        loader.load(table, from_seed=False)
-
-
 def outcome(candidate: Session) -> tuple[list, list, list]:
     """What was loaded, and what is said of the rest, but for the wording of files and raw rows."""
     ask = candidate.connection.execute
@@ -125,13 +119,8 @@ def outcome(candidate: Session) -> tuple[list, list, list]:
 
 @pytest.fixture(scope="module")
 def of_csv(tmp_path_factory: pytest.TempPathFactory) -> tuple[list, list, list]:
-    from conftest import sql_of
-
-    from mart_helpers.mart import create_candidate
-
     session = create_candidate(tmp_path_factory.mktemp("csv") / "mart.duckdb")
-    for cell in sql_of("01_build", "create schema contract", "create table contract."):
-        session.connection.execute(cell)
+    declare_contract(session)
     load(session, CHECKOUT / "inputs")
     yield outcome(session)
     session.close()
@@ -182,7 +171,7 @@ def test_a_damaged_file_is_refused_or_each_row_of_it_accounted_for(
     folder = tmp_path_factory.mktemp("damaged")
     (folder / f"dim_product{suffix}").write_bytes(damaged)
     try:
-        Loader(candidate, folder, 1.0).load("dim_product", from_seed=False)
+        load(candidate, folder, "dim_product")
     except InputError:
         event(f"{suffix} refused")
         return
@@ -258,11 +247,7 @@ def test_a_sheet_whose_cells_cannot_be_told_is_refused_by_cell(candidate, tmp_pa
 def test_a_file_that_is_not_of_its_kind_is_refused(candidate, tmp_path, subtests):
     for name, data, message in [
         ("dim_product.xlsx", b"PK\x03\x04 no zip", "cannot be read as an Excel workbook"),
-        (
-            "dim_product.json",
-            b'{"product_id": 1}',
-            "array of JSON objects: it does not end with ]",
-        ),
+        ("dim_product.json", b'{"product_id": 1}', "array of JSON objects: it does not end with ]"),
         ("dim_product.json", b'[{"product_id": "P1"},', "it does not end with ]"),
         ("dim_product.json", b'[{"product_id": "P1"}, {"product_id"}]', "record 2: "),
         ("dim_product.json", b'[{"product_id": "P1", "product_id": "P2"}]', "has a name twice"),
@@ -271,7 +256,7 @@ def test_a_file_that_is_not_of_its_kind_is_refused(candidate, tmp_path, subtests
         ("dim_product.ndjson", b'{"product_id": "P1"}\n[1]\n', "line 2 is not an object"),
         ("dim_product.ndjson", b'{"product_id": "\xff"}\n', "is not UTF-8"),
         ("dim_product.sqlite", b"no database at all, but text", "cannot be read as an SQLite file"),
-    ]:
+    ]:  # fmt: skip
         with subtests.test(message):
             (tmp_path / name).write_bytes(data)
             with pytest.raises(InputError, match=message):

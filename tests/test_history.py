@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import mart_command, query, sql_of
+from conftest import load, mart_command, query, sql_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +14,6 @@ from mart_helpers.contract import read_contract
 from mart_helpers.diff import compare_files
 from mart_helpers.errors import InputError, StateError
 from mart_helpers.history import check_history
-from mart_helpers.loading import Loader
 from mart_helpers.session import Session
 from mart_helpers.trace import trace
 
@@ -92,9 +91,7 @@ def forget(session: Session) -> None:
 def build(session: Session, folder: Path) -> None:
     """The star of the extracts in `folder`, by the cells of 01_build."""
     forget(session)
-    loader = Loader(session, folder, 1)
-    for table in ("dim_customer", "dim_product", "fact_sales"):
-        loader.load(table, from_seed=False)
+    load(session, folder)
     for cell in sql_of("01_build", *MADE):
         session.connection.execute(cell)
     session.connection.execute("create schema if not exists checks")
@@ -285,7 +282,7 @@ def test_a_dated_file_without_a_day_of_its_own_is_refused(candidate, tmp_path, s
             for name in names:
                 (tmp_path / names[0] / "dim_customer" / name).write_text(HEADER + "C1,Ann,,,,\n")
             with pytest.raises(InputError, match=problem):
-                Loader(candidate, tmp_path / names[0], 1).load("dim_customer", from_seed=False)
+                load(candidate, tmp_path / names[0], "dim_customer")
 
 
 def test_history_is_declared_of_columns_of_a_dimension_that_are_no_key(candidate):
@@ -319,8 +316,7 @@ def test_the_cells_of_stage_4_give_each_sale_the_product_cost_of_its_day(candida
         text = f"{header}\n{row.replace(',1,2', f',{cost},2')}\n"
         (folder / "dim_product" / f"{day}.csv").write_text(text)
     candidate.connection.execute("comment on column contract.dim_product.unit_cost is 'history: cost'")
-    for table in ("dim_customer", "dim_product", "fact_sales"):
-        Loader(candidate, folder, 1).load(table, from_seed=False)
+    load(candidate, folder)
     by_id = "dim_product on sales.product_id = dim_product.product_id"
     on_its_day = "sales.sale_date between dim_product.sales_from and dim_product.sales_to"
     for cell in sql_of("01_build", *MADE):

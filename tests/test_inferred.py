@@ -4,13 +4,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import publish_checked, query, sql_of
+from conftest import declare_contract, load, publish_checked, query, sql_of
 
 from mart_helpers.checks import run_checks
 from mart_helpers.contract import read_contract
 from mart_helpers.derived import derive_checks
 from mart_helpers.errors import StateError
-from mart_helpers.loading import Loader
 from mart_helpers.mart import create_candidate
 from mart_helpers.session import Session
 
@@ -33,12 +32,11 @@ INFERRED = "comment on table contract.dim_product is 'inferred: one row per prod
 def build(folder: Path, products: str = PRODUCTS, also: str = INFERRED) -> Session:
     """A candidate with the star of 01_build, after these further declarations."""
     session = create_candidate(folder / "mart.duckdb", {})
-    for cell in sql_of("01_build", "create schema contract", "create table contract."):
-        session.connection.execute(cell)
+    declare_contract(session)
     session.connection.execute(also)
     for table, text in (("dim_customer", CUSTOMERS), ("dim_product", products), ("fact_sales", SALES)):
         (folder / f"{table}.csv").write_text(text)
-        Loader(session, folder, 1.0).load(table, from_seed=False)
+    load(session, folder)
     amounts = [f"create macro {name}_amount" for name in ("gross", "discount", "net")]
     makes = ("set variable history", "create view staging.", "create table staging.")
     for cell in sql_of("01_build", *amounts, *makes, "create table dim_", "create table fact_sales"):
@@ -88,7 +86,7 @@ def test_loading_again_infers_anew(tmp_path):
             session.connection.execute(f"drop table {table}")
         sales = SALES.replace("P9", "P7")
         (tmp_path / "fact_sales.csv").write_text(sales)
-        Loader(session, tmp_path, 1.0).load("fact_sales", from_seed=False)
+        load(session, tmp_path, "fact_sales")
         keys = session.connection.execute("select product_id from staging.dim_product").fetchall()
         assert keys == [("P1",), ("P7",), ("P2",)]
 

@@ -7,7 +7,7 @@ from time import process_time
 
 import duckdb
 import pytest
-from conftest import SALES_HEADER, sql_of
+from conftest import SALES_HEADER, load, sql_of
 
 from mart_helpers import staging
 from mart_helpers.checks import run_checks
@@ -30,13 +30,6 @@ def inputs(tmp_path: Path) -> Path:
     (folder / "dim_customer.csv").write_text(CUSTOMERS)
     (folder / "dim_product.csv").write_text(PRODUCTS)
     return folder
-
-
-def load(candidate: Session, inputs: Path, *tables: str, share: float = 1.0) -> None:
-    """Load these tables, or those of the sample."""
-    loader = Loader(candidate, inputs, share)
-    for table in tables or ("dim_customer", "dim_product", "fact_sales"):
-        loader.load(table, from_seed=False)
 
 
 def load_sales(candidate: Session, inputs: Path, text: str, share: float = 1.0) -> None:

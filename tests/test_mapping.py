@@ -3,10 +3,9 @@ from pathlib import Path
 
 import pytest
 import xlsxwriter
-from conftest import sql_of
+from conftest import load, sql_of
 
 from mart_helpers.errors import InputError, QueryError, StateError
-from mart_helpers.loading import Loader
 from mart_helpers.raw import RawFiles
 from mart_helpers.session import Session
 from mart_helpers.trace import origins
@@ -52,13 +51,11 @@ def mapped(candidate: Session, inputs: Path) -> Session:
     return candidate
 
 
-def load(mapped: Session, inputs: Path, rows: str, mapping: str = SALES_MAPPED) -> None:
+def load_sales(mapped: Session, inputs: Path, rows: str, mapping: str = SALES_MAPPED) -> None:
     (inputs / "orders.csv").write_text(HEADER + rows)
     mapped.execute("drop view if exists mapping.fact_sales; drop view if exists mapping.fact_sale")
     mapped.execute(mapping)
-    loader = Loader(mapped, inputs, 1.0)
-    for table in ("dim_customer", "dim_product", "fact_sales"):
-        loader.load(table, from_seed=False)
+    load(mapped, inputs)
 
 
 def staged(mapped: Session, columns: str = "sale_id") -> list[tuple]:
@@ -79,7 +76,7 @@ def counts(mapped: Session, table: str = "fact_sales") -> tuple[int, int, int, i
 
 
 def test_a_mapping_renames_reads_and_joins_columns(mapped, inputs):
-    load(mapped, inputs, GOOD)
+    load_sales(mapped, inputs, GOOD)
     columns = (
         "sale_id, sale_date::varchar, customer_id, quantity, unit_price::varchar, discount::varchar"
     )
@@ -88,20 +85,16 @@ def test_a_mapping_renames_reads_and_joins_columns(mapped, inputs):
 
 def test_what_a_mapping_cannot_read_is_quarantined_as_it_stands(mapped, inputs, subtests):
     for row, entry in [
-        (
-            "A2;1;31.02.2024;C1;P1;2;1,50;0 %",
-            (3, "Datum", "31.02.2024", 'Datum "31.02.2024" is not a date written as %d.%m.%Y'),
-        ),
-        (
-            "A2;1;31.12.2024;C1;P1;2;1,234.50;0 %",
-            (3, "Preis", "1,234.50", 'Preis "1,234.50" is not a number with the decimal sign ,'),
-        ),
+        ("A2;1;31.02.2024;C1;P1;2;1,50;0 %", (3, "Datum", "31.02.2024",
+            'Datum "31.02.2024" is not a date written as %d.%m.%Y')),
+        ("A2;1;31.12.2024;C1;P1;2;1,234.50;0 %",
+            (3, "Preis", "1,234.50", 'Preis "1,234.50" is not a number with the decimal sign ,')),
         ("A2;1;31.12.2024;C1;P1;2,5;1,50;0 %", (3, "quantity", "2,5")),
         ("A2;1;31.12.2024;C1;P9;2;1,50;0 %", (3, "product_id", "P9")),
         ("A2;1;31.12.2024;C1;P1;2;1,50", (3, None, None)),
-    ]:
+    ]:  # fmt: skip
         with subtests.test(row):
-            load(mapped, inputs, f"{GOOD}{row}\n")
+            load_sales(mapped, inputs, f"{GOOD}{row}\n")
             (found,) = quarantined(mapped)
             assert found[: len(entry)] == entry
             assert quarantined(mapped, "file, raw_row") == [("orders.csv", row)]
@@ -109,7 +102,7 @@ def test_what_a_mapping_cannot_read_is_quarantined_as_it_stands(mapped, inputs, 
 
 
 def test_each_unreadable_value_of_a_row_is_told(mapped, inputs):
-    load(mapped, inputs, f"{GOOD}A2;1;gestern;C1;P1;viel;teuer;0 %\n")
+    load_sales(mapped, inputs, f"{GOOD}A2;1;gestern;C1;P1;viel;teuer;0 %\n")
     assert sorted(quarantined(mapped, "column_name, value")) == [
         ("Datum", "gestern"),
         ("Preis", "teuer"),
@@ -118,7 +111,7 @@ def test_each_unreadable_value_of_a_row_is_told(mapped, inputs):
 
 
 def test_an_unreadable_value_of_an_optional_column_is_not_an_empty_one(mapped, inputs):
-    load(
+    load_sales(
         mapped,
         inputs,
         f"{GOOD}A2;1;31.12.2024;C1;P1;2;1,50;ein Drittel\nA3;1;31.12.2024;C1;P1;2;1,50;\n",
@@ -135,7 +128,7 @@ def test_a_cast_that_fails_is_a_bad_row_and_no_failed_build(mapped, inputs, subt
     ]:
         with subtests.test(expression):
             mapping = SALES_MAPPED.replace('"Menge"', expression)
-            load(mapped, inputs, f"{GOOD}A2;1;31.12.2024;C1;P1;zwei;1,50;0 %\n", mapping)
+            load_sales(mapped, inputs, f"{GOOD}A2;1;31.12.2024;C1;P1;zwei;1,50;0 %\n", mapping)
             ((line, column, value, reason),) = quarantined(mapped)
             assert (line, column, value) == (3, "Menge", "zwei")
             assert reason.startswith('Menge "zwei" is not a ')
@@ -147,7 +140,7 @@ def test_only_the_branch_that_is_looked_at_can_fail(mapped, inputs):
     mapping = SALES_MAPPED.replace("""date_from("Datum", '%d.%m.%Y')""", either)
     mapping = mapping.replace("""number_from("Preis", ',')""", price)
     rows = "A2;2;2024-12-31;C1;P1;2;frei;\nA3;1;31/12/2024;C1;P1;2;frei;\n"
-    load(mapped, inputs, GOOD + rows, mapping)
+    load_sales(mapped, inputs, GOOD + rows, mapping)
     assert staged(mapped) == [("A1-1",), ("A2-2",)]
     assert {each[:3] for each in quarantined(mapped)} == {
         (4, "Datum", "31/12/2024"),
@@ -160,14 +153,14 @@ def test_a_default_does_not_hide_what_cannot_be_read(mapped, inputs):
         "percent_from(\"Rabatt\", ',')", "coalesce(percent_from(\"Rabatt\", ','), 0)"
     )
     rows = "A2;1;31.12.2024;C1;P1;2;1,50;\nA3;1;31.12.2024;C1;P1;2;1,50;halb\n"
-    load(mapped, inputs, GOOD + rows, mapping)
+    load_sales(mapped, inputs, GOOD + rows, mapping)
     assert staged(mapped) == [("A1-1",), ("A2-1",)]
     assert quarantined(mapped, "line, value") == [(4, "halb")]
 
 
 def test_where_leaves_lines_out_and_they_are_counted(mapped, inputs):
     rows = f"{GOOD}Summe;;;\n\nSumme;;;;;;17;\n"
-    load(mapped, inputs, rows, f"{SALES_MAPPED} where \"Auftrag\" <> 'Summe'")
+    load_sales(mapped, inputs, rows, f"{SALES_MAPPED} where \"Auftrag\" <> 'Summe'")
     assert counts(mapped) == (3, 1, 0, 2)
     assert not quarantined(mapped)
 
@@ -175,7 +168,7 @@ def test_where_leaves_lines_out_and_they_are_counted(mapped, inputs):
 def test_a_line_that_where_cannot_judge_is_quarantined(mapped, inputs):
     rows = f"{GOOD}A2;1;01.01.2020;C1;P1;2;1,50;0 %\nA3;1;??;C1;P1;2;1,50;0 %\n"
     where = "where date_from(\"Datum\", '%d.%m.%Y') >= '2024-01-01'"
-    load(mapped, inputs, rows, f"{SALES_MAPPED} {where}")
+    load_sales(mapped, inputs, rows, f"{SALES_MAPPED} {where}")
     assert counts(mapped) == (3, 1, 1, 1)
     assert quarantined(mapped, "line, column_name, value") == [(4, "Datum", "??")]
 
@@ -188,14 +181,14 @@ def test_one_flat_file_feeds_several_tables(mapped, inputs):
         'select "Kunde" as customer_id, null as customer_name, null as segment, null as city, '
         "null as country, null as signup_date from source.orders"
     )
-    load(mapped, inputs, rows)
+    load_sales(mapped, inputs, rows)
     assert counts(mapped, "dim_customer") == (2, 1, 0, 1)
     assert counts(mapped) == (2, 2, 0, 0)
 
 
 def test_a_key_with_other_values_is_a_conflict_that_names_both_lines(mapped, inputs):
     (inputs / "kunden.csv").write_text(f"{CUSTOMERS}C1;One\nC1;Uno\nC1;Uno\n")
-    load(mapped, inputs, GOOD)
+    load_sales(mapped, inputs, GOOD)
     assert counts(mapped, "dim_customer") == (5, 2, 1, 2)
     assert quarantined(mapped, "line, reason") == [
         (5, 'customer_id "C1" has another customer_name than that of line 2')
@@ -203,12 +196,12 @@ def test_a_key_with_other_values_is_a_conflict_that_names_both_lines(mapped, inp
 
 
 def test_an_equal_repeat_of_a_fact_is_left_out_only_if_asked_for(mapped, inputs):
-    load(mapped, inputs, GOOD * 2)
+    load_sales(mapped, inputs, GOOD * 2)
     assert counts(mapped) == (2, 1, 1, 0)
 
 
 def test_distinct_leaves_equal_rows_of_a_fact_out(mapped, inputs):
-    load(mapped, inputs, GOOD * 2, SALES_MAPPED.replace("select", "select distinct", 1))
+    load_sales(mapped, inputs, GOOD * 2, SALES_MAPPED.replace("select", "select distinct", 1))
     assert counts(mapped) == (2, 1, 0, 1)
 
 
@@ -225,7 +218,7 @@ def test_order_fields_on_the_first_line_only_are_filled_down(mapped, inputs):
         )
         select line, {COLUMNS} from filled
     """
-    load(mapped, inputs, GOOD + ";2;;C1;P2;1;3,50;\nA2;1;nie;C1;P2;1;3,50;\n", mapping)
+    load_sales(mapped, inputs, GOOD + ";2;;C1;P2;1;3,50;\nA2;1;nie;C1;P2;1;3,50;\n", mapping)
     assert staged(mapped) == [("A1-1",), ("A1-2",)]
     assert quarantined(mapped, "line, value") == [(4, "nie")]
 
@@ -240,9 +233,7 @@ def test_lines_are_physical_ones_behind_line_ends_in_quotes_and_unreadable_recor
     mapped.execute(SALES_MAPPED)
     lines = mapped.connection.execute('select line, "Auftrag" from source.orders').fetchall()
     assert lines == [(2, "A1"), (3, "A\n2"), (7, "A4"), (8, "Ä5")]
-    loader = Loader(mapped, inputs, 1.0)
-    for table in ("dim_customer", "dim_product", "fact_sales"):
-        loader.load(table, from_seed=False)
+    load(mapped, inputs)
     assert quarantined(mapped, "line, column_name") == [(6, None), (7, "Datum")]
     assert counts(mapped) == (5, 3, 2, 0)
 
@@ -254,9 +245,7 @@ def test_a_folder_is_one_source_whose_rows_keep_their_file(mapped, inputs):
         "Pos;Auftrag;Datum;Kunde;Artikel;Menge;Preis\n1;A2;nie;C1;P1;1;2,00\n1;A3;31.12.2024;C1;P1;1;2,00\n"
     )
     mapped.execute(SALES_MAPPED)
-    loader = Loader(mapped, inputs, 1.0)
-    for table in ("dim_customer", "dim_product", "fact_sales"):
-        loader.load(table, from_seed=False)
+    load(mapped, inputs)
     assert staged(mapped) == [("A1-1",), ("A3-1",)]
     assert quarantined(mapped, "file, line") == [("orders/02.csv", 2)]
     found = mapped.connection.execute('select file, line, "Rabatt" from source.orders').fetchall()
@@ -265,7 +254,7 @@ def test_a_folder_is_one_source_whose_rows_keep_their_file(mapped, inputs):
 
 
 def test_the_origin_of_a_built_key_is_found_again(mapped, inputs):
-    load(mapped, inputs, GOOD + GOOD.replace("A1", "A2"))
+    load_sales(mapped, inputs, GOOD + GOOD.replace("A1", "A2"))
     assert origins(mapped.connection, "fact_sales", [("A2-1",)], inputs) == {
         ("A2-1",): ("orders.csv", 3)
     }
@@ -305,7 +294,7 @@ def test_what_is_no_mapping_is_refused_with_a_sentence(mapped, inputs, subtests)
         ),
     ]:
         with subtests.test(message), pytest.raises(StateError, match=message):
-            load(mapped, inputs, GOOD, mapping)
+            load_sales(mapped, inputs, GOOD, mapping)
 
 
 def test_a_source_that_is_not_there_is_named(mapped):
@@ -315,12 +304,12 @@ def test_a_source_that_is_not_there_is_named(mapped):
 
 def test_a_column_that_is_not_there_is_named(mapped, inputs):
     with pytest.raises(QueryError, match="Bestellung"):
-        load(mapped, inputs, GOOD, SALES_MAPPED.replace('"Auftrag"', '"Bestellung"'))
+        load_sales(mapped, inputs, GOOD, SALES_MAPPED.replace('"Auftrag"', '"Bestellung"'))
 
 
 def test_a_file_that_no_statement_names_is_not_read(mapped, inputs):
     (inputs / "notes.csv").write_bytes(b"\0")
-    load(mapped, inputs, GOOD)
+    load_sales(mapped, inputs, GOOD)
     assert counts(mapped) == (1, 1, 0, 0)
 
 
@@ -342,9 +331,7 @@ def test_a_sheet_is_mapped_as_a_file_is(mapped, inputs):
             number_from("Preis", '.') as unit_price, "Rabatt" as discount
         from source."Aufträge" where "Auftrag" <> 'Summe'
     """)
-    loader = Loader(mapped, inputs, 1.0)
-    for table in ("dim_customer", "dim_product", "fact_sales"):
-        loader.load(table, from_seed=False)
+    load(mapped, inputs)
     assert staged(mapped, "sale_id, sale_date::varchar") == [("A1-1", "2024-12-31")]
     assert counts(mapped) == (3, 1, 1, 1)
     assert quarantined(mapped, "file, line, reason") == [
@@ -367,7 +354,7 @@ def test_a_file_in_which_values_are_looked_up_is_in_the_books(mapped, inputs):
         "from source.orders",
         'from source.orders as orders inner join source.prices on orders."Artikel" = prices."Nr"',
     )
-    load(mapped, inputs, GOOD, mapping.replace("select", "select orders.line,", 1))
+    load_sales(mapped, inputs, GOOD, mapping.replace("select", "select orders.line,", 1))
     assert staged(mapped, "unit_price::varchar") == [("4.0000",)]
     books = (
         "select file, bytes, rows_read, rows_loaded from build_inputs where table_name = 'fact_sales'"

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import xlsxwriter
-from conftest import CHECKOUT, sql_of
+from conftest import CHECKOUT, load, sql_of
 
 from mart_helpers.books import account_of
-from mart_helpers.loading import Loader
 from mart_helpers.raw import RawFiles
 from mart_helpers.session import Session
 
@@ -46,9 +45,7 @@ def test_an_example_ends_as_the_page_says(candidate: Session, tmp_path: Path, te
     amounts = ("create macro gross", "create macro discount", "create macro net")
     for sql in [*sql_of("01_build", "create macro date_from", *amounts), block(text, "sql")]:
         candidate.execute(sql, shows=False)
-    loader = Loader(candidate, inputs, 0.5)
-    for table in ("dim_customer", "dim_product", "fact_sales"):
-        loader.load(table, from_seed=False)
+    load(candidate, inputs, share=0.5)
     candidate.execute("""
         update build_log
         set

@@ -166,10 +166,7 @@ def test_continuous_integration_can_start_its_script() -> None:
 def test_the_workflow_runs_the_commands_of_the_readme_on_each_python_and_nbval_by_itself() -> None:
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))["jobs"]
     matrix = jobs["tests"]["strategy"]["matrix"]
-    assert matrix == {
-        "os": ["ubuntu-latest", "macos-latest"],
-        "python": ["3.11", "3.12", "3.13"],
-    }
+    assert matrix == {"os": ["ubuntu-latest", "macos-latest"], "python": ["3.11", "3.12", "3.13"]}
     commands = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in jobs.items()}
     assert commands["tests"] == ["make run", "make test"]
     assert commands["notebooks"][-1] == "pytest --nbval notebooks"

@@ -127,10 +127,7 @@ def test_a_running_notebook_with_good_values_passes():
 
 def test_what_papermill_injected_wrongly_is_refused(subtests):
     for injected, message in [
-        (
-            "stagee = 2",
-            "unknown parameter stagee. Did you mean stage? Expected one of stage, ",
-        ),
+        ("stagee = 2", "unknown parameter stagee. Did you mean stage? Expected one of stage, "),
         ("zzz = 1", "unknown parameter zzz. Expected one of stage, inputs_dir,"),
         ("stage = 9", "stage: found 9, expected one of 1, 2, 3."),
         (

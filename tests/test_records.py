@@ -14,14 +14,7 @@ from hypothesis import strategies as st
 
 from mart_helpers import records
 from mart_helpers.errors import InputError
-from mart_helpers.records import (
-    NOT_UTF8,
-    OUTSIDE_QUOTES,
-    STRAY_CR,
-    Located,
-    data_blocks,
-    records_at,
-)
+from mart_helpers.records import NOT_UTF8, OUTSIDE_QUOTES, STRAY_CR, Located, data_blocks, records_at
 from mart_helpers.sources import CsvFile
 from mart_helpers.staging import batches, read_batch
 

@@ -81,26 +81,17 @@ def test_a_run_passes_the_values_reports_each_cell_and_keeps_what_was_executed(h
 
 def test_a_failing_cell_gives_one_message_and_the_executed_notebook(home, subtests):
     for cell, message, status in [
-        (
-            "from mart_helpers.errors import CheckFailed\nraise CheckFailed('2 bad rows\\nof 7')",
-            "2 bad rows\nof 7",
-            1,
-        ),
-        (
-            "from mart_helpers.errors import UsageError\nraise UsageError('no such day')",
-            "no such day",
-            2,
-        ),
-        (
-            "from mart_helpers.errors import QueryError\nraise QueryError('no such table')",
-            "01_build, cell 2 (Load): QueryError: no such table\nThe executed copy is data/runs/",
-            1,
-        ),
+        ("from mart_helpers.errors import CheckFailed\nraise CheckFailed('2 bad rows\\nof 7')",
+            "2 bad rows\nof 7", 1),
+        ("from mart_helpers.errors import UsageError\nraise UsageError('no such day')", "no such day",
+            2),
+        ("from mart_helpers.errors import QueryError\nraise QueryError('no such table')",
+            "01_build, cell 2 (Load): QueryError: no such table\nThe executed copy is data/runs/", 1),
         ("1 / 0", "01_build, cell 2 (Load): ZeroDivisionError: division by zero", 1),
         ("%%nosuchmagic\nx", "01_build, cell 2 (Load): UsageError: Cell magic `%%nosuchmagic`", 1),
         ("import os; os._exit(7)", "01_build, cell 2 (Load): DeadKernelError: the process that", 1),
         ("import os; os.kill(os.getpid(), 9)", "01_build, cell 2 (Load): DeadKernelError: the", 1),
-    ]:
+    ]:  # fmt: skip
         with subtests.test(message):
             write_notebook(
                 home / "notebooks" / "01_build.ipynb", PARAMETERS, "# Load", cell, "never = 1"

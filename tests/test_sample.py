@@ -8,9 +8,7 @@ import duckdb
 import plain
 from conftest import query, sql_of
 
-from mart_helpers.lab.sample import (
-    write_sample,
-)
+from mart_helpers.lab.sample import write_sample
 
 
 def test_the_inputs_are_made_again_byte_for_byte(tmp_path: Path) -> None:

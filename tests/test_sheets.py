@@ -52,11 +52,7 @@ CELLS = [
     ("1 / 3", 1 / 3, "General"),
     ("date '2024-02-29'", datetime(2024, 2, 29), "yyyy-mm-dd"),
     ("date '1900-03-01'", datetime(1900, 3, 1), "yyyy-mm-dd"),  # programs agree from this day on
-    (
-        "timestamp '2024-02-29 12:34:56'",
-        datetime(2024, 2, 29, 12, 34, 56),
-        "yyyy-mm-dd hh:mm:ss.000",
-    ),
+    ("timestamp '2024-02-29 12:34:56'", datetime(2024, 2, 29, 12, 34, 56), "yyyy-mm-dd hh:mm:ss.000"),
     ("true", True, "General"),
     ("'007'", "007", "@"),
     ("'=1+1'", "=1+1", "@"),
@@ -198,15 +194,11 @@ def test_sheets_have_names_that_excel_takes(subtests):
 
 def test_what_excel_cannot_hold_is_refused_before_anything_is_written(mart, tmp_path, subtests):
     for select, message in [
-        (
-            "select range as n from range(1_048_576)",
-            "things has 1,048,576 rows, and an Excel sheet holds 1,048,575 .*Leave xlsx out",
-        ),
-        (
-            "select '' as note union all select repeat('😀', 16_384)",
-            "things has a text of 32,768 characters in note, and an Excel cell holds 32,767",
-        ),
-    ]:
+        ("select range as n from range(1_048_576)",
+            "things has 1,048,576 rows, and an Excel sheet holds 1,048,575 .*Leave xlsx out"),
+        ("select '' as note union all select repeat('😀', 16_384)",
+            "things has a text of 32,768 characters in note, and an Excel cell holds 32,767"),
+    ]:  # fmt: skip
         with subtests.test(select):
             mart.connection.execute(f"create or replace temp view large as {select}")
             relations = {"build_log": "build_log", "things": "large"}

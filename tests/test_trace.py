@@ -247,11 +247,7 @@ def test_a_mart_of_seed_rows_says_so_whatever_the_folder_holds(project):
 def test_a_seed_row_that_was_set_aside_is_shown_by_its_number(project):
     text = trace(project, "fact_sales", "S000298", mart="learned.duckdb")
     assert part(text, "mart") == ["no row has this key"]
-    assert part(text, "quarantine")[:3] == [
-        "seed rows, row 2",
-        "column sale_date",
-        "value 2024-13-02",
-    ]
+    assert part(text, "quarantine")[:3] == ["seed rows, row 2", "column sale_date", "value 2024-13-02"]
 
 
 def test_a_file_that_changed_since_the_build_is_named_and_searched_as_it_is(project, later):

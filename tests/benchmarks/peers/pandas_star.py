@@ -19,13 +19,7 @@ TEXT = pd.StringDtype("pyarrow", na_value=np.nan)
 UNIT = 10_000  # an amount of 1 is this many of ours
 SHARE_UNIT = 1_000_000  # and a discount of 1 this many
 AMOUNTS = ("unit_cost", "list_price", "unit_price", "gross_amount", "discount_amount", "net_amount")
-CUSTOMERS = {
-    "customer_id": TEXT,
-    "customer_name": TEXT,
-    "segment": TEXT,
-    "city": TEXT,
-    "country": TEXT,
-}
+CUSTOMERS = {"customer_id": TEXT, "customer_name": TEXT, "segment": TEXT, "city": TEXT, "country": TEXT}
 PRODUCTS = {
     "product_id": TEXT,
     "product_name": TEXT,
