@@ -386,7 +386,7 @@ def test_open_without_a_browser_says_where_the_page_is(reported: Run, tmp_path: 
         environment.setenv("PATH", str(tmp_path))  # which holds no browser
         environment.delenv("BROWSER", raising=False)
         environment.delenv("DISPLAY", raising=False)
-        done = mart_command("quality", "--open")
+        done = mart_command("dashboard", "--open")
     assert done.returncode == 0
-    said = "mart: --open found no browser. Open data/pages/04_quality.html in one."
+    said = "mart: --open found no browser. Open data/pages/dashboard.html in one."
     assert done.stderr.splitlines()[-1] == said
