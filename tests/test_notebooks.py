@@ -14,7 +14,7 @@ import golden
 import nbformat
 import pandas as pd
 import pytest
-from conftest import CHECKOUT, code_cells, make_home, put_mart
+from conftest import CHECKOUT, code_cells, make_home
 from golden import ORDER, PICTURE
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -125,24 +125,21 @@ def test_a_table_that_is_cut_off_is_seen():
 
 
 @pytest.fixture(scope="module")
-def nbval_on_changed(
-    sample_mart: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[tuple[str, int], str]:
-    """nbval's verdicts on 05_dashboard when each cell is saved otherwise than its run leaves it.
+def nbval_on_changed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], str]:
+    """nbval's verdicts on 01_build when each cell is saved otherwise than its run leaves it.
 
     Behind it a notebook with a `%%sql` cell that fails.
     """
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = make_home(tmp_path_factory.mktemp("changed") / "home", monkeypatch)
-        put_mart(sample_mart, home)
-        notebook = home / "notebooks" / "05_dashboard.ipynb"
-        notebook.write_text(json.dumps(changed_everywhere(saved("05_dashboard"))))
+        build = home / "notebooks" / "01_build.ipynb"
+        build.write_text(json.dumps(changed_everywhere(saved("01_build"))))
         sources = ("'no output saved'", SET_UP, "%%sql\nselect * from no_such_table", "1 + 1")
         cells = [new_code_cell(source, execution_count=n) for n, source in enumerate(sources, start=1)]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         failing = new_notebook(cells=cells, metadata={"kernelspec": kernel})
         nbformat.write(failing, home / "notebooks" / "failing.ipynb")
-        return verdicts(nbval(home, "05_dashboard", "failing"))
+        return verdicts(nbval(home, "01_build", "failing"))
 
 
 def changed_everywhere(notebook: dict) -> dict:
@@ -164,7 +161,7 @@ def changed_everywhere(notebook: dict) -> dict:
 
 def test_nbval_fails_each_cell_that_is_saved_otherwise_than_it_runs(nbval_on_changed):
     found = {cell: said for (name, cell), said in nbval_on_changed.items() if name != "failing"}
-    assert found == dict.fromkeys(range(len(code_cells("05_dashboard"))), "FAILED")
+    assert found == dict.fromkeys(range(len(code_cells("01_build"))), "FAILED")
 
 
 def test_nbval_fails_an_sql_cell_and_counts_none_behind_it_as_passed(nbval_on_changed):
