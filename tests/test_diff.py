@@ -7,6 +7,7 @@ from conftest import mart_command
 
 from mart_helpers.diff import Comparison, compare_files, described
 from mart_helpers.tables import as_text
+from mart_helpers.texts import quoted
 
 TABLES = ["dim_customer", "dim_date", "dim_product", "fact_inventory", "fact_sales"]
 SALES = plain.rows_loaded("fact_sales")
