@@ -166,19 +166,9 @@ for name, notebooks, flags, text in (
     ("explore", ("02_explore",), [EXPLORED, CODE, OPEN], "Look at sales, customers and products."),
     ("export", ("03_export",), [PAGED, CODE], "Write the mart's tables as files to share."),
     ("quality", ("04_quality",), [PAGED, CODE], "Check the mart and write a report."),
-    (
-        "dashboard",
-        ALL[-1:],
-        [PAGED, CODE, OPEN],
-        "Make one page with figures, charts and filters.",
-    ),
+    ("dashboard", ALL[-1:], [PAGED, CODE, OPEN], "Make one page with figures, charts and filters."),
     ("all", ALL, [PAGED, CODE, OPEN], "Build, quality, explore, export and dashboard, in this order."),
-    (
-        "report",
-        ALL,
-        [OPEN],
-        "Do the same as all, and also write one page to print or mail.",
-    ),
+    ("report", ALL, [OPEN], "Do the same as all, and also write one page to print or mail."),
 ):
     settings = {"help": text, "params": [*flags, VERBOSE, NOTIFY], "callback": _run_notebooks}
     mart.add_command(Command(name, notebooks=notebooks, **settings))

@@ -36,7 +36,7 @@ class Outcome:
         self.database, self.data_dir = database, data_dir
         self.exports: list[Path] = []
         self._report = data_dir / "quality" / "quality_report.json"
-        self._report_before = _identity(self._report)
+        self._report_before = self._version_of_report()
         self._began, self._started = datetime.now(UTC), monotonic()
         self._folder: Path | None = None
         self._executed: dict[str, Path] = {}
@@ -180,8 +180,14 @@ class Outcome:
         page = self.data_dir / "pages" / "dashboard.html"
         return [page] if "05_dashboard" in self._executed else []
 
+    def _version_of_report(self) -> tuple[int, int] | None:
+        with suppress(OSError):
+            found = self._report.stat()
+            return found.st_ino, found.st_mtime_ns
+        return None
+
     def _new_report(self) -> dict | None:
-        if _identity(self._report) in (None, self._report_before):
+        if self._version_of_report() in (None, self._report_before):
             return None
         return json.loads(self._report.read_text(encoding="utf-8"))
 
@@ -200,49 +206,40 @@ def reported(notebook: str, verbose: bool = False) -> Iterator[Callable[["Progre
     A terminal shows one line that follows the cells. Other outputs get one line per finished heading:
     date and time, notebook, heading, seconds. With `verbose`, both get one line per cell.
     """
-    lines = _Lines(notebook, verbose, sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
-    started = monotonic()
-    outcome = "stopped after"
-    try:
-        yield lines.follow
-        outcome = "done in"
-    finally:
-        lines.follow(None)
-        lines.say(f"{notebook}  {outcome} {monotonic() - started:.1f} s")
+    is_watched = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    started = began = monotonic()
+    step, end = "", "stopped after"
 
-
-class _Lines:
-    def __init__(self, notebook: str, verbose: bool, is_watched: bool) -> None:
-        self._notebook, self._verbose, self._is_watched = notebook, verbose, is_watched
-        self._step, self._began = "", monotonic()
-        if is_watched:
-            self.say(f"{notebook}  starting", end="")
-
-    def follow(self, progress: "Progress | None") -> None:
+    def follow(progress: "Progress | None") -> None:
         """Report the previous step as finished if this is a new one; None means that the run ended."""
-        step = self._step_of(progress) if progress else ""
-        if self._step and step != self._step and (self._verbose or not self._is_watched):
-            self.say(f"{self._step}  {monotonic() - self._began:.2f} s")
-        if step != self._step:
-            self._step, self._began = step, monotonic()
-        if progress and self._is_watched:
-            self.say(f"{self._notebook}  {_place(progress)}", end="")
+        nonlocal step, began
+        place = f"{notebook}  {progress.cell}/{progress.cells}  {progress.heading}" if progress else ""
+        new = (place if verbose or not progress else f"{notebook}  {progress.heading}").rstrip()
+        if step and new != step and (verbose or not is_watched):
+            _say(f"{step}  {monotonic() - began:.2f} s", is_watched)
+        if new != step:
+            step, began = new, monotonic()
+        if progress and is_watched:
+            _say(place, is_watched, end="")
 
-    def _step_of(self, progress: "Progress") -> str:
-        return f"{self._notebook}  {_place(progress) if self._verbose else progress.heading}".rstrip()
-
-    def say(self, text: str, end: str = "\n") -> None:
-        text = visible(text)
-        if self._is_watched:
-            text = f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}"
-        else:
-            text = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}"
-        with suppress(OSError):  # a run does not fail because its progress cannot be shown
-            print(text, end=end, file=sys.stderr, flush=True)
+    if is_watched:
+        _say(f"{notebook}  starting", is_watched, end="")
+    try:
+        yield follow
+        end = "done in"
+    finally:
+        follow(None)
+        _say(f"{notebook}  {end} {monotonic() - started:.1f} s", is_watched)
 
 
-def _place(progress: "Progress") -> str:
-    return f"{progress.cell}/{progress.cells}  {progress.heading}"
+def _say(text: str, is_watched: bool, end: str = "\n") -> None:
+    text = visible(text)
+    if is_watched:
+        text = f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}"
+    else:
+        text = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}"
+    with suppress(OSError):  # a run does not fail because its progress cannot be shown
+        print(text, end=end, file=sys.stderr, flush=True)
 
 
 def hand_on(command: str, summary: Mapping[str, object]) -> str:
@@ -262,11 +259,3 @@ def hand_on(command: str, summary: Mapping[str, object]) -> str:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     return f"ended with status {process.returncode}" if process.returncode else ""
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What identifies this version of a file; None if there is no file."""
-    with suppress(OSError):
-        found = path.stat()
-        return found.st_ino, found.st_mtime_ns
-    return None

@@ -9,6 +9,7 @@ from duckdb import DuckDBPyConnection
 from mart_helpers.contract import declared_keys
 from mart_helpers.staging import BEGINNING
 from mart_helpers.star import (
+    CALENDAR,
     VALID_FROM,
     Metric,
     day_of,
@@ -75,8 +76,7 @@ class Mart:
         """
         found = {}
         for column, type_ in self.star[table].items():
-            dimension = self.references[table].get(column)
-            if dimension in self.keys:
+            if dimension := self._resolved(table, column):
                 role, key = column.removesuffix(surrogate_key(dimension)), self.keys[dimension]
                 types = ", ".join(self.star[dimension][name] for name in key)
                 found[column] = ", ".join(f"{role}{name}" for name in key), types
@@ -93,8 +93,7 @@ class Mart:
         chosen, joins = [], []
         for column, place in places.items():
             source = f"stored.{quoted(column)}"
-            dimension = self.references[table].get(column)
-            if is_resolved and dimension in self.keys:
+            if is_resolved and (dimension := self._resolved(table, column)):
                 key = f"of_{place}.{quoted(surrogate_key(dimension))}"
                 joins.append(f"left join {self.stored(dimension)} as of_{place} on {source} = {key}")
                 source = row_sql(self.keys[dimension], f"of_{place}")
@@ -103,6 +102,11 @@ class Mart:
         newest = f"qualify stored.{VALID_FROM} = max(stored.{VALID_FROM}) over ({member})"
         source = f"{self.stored(table)} as stored {' '.join(joins)}"
         return f"select {', '.join(chosen)} from {source} {newest if is_of_newest else ''}"
+
+    def _resolved(self, table: str, column: str) -> str | None:
+        """The dimension whose natural key a column stands for; the keys of days are used as they are."""
+        dimension = self.references[table].get(column)
+        return dimension if dimension in self.keys and dimension != CALENDAR else None
 
     def stored(self, table: str) -> str:
         """The qualified name of the table."""

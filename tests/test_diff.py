@@ -278,6 +278,19 @@ def test_a_renamed_or_retyped_key_makes_another_table(tmp_path):
         assert len(found.values) == 0
 
 
+CALENDAR = """
+create table contract.dim_date ("date" date primary key);
+create table contract.fact_sales (sale_id varchar primary key);
+create table dim_date as select 20240101 as date_key, date '2024-01-01' as date;
+create table fact_sales as select 'S1' as sale_id, 20240101 as date_key, {} as quantity;
+"""
+
+
+def test_a_fact_is_compared_by_month_where_the_calendar_is_an_input_too(tmp_path):
+    before, after = (made(tmp_path / f"{n}.duckdb", CALENDAR.format(n)) for n in (1, 2))
+    assert values(compare_files(before, after)) == [("fact_sales", "S1", "quantity", "1", "2")]
+
+
 ROLES = """
 create table contract.dim_customer (customer_id varchar primary key);
 create table contract.fact_sales (sale_id varchar primary key);
