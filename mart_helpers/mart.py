@@ -7,9 +7,9 @@ the file that they opened, and a failed build leaves the mart unchanged.
 import glob
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, simplefilter
@@ -54,8 +54,6 @@ from mart_helpers.verdict import STOPPED_BY
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from mart_helpers.cluster.server import Cluster
 
 _SCRATCH = ("staging", "seed", "source")
 
@@ -276,25 +274,39 @@ def open_candidate(
     reads_from: Iterable[str | Path] = (),
     stage: int | None = None,
     lake: str = "",
+    cluster: str = "",
 ) -> Session:
     """A session on a new candidate beside the mart `database`, for `01_build`.
 
     Prints a line if the stage has its own mart (see `mart_of`).
 
     Its statements reach only files below the folders `reads_from`; those of the first folder also as
-    `source.<file>`. Its facts are published in the folder `lake`, if one is given. No other build can
-    begin until this one is published or a cell fails. Raises UsageError if the parameters cell holds a
+    `source.<file>`. Its facts are published in the folder `lake`, if one is given, and the Spark Connect
+    server `cluster`, if one is given, loads and makes them there. No other build can begin until this
+    one is published or a cell fails. Raises UsageError if the parameters cell holds a
     wrong value, StateError if the candidate cannot be made.
     """
     shell = _prepared_shell()
+    if cluster and not lake:
+        raise UsageError(
+            "cluster: a cluster keeps facts in a lake. Name its folder, which all machines see."
+        )
     own = mart_of(stage, database)
     if own != database:
         print(f"Stage {stage} builds its own mart, {own}; {database} stays unchanged.")
     folder = resolve(lake).resolve() if lake else None
     session = create_candidate(_real(own), shell.user_ns, memory_limit, folder)
     inputs = [*map(resolve, reads_from)]
-    confine(session.connection, [*inputs, rows_folder(session.candidate), lake_of(session.database)])
+    places = [lake_of(session.database), lake_of(session.database).resolve()]
+    confine(session.connection, [*inputs, rows_folder(session.candidate), *places])
     session.raw_files = RawFiles(session, inputs[0]) if inputs else None
+    if cluster:
+        with ExitStack() as on_failure, _cluster_packages():
+            on_failure.callback(session.close)
+            from mart_helpers.cluster.build import Builder
+
+            session.cluster = Builder(session, cluster)
+            on_failure.pop_all()
     return _attached(session, shell)
 
 
@@ -311,21 +323,25 @@ def open_mart(database: str, cluster: str = "", writes_to: Iterable[str | Path] 
     opened = identity(path)
     connection = open_published(path, [resolve(folder) for folder in writes_to])
     if cluster:
-        connection = _on_cluster(connection, path, cluster)
+        with _cluster_packages():
+            from mart_helpers.cluster.server import Cluster
+
+            connection = Cluster(connection, path, cluster)
     return _attached(Session(connection, path, shell.user_ns, opened=opened), shell)
 
 
-def _on_cluster(connection: duckdb.DuckDBPyConnection, path: Path, address: str) -> "Cluster":
+@contextmanager
+def _cluster_packages() -> Iterator[None]:
+    """Say which package of clusters is missing, if one is."""
     with catch_warnings():
         simplefilter("ignore")  # pyspark warns of a pandas as new as ours
         try:
-            from mart_helpers.cluster.server import Cluster
+            yield
         except ImportError as error:
             raise StateError(
                 f"cluster: a package is missing ({error.name or error}). Run `pip install -r "
                 "requirements-cluster.lock`."
             ) from error
-        return Cluster(connection, path, address)
 
 
 def _real(database: str) -> Path:

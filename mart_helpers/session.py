@@ -149,7 +149,9 @@ class Session:
     def end_build(self) -> None:
         """Release the lock for good, because the candidate is published or never will be."""
         self.release()
-        self.candidate = self.lock = None
+        if self.cluster:
+            self.cluster.leave()
+        self.candidate = self.lock = self.cluster = None
 
     def release(self) -> None:
         """Release the lock, if it is held, so that another build can begin.

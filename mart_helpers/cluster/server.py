@@ -25,7 +25,7 @@ MOST_ROWS = 2_000_000  # that a part may bring
 
 # What takes the rows of a select.
 _INTO = re.compile(
-    r"(create (?:or replace )?temp(?:orary)? table \S+ as|insert into \S+(?: by name)?"
+    r"(create (?:or replace )?(?:temp(?:orary)? )?table \S+ as|insert into \S+(?: by name)?"
     r"|set variable \w+ =|copy)\s(.*?)(\sto '.*)?",
     re.IGNORECASE | re.DOTALL,
 )
@@ -71,16 +71,21 @@ class Cluster:
     def __init__(self, connection: duckdb.DuckDBPyConnection, database: Path, address: str) -> None:
         self.duckdb = connection
         self.sent: list[Sent] = []
-        self._large = leaves(connection, database)
-        if not self._large:
+        self._large: dict[str, Path] = {}
+        if not (large := leaves(connection, database)):
             raise UsageError(
                 f"cluster: {shown(database)} has no lake, and a cluster reads facts from there. "
                 "Build it with --lake, or leave cluster empty."
             )
         self._spark = connect(address)
-        self._splitter = Splitter(connection, {*self._large})
-        for name, folder in self._large.items():
-            self._spark.read.parquet(str(folder)).createOrReplaceTempView(name)
+        for name, folder in large.items():
+            self.add(name, folder)
+
+    def add(self, name: str, folder: Path) -> None:
+        """Let the server compute over a large table, whose rows are the files in a folder."""
+        self._large[name] = folder
+        self._splitter = Splitter(self.duckdb, {*self._large})
+        self._spark.read.parquet(str(folder)).createOrReplaceTempView(name)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.duckdb, name)

@@ -1,0 +1,365 @@
+"""Loads and makes the facts of a candidate on a cluster, one task for each input file.
+
+The rows of a fact are Parquet files in the lake, and for DuckDB a view over them. Small tables, the
+books and the catalog stay in the candidate.
+"""
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal, localcontext
+from functools import partial
+from itertools import count
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from pyspark.errors import PySparkException
+
+from mart_helpers import errors
+from mart_helpers.cluster.plan import refuse_other_rows
+from mart_helpers.cluster.server import Cluster, Sent, connect
+from mart_helpers.cluster.tasks import (
+    Large,
+    Shipped,
+    add_up_rows,
+    create_view,
+    file_name,
+    load_file,
+    make_rows,
+    opened,
+    perform,
+    versions_here,
+)
+from mart_helpers.contract import Table
+from mart_helpers.errors import StateError
+from mart_helpers.lake import WORK, create_fact, new_build, pattern, write_rows
+from mart_helpers.loading import Loader, Outcome
+from mart_helpers.mapping import SCHEMA as MAPPING
+from mart_helpers.quarantine import (
+    SAMPLE,
+    find_problems,
+    inferring_references,
+    keep_sample,
+    set_bad_rows_aside,
+    write_entries,
+)
+from mart_helpers.session import Session, current_database
+from mart_helpers.sources import Found, find_files, open_source
+from mart_helpers.staging import SUSPECT, Run, create_staging, days_of, staging_of
+from mart_helpers.texts import literal, one_line, quoted
+
+_MADE = re.compile(
+    r"^(?:\s*--[^\n]*\n)*\s*create\s+(?:or\s+replace\s+)?table\s+"
+    r"(?:(staging)\.\"?(?=\w)|(?:main\.)?\"?(?=fact_))(\w+)\"?\s+as\s+",
+    re.IGNORECASE,
+)
+
+_COMMENTED = re.compile(r'^(\s*comment\s+on\s+)table(\s+(?:main\.)?"?(\w+)"?\s)', re.IGNORECASE)
+
+
+class Builder(Cluster):
+    """The cluster at `address` as a build uses it; its files are in the lake of the `session`."""
+
+    def __init__(self, session: Session, address: str) -> None:
+        self.duckdb, self.sent, self._large = session.connection, [], {}
+        self._spark = connect(address)
+        self._lake = session.lake
+        self._build = new_build(session.connection)
+        self._work = session.lake.resolve() / self._build / WORK
+        self._made: dict[str, Large] = {}
+        self._numbers = count()
+
+    def leave(self) -> None:
+        """End the session on the server; DuckDB's stays."""
+        self._spark.stop()
+
+    def load(self, loader: Loader, table: Table) -> list[Outcome] | None:
+        """Load the files of a fact, one task each, as `Loader` does; None if it has no files."""
+        self._refuse_what_needs_all_files(table)
+        files = find_files(loader.inputs_dir, table.name, is_optional=table.is_optional)
+        if not files:
+            return None
+        for earlier in self._work.glob(f"*/{table.name}"):
+            shutil.rmtree(earlier)
+        shipped = self._ship(loader.inputs_dir)
+        tasks = [
+            partial(load_file, shipped, table, file, number, loader.max_rejected_share, self._work)
+            for number, file in enumerate(files)
+        ]
+        outcomes = [Outcome(*each) for each in self._spread(f"load {table.name}", tasks)]
+        bad = self._joined(loader, table, files, outcomes)
+        return [
+            each._replace(rows_loaded=each.rows_read - bad[each.file], rows_quarantined=bad[each.file])
+            for each in outcomes
+        ]
+
+    def _refuse_what_needs_all_files(self, table: Table) -> None:
+        reason = ""
+        mapped = f"select view_name from duckdb_views() where schema_name = '{MAPPING}'"
+        if (table.name,) in self.duckdb.execute(mapped).fetchall():
+            reason = f"mapping.{table.name} makes its rows"
+        if any(each.table == table.name for each in table.references):
+            reason = f"contract.{table.name} refers to itself"
+        if inferred := [each.table for each in inferring_references(self.duckdb, table)]:
+            reason = f"members of {inferred[0]} would have to be inferred"
+        if reason:
+            raise StateError(
+                f"{table.name} cannot be loaded on a cluster, file by file, because {reason}. "
+                "Build without cluster."
+            )
+
+    def _joined(
+        self, loader: Loader, table: Table, files: Sequence[Found], outcomes: Sequence[Outcome]
+    ) -> Counter[str]:
+        """Make one table of the loaded files, and return the number of bad rows of each.
+
+        The rows whose keys repeat are fetched, and judged like a table of these rows alone.
+        """
+        connection = self.duckdb
+        read = Counter({each.file: each.rows_read for each in outcomes})
+        bad = sum(each.rows_quarantined for each in outcomes)
+        repeating = self._repeating(table, lambda more: loader.is_too_bad(bad + more, read.total()))
+        connection.register("arrived", repeating)
+        connection.execute(
+            "create or replace temp table repeating as from arrived order by file_no, place"
+        )
+        connection.unregister("arrived")
+        connection.execute(f"insert into quarantine by name {self._left('entries', table)}")
+        connection.execute(f"drop view if exists {staging_of(table.name)}")
+        create_staging(connection, table)
+        runs = self._fetched(table, files)
+        bad += find_problems(connection, table)
+        if loader.is_too_bad(bad, read.total()):
+            keep_sample(connection)
+        by_source = write_entries(connection, table, runs, None)
+        loader.refuse_bad(table, read, bad, by_source)
+        self._take_out(table)
+        set_bad_rows_aside(connection, table)
+        aside = staging_of(f"{table.name}_quarantined")
+        connection.execute(f"insert into {aside} by name {self._left('aside', table)}")
+        self._show(table)
+        return by_source
+
+    def _left(self, what: str, table: Table) -> str:
+        """A query for what the tasks have left of a table."""
+        return f"select * from read_parquet({pattern(self._work / what / table.name, '/*.parquet')})"
+
+    def _repeating(self, table: Table, is_too_bad: Callable[[int], bool]) -> pa.Table:
+        """File, place in its Parquet file and record number of the rows whose keys repeat.
+
+        These are only the first of them if there are so many that the table is refused.
+        """
+        self._spark.read.parquet(f"{self._work}/keys/{table.name}").createOrReplaceTempView("keys")
+        counted = "select count(*) as rows from keys where key_0 is not null group by key_0"
+        more = self._asked(f"select coalesce(sum(rows - 1), 0) as more from ({counted})")
+        often = " or ".join(
+            f"key_{n} in (select key_{n} from keys group by key_{n} having count(*) > 1)"
+            for n in range(1 + len(table.uniques))
+        )
+        most = f"limit {2 * SAMPLE}" if is_too_bad(more["more"][0].as_py()) else ""
+        return self._asked(
+            f"select file_no, place, number from keys where {often} order by file_no, place {most}"
+        )
+
+    def _asked(self, sql: str) -> pa.Table:
+        try:
+            return self._spark.sql(sql).toArrow()
+        except PySparkException as error:
+            raise StateError(f"The cluster cannot compare keys: {one_line(str(error), 500)}") from error
+
+    def _fetched(self, table: Table, files: Sequence[Found]) -> list[Run]:
+        """Put the rows of `repeating` into staging, and return where they come from."""
+        names, runs = ", ".join(map(quoted, table.column_names)), []
+        found = self.duckdb.execute(
+            "select file_no, list(number order by place) from repeating group by all order by file_no"
+        )
+        for file_no, numbers in found.fetchall():
+            part = pattern(self._work / "staging" / table.name, file_name(file_no))
+            self.duckdb.execute(
+                f"insert into {staging_of(table.name)} ({names}) "
+                f"select {names} from read_parquet({part}, file_row_number = true) "
+                f"where file_row_number in (select place from repeating where file_no = {file_no}) "
+                "order by file_row_number"
+            )
+            source = open_source(files[file_no], table)
+            runs += [Run(row, source, number, 1) for row, number in enumerate(numbers, len(runs))]
+        return runs
+
+    def _take_out(self, table: Table) -> None:
+        """Write the files anew that have rows with problems, without these rows."""
+        found = self.duckdb.execute(
+            "select file_no, list(place) from repeating "
+            "where rowid in (select row_id from problems) group by file_no"
+        )
+        for file_no, places in found.fetchall():
+            part = Path(f"{self._work}/staging/{table.name}{file_name(file_no)}")
+            rows = (
+                "(select * exclude (file_row_number) "
+                f"from read_parquet({pattern(part)}, file_row_number = true) "
+                f"where file_row_number not in (select unnest({places})))"
+            )
+            write_rows(self.duckdb, rows, part)
+
+    def _show(self, table: Table) -> None:
+        """Let a view take the place of the staging table, and a table that of its days."""
+        staged, days = staging_of(table.name), staging_of(days_of(table.name))
+        self.duckdb.execute(f"alter table {staged} drop column {SUSPECT}")
+        described = self.duckdb.execute(f"describe {staged}").fetchall()
+        types = {name: kind for name, kind, *_ in described}
+        self.duckdb.execute(f"drop table {staged}")
+        self._add(Large("staging", table.name, self._work / "staging" / table.name, types))
+        found = self._left("days", table)
+        self.duckdb.execute(f"create or replace table {days} as select distinct day from ({found})")
+
+    def add_up(self, table: str, sums: Sequence[str]) -> list[str | None]:
+        """Sums over the loaded rows of a table; each is SQL for a sum as text, null if there is none."""
+        if not (large := self._made.get(f"staging.{table}".lower())):
+            query = f"select {', '.join(sums)} from {staging_of(table)}"
+            return list(self.duckdb.execute(query).fetchone())
+        shipped = self._ship()
+        tasks = [partial(add_up_rows, shipped, large, list(sums), n) for n in large.numbers()]
+        with localcontext(prec=80):
+            columns = zip(*self._spread(f"add up {table}", tasks), strict=True)
+            found = [[Decimal(each) for each in column if each is not None] for column in columns]
+            return [format(sum(column), "f") if column else None for column in found]
+
+    def execute(self, query: Any, parameters: Any = None) -> duckdb.DuckDBPyConnection:
+        """As a connection does; a fact made from another large table is made in tasks, and is a view."""
+        sql = query.query if isinstance(query, duckdb.Statement) else query
+        if (found := _COMMENTED.match(sql)) and f"main.{found[3]}".lower() in self._made:
+            return self.duckdb.execute(f"{found[1]}view{sql[found.end(1) + len('table') :]}")
+        if (found := _MADE.match(sql)) and self._reaches(sql):
+            values = parameters if isinstance(parameters, Mapping) else {}
+            select = sql[found.end() :].rstrip().rstrip(";")
+            if self._make(found[1] or "main", found[2], select, values):
+                return self.duckdb
+        for each in self._made.values():
+            sql = re.sub(rf"\bstaging\.{each.name}\b", f"staging_{each.name}", sql, flags=re.IGNORECASE)
+        return super().execute(sql, parameters)
+
+    def _make(self, schema: str, name: str, select: str, values: Mapping[str, object]) -> bool:
+        """Make a table from another large one, file by file; False if it is made from small ones."""
+        described = self.duckdb.execute(f"describe {select}", values or None).fetchall()
+        shipped = self._ship()
+        if not (large := self._planned(shipped, name, select, values)):
+            return False
+        folder = (self._work / "staging" if schema == "staging" else self._work.parent) / name
+        tasks = [partial(make_rows, shipped, large, select, values, folder, n) for n in large.numbers()]
+        rows = self._spread(f"make {name}", tasks)
+        made = Large(schema, name, folder, {name: kind for name, kind, *_ in described})
+        self._add(made)
+        found = self.duckdb.execute(f"select count(*) as Count from {made.sql_name}").fetchone()[0]
+        if found != sum(rows):
+            raise StateError(
+                f"{name}: the workers wrote {sum(rows):,} rows, and {found:,} are in the lake."
+            )
+        return True
+
+    def _planned(self, shipped: Shipped, name: str, select: str, values: Mapping) -> Large | None:
+        """The large table whose files can be asked one by one; QueryError if the select forbids it."""
+        stand_ins = {f" {key}": each for key, each in self._made.items()}
+        with opened(shipped, optimizes=False) as session:
+            for table, each in stand_ins.items():
+                empty = f"staging.{quoted(table)}"
+                columns = ", ".join(f"{quoted(column)} {kind}" for column, kind in each.types.items())
+                session.connection.execute(f"create table {empty} ({columns})")
+                create_view(session.connection, shipped, each, f"from {empty}")
+            explained = session.connection.execute(f"explain (format json) {select}", values or None)
+            plan = json.loads(explained.fetchall()[0][1])[0]
+        return stand_ins.get(refuse_other_rows(name, plan, {*stand_ins}))
+
+    def _add(self, large: Large) -> None:
+        name = large.name if large.schema == "main" else f"staging_{large.name}"
+        if large.schema == "main":
+            create_fact(self.duckdb, name, self._lake, self._build, name, large.types)
+        else:
+            self.duckdb.execute(f"create or replace view {large.sql_name} as {large.rows()}")
+            self.duckdb.execute(f"create or replace temp view {quoted(name)} as {large.rows()}")
+        self._made[f"{large.schema}.{large.name}".lower()] = large
+        self.add(name, large.folder)
+
+    def _reaches(self, sql: str) -> bool:
+        """Whether a statement names a large table, itself or through views; in doubt, yes."""
+        views = self.duckdb.execute(
+            "select lower(view_name), sql from duckdb_views() where not internal"
+        ).fetchall()
+        large = {each.name.lower() for each in self._made.values()}
+        seen, new = set(), {word.lower() for word in re.findall(r"\w+", sql)}
+        while new:
+            if new & large:
+                return True
+            seen |= new
+            texts = [text for view, text in views if view in new]
+            new = {word.lower() for text in texts for word in re.findall(r"\w+", text)} - seen
+        return False
+
+    def _ship(self, *reads_from: Path) -> Shipped:
+        """Copies of the candidate and of its staging tables for the workers, without what is large."""
+        connection, main = self.duckdb, current_database(self.duckdb)
+        folder = self._work / "shipped" / str(next(self._numbers))
+        folder.mkdir(parents=True)
+        catalog, staging = folder / f"{main}.duckdb", folder / "staging.duckdb"
+        connection.execute(f"attach {literal(catalog)} as shipped")
+        connection.execute(f"copy from database {quoted(main)} to shipped; detach shipped")
+        connection.execute(f"attach {literal(staging)} as shipped")
+        left_out = {f"{each.name}_quarantined" for each in self._made.values()}
+        for (name,) in connection.execute(_STAGING_TABLES).fetchall():
+            if name not in left_out:
+                connection.execute(f"create table shipped.{quoted(name)} as from {staging_of(name)}")
+        connection.execute("detach shipped")
+        views = [sql for (sql,) in connection.execute(_STAGING_VIEWS).fetchall()]
+        names = connection.execute("select name from duckdb_variables()").fetchall()
+        variables = {name: self._variable(name) for (name,) in names}
+        return Shipped(catalog, staging, tuple(views), variables, (self._lake.resolve(), *reads_from))
+
+    def _variable(self, name: str) -> tuple[str | None, str]:
+        """The text of a variable, and its type."""
+        value = f"getvariable({literal(name)})"
+        return self.duckdb.execute(f"select {value}::varchar, typeof({value})").fetchall()[0]
+
+    def _spread(self, what: str, tasks: Sequence[Callable[[], object]]) -> list:
+        """The results of the tasks, each done by a worker. Raises the first error of theirs."""
+        versions, began = versions_here(), monotonic()
+
+        def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                numbers = batch.column(0).to_pylist()
+                done = [perform(tasks[number], versions) for number in numbers]
+                yield pa.RecordBatch.from_pydict({"number": numbers, "done": done})
+
+        try:
+            numbers = self._spark.range(0, len(tasks), 1, len(tasks))
+            found = numbers.mapInArrow(run, "number bigint, done string").toArrow().to_pylist()
+        except PySparkException as error:
+            if "No module named 'mart_helpers" in str(error):
+                raise StateError("A worker lacks this project. Install it on all machines.") from error
+            raise StateError(f"The cluster could not {what}: {one_line(str(error), 500)}") from error
+        self.sent.append(Sent(f"{what}: {len(tasks):,} files", monotonic() - began, len(found)))
+        done = {each["number"]: json.loads(each["done"]) for each in found}
+        if len(done) != len(tasks):
+            raise StateError(f"The cluster could not {what}: {len(done):,} of {len(tasks):,} files.")
+        for number in range(len(tasks)):
+            kind, result = done[number]
+            if kind:
+                raise getattr(errors, kind)(result)
+        return [done[number][1] for number in range(len(tasks))]
+
+
+_STAGING_TABLES = """
+select table_name
+from duckdb_tables()
+where database_name = 'staging'
+order by table_oid
+"""
+
+_STAGING_VIEWS = """
+select sql
+from duckdb_views()
+where database_name = 'staging' and not internal
+order by view_oid
+"""

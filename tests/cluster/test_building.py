@@ -1,0 +1,227 @@
+"""A mart whose facts are loaded and made on a cluster is the mart that DuckDB makes alone."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import PATIENCE, mart
+from forks import CHECKOUT
+
+from mart_helpers.cluster.plan import refuse_other_rows
+from mart_helpers.cluster.tasks import perform, versions_here
+from mart_helpers.errors import QueryError
+from mart_helpers.lake import builds_in, lake_of
+from mart_helpers.session import open_published
+
+SALES = CHECKOUT / "inputs" / "fact_sales.csv"
+
+MONTHS = ("2024-09", "2024-10", "2024-11", "2024-12")
+
+
+def monthly(folder: Path) -> Path:
+    """The sample's dimensions, and the sales of a few months in one file each."""
+    (folder / "fact_sales").mkdir(parents=True)
+    for name in ("dim_customer.csv", "dim_product.csv"):
+        (folder / name).write_bytes((CHECKOUT / "inputs" / name).read_bytes())
+    with SALES.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    for month in MONTHS:
+        write(folder, month, [header, *(row for row in rows if row[1].startswith(month))])
+    return folder
+
+
+def write(folder: Path, month: str, rows: list[list[str]]) -> None:
+    with (folder / "fact_sales" / f"{month}.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def rows_of(folder: Path, month: str) -> list[list[str]]:
+    with (folder / "fact_sales" / f"{month}.csv").open(encoding="utf-8", newline="") as file:
+        return [*csv.reader(file)]
+
+
+def damage(folder: Path) -> None:
+    """Bad lines, and keys that repeat within a file, across files, and across a bad line."""
+    first, second, third, last = (rows_of(folder, month) for month in MONTHS)
+    twice, bad_first, orphan_first = first[2], third[3], third[4]
+    second += [twice, ["S9", "2024-10-01", "two\nlines", *twice[3:]], [*bad_first[:5], "oops", "0"]]
+    second += [[*orphan_first[:3], "P999", *orphan_first[4:]], twice[:4]]
+    last += [twice, twice, [*twice[:4], "2.5", *twice[5:]], ["", *twice[1:]]]
+    for month, rows in zip(MONTHS, (first, second, third, last), strict=True):
+        write(folder, month, rows)
+
+
+def command(inputs: Path, database: Path, server: str = "") -> list[str]:
+    """The words after `mart` that build `database`, with its data beside it."""
+    words = ["build", "--inputs-dir", inputs, "--database", database, "--data-dir", database.parent]
+    on_cluster = ["--lake", database.with_name("lake"), "--cluster", server] if server else []
+    return [str(word) for word in [*words, *on_cluster]]
+
+
+def build(inputs: Path, database: Path, server: str = "") -> subprocess.CompletedProcess[str]:
+    return mart(*command(inputs, database, server), cwd=CHECKOUT)
+
+
+def contents(database: Path) -> dict[str, list]:
+    """The rows of every table and view, checks included, apart from what tells the time."""
+    names = """
+        select schema_name, table_name from duckdb_tables() where database_name = current_database()
+        union all
+        select schema_name, view_name from duckdb_views()
+        where database_name = current_database() and not internal
+    """
+    with closing(open_published(database)) as connection:
+        return {
+            f"{schema}.{name}": sorted(
+                map(
+                    repr, connection.execute(f'select {_same(name)} from "{schema}"."{name}"').fetchall()
+                )
+            )
+            for schema, name in connection.execute(names).fetchall()
+        }
+
+
+def _same(table: str) -> str:
+    return "* exclude (built_at, seconds)" if table == "build_log" else "*"
+
+
+def outputs(database: Path) -> list[str]:
+    """What the cells of the last build show."""
+    [*_, run] = sorted((database.parent / "runs").glob("*-build"))
+    cells = json.loads((run / "01_build.ipynb").read_text(encoding="utf-8"))["cells"]
+    found = [each for cell in cells for each in cell.get("outputs", [])]
+    return ["".join(each.get("text", each.get("data", {}).get("text/plain", ""))) for each in found]
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    inputs = monthly(tmp_path_factory.mktemp("damaged"))
+    damage(inputs)
+    return inputs
+
+
+@pytest.fixture(scope="module")
+def alone(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mart that DuckDB makes of the damaged extracts, in a second build."""
+    database = tmp_path_factory.mktemp("alone") / "mart.duckdb"
+    for _ in range(2):
+        built = build(damaged, database)
+        assert built.returncode == 0, built.stderr
+    return database
+
+
+def test_the_mart_and_the_outputs_are_the_same(server, damaged, alone, tmp_path):
+    database = tmp_path / "mart.duckdb"
+    for _ in range(2):
+        built = build(damaged, database, server)
+        assert built.returncode == 0, built.stderr
+    ours, theirs = contents(alone), contents(database)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    assert len(ours["main.quarantine"]) == 11
+    assert outputs(alone) == outputs(database)
+    assert len(builds_in(lake_of(database))) == 2
+    assert not [*lake_of(database).glob("*/work")]
+
+
+def test_a_file_that_came_twice_is_refused_in_the_same_words(server, tmp_path):
+    inputs = monthly(tmp_path / "inputs")
+    for month in MONTHS[1:]:
+        write(inputs, f"{month}-again", rows_of(inputs, month))
+    ours, theirs = (
+        build(inputs, tmp_path / where / "mart.duckdb", server if where == "cluster" else "")
+        for where in ("alone", "cluster")
+    )
+    assert (ours.returncode, theirs.returncode) == (1, 1)
+    [words] = [line for line in ours.stderr.splitlines() if "more than max_rejected_share" in line]
+    assert words in theirs.stderr
+    assert not (tmp_path / "cluster" / "mart.duckdb").exists()
+
+
+def test_a_killed_build_leaves_facts_that_the_next_one_removes(server, damaged, tmp_path):
+    database = tmp_path / "mart.duckdb"
+    words = [sys.executable, "-m", "mart", *command(damaged, database, server)]
+    with subprocess.Popen(words, cwd=CHECKOUT, start_new_session=True) as process:
+        until(lambda: [*tmp_path.glob("lake/*/work/staging/*/*.parquet")])
+        os.killpg(process.pid, signal.SIGKILL)
+    [left] = builds_in(lake_of(database))
+    assert not database.exists()
+    built = build(damaged, database, server)
+    assert built.returncode == 0, built.stderr
+    [folder] = builds_in(lake_of(database))
+    assert folder != left
+
+
+def until(holds) -> None:
+    for _ in range(20 * PATIENCE):
+        if holds():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
+
+
+def test_a_cluster_without_a_lake_is_refused(tmp_path):
+    words = ["build", "--database", tmp_path / "mart.duckdb", "--cluster", "sc://127.0.0.1:1"]
+    refused = mart(*words, cwd=CHECKOUT)
+    assert refused.returncode == 2
+    assert "a cluster keeps facts in a lake" in refused.stderr
+
+
+def planned(select: str) -> str:
+    """The large table of a select over `big`, beside the small table `dim`."""
+    with closing(duckdb.connect()) as connection:
+        connection.execute("create table big (id integer, k integer); create table more as from big")
+        connection.execute("create table dim (k integer, name varchar); pragma disable_optimizer")
+        connection.execute("create macro total(rows) as sum(rows.id)")
+        plan = connection.execute(f"explain (format json) {select}").fetchall()[0][1]
+    return refuse_other_rows("fact_x", json.loads(plan)[0], {"big", "more"})
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        "select id, name from big left join dim using (k) where id > (select max(k) from dim)",
+        "with chosen as (from big where k in (from dim select k)) from dim join chosen using (k)",
+    ],
+)
+def test_a_select_row_by_row_can_be_made_file_by_file(select):
+    assert planned(select) == "big"
+
+
+@pytest.mark.parametrize(
+    ("select", "construct"),
+    [
+        ("select k, total(big) from big group by k", "a group by or distinct"),
+        ("select max(id) from big", "an aggregate"),
+        ("select row_number() over (order by id) from big", "a window function"),
+        ("select id from big limit 3", "a limit"),
+        ("select id from big union all select k from dim", "a union"),
+        ("select name, id from dim left join big using (k)", "a join"),
+        ("select name from dim where k in (select k from big)", "a join"),
+        (
+            "with one as (from big) select a.id from one as a join one as b on a.id = b.k",
+            "several large",
+        ),
+        ("select big.id from big join more using (id)", "several large tables"),
+    ],
+)
+def test_a_select_that_needs_other_rows_is_refused_by_its_construct(select, construct):
+    with pytest.raises(QueryError, match=construct):
+        planned(select)
+
+
+def test_a_worker_with_other_versions_is_refused():
+    python, duckdb_version, code = versions_here()
+    kind, words = json.loads(perform(lambda: 1, [python, duckdb_version, "mart_helpers 00000000"]))
+    assert kind == "StateError"
+    assert code in words
+    assert "mart_helpers 00000000" in words
+    assert json.loads(perform(lambda: 1, versions_here())) == ["", 1]
