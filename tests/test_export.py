@@ -297,7 +297,7 @@ def test_a_full_disk_leaves_the_export_before_whole(mart, tmp_path, subtests):
 def test_no_export_that_fails_hangs(mart, tmp_path):
     # DuckDB 2.0.0 hung in about one of a hundred
     ended = run_python(
-        "for _ in range(200):\n"
+        "for _ in range(100):\n"
         "    try:\n"
         "        export_tables(session, {'x': 'breaks'}, 'csv', sys.argv[2])\n"
         "    except StateError:\n"
@@ -305,7 +305,7 @@ def test_no_export_that_fails_hangs(mart, tmp_path):
         mart.database,
         tmp_path,
     )
-    assert ended.stdout.split() == ["failed"] * 200
+    assert ended.stdout.split() == ["failed"] * 100
 
 
 # --- what is refused ---

@@ -94,7 +94,7 @@ def test_checks_that_stop_a_run_are_named(summary_of):
 def test_a_command_that_fails_is_told_and_changes_no_exit_status(ran, monkeypatch, capfd):
     monkeypatch.chdir(ran)
     notify = ["--notify", "echo heard; exit 7"]
-    assert main(["dashboard", *notify]) == 0
+    assert main(["quality", *notify]) == 0
     said = capfd.readouterr()
     assert said.err.endswith("heard\nmart: --notify: `echo heard; exit 7` ended with status 7\n")
     assert "heard" not in said.out
@@ -124,5 +124,5 @@ def test_a_summary_that_cannot_be_made_is_told_and_changes_no_exit_status(ran, m
     monkeypatch.chdir(ran)
     broken = "rm -rf data/runs/*"
     monkeypatch.setattr(outcome.Outcome, "lines", lambda self: os.system(broken) or "")
-    assert main(["dashboard", "--notify", KEEP]) == 0
+    assert main(["quality", "--notify", KEEP]) == 0
     assert f"mart: --notify: `{KEEP}` was not called: " in capfd.readouterr().err
