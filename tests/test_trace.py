@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from conftest import SALES_HEADER, mart_command
+from golden import assert_as_kept
 
 from mart_helpers.errors import MartError, StateError, UsageError
 from mart_helpers.trace import trace as trace_row
@@ -91,163 +92,40 @@ def part(text: str, title: str) -> list[str]:
     return [re.sub(r"  +", " ", line.strip()) for line in found.splitlines()[1:]]
 
 
-def test_a_row_is_shown_with_its_dimensions_its_line_and_its_file(project):
-    text = trace(project, "fact_sales", "M1")
-    assert text.startswith(
-        'fact_sales, sale_id "M1"\n\n'
-        "mart: data/mini_data_mart.duckdb, build 1\n"
-        "  sale_id          M1\n"
-        "  date_key         20240107\n"
-    )
-    mart = part(text, "mart")
-    members = [mart.index(f"dim_{name}") for name in (
-        "date, date_key 20240107", "customer, customer_key 1", "product, product_key 1"
-    )]  # fmt: skip
-    assert members == sorted(members)
-    assert {"date 2024-01-07", "customer_id C001", "product_name House Espresso 1 kg"} < set(mart)
-    assert text.endswith(
-        "\n\ninputs\n"
-        "  inputs/fact_sales.csv, line 17\n"
-        "    filler,M1,2024-01-07,C001,P01,1,18.50,0\n\n"
-        "quarantine\n"
-        "  nothing was set aside\n\n"
-        "since build 1\n"
-        "  inputs/fact_sales.csv is as build 1 read it."
-    )
+TRACED = [  # keys, and what there is to see
+    ("fact_sales", "M1", "its dimensions, its line and its file"),
+    ("fact_sales", "S2", "no customer: the unknown member"),
+    ("dim_customer", "L1", "a row that points to no other"),
+    ("fact_sales", "\u00a0 S3 ", "a line behind newlines in quotes"),
+    ("fact_sales", 'S"8', "a quote in the key"),
+    ("fact_sales", "S9", "a control character, spelt out"),
+    ("fact_sales", '"S" "11"', "a key whose quotes are wrong"),
+    ("fact_sales", "S12", "the same, without them"),
+    ("fact_sales", "S1", "the row that stays, and the one that repeats its key"),
+    ("fact_sales", "S4", "a row that is in quarantine alone"),
+    ("fact_sales", "S5", "several bad values; another row mentions this key"),
+    ("fact_sales", "S6", "a row with too many fields"),
+    ("fact_sales", "S7", "nothing in quarantine, where a row mentions this key"),
+    ("fact_sales", 'S"10', "an orphan with a quote in its key"),
+    ("fact_sales", "M0", "the first twenty of many rows, and how many more"),
+    ("dim_customer", "C001", "two files, one of them in gzip"),
+    ("dim_product", "P03", "a Parquet file, which has rows"),
+]
+SEEDED = [
+    ("fact_sales", "S001141", "a seed row"),
+    ("fact_sales", "S000298", "a seed row that was set aside"),
+]
 
 
-def test_a_sale_without_customer_points_to_the_unknown_member(project):
-    mart = part(trace(project, "fact_sales", "S2"), "mart")
-    member = mart.index("dim_customer, customer_key -1")
-    assert mart[member + 2 : member + 4] == ["customer_id (empty)", "customer_name Unknown"]
-
-
-def test_a_dimension_row_points_to_no_other(project):
-    mart = part(trace(project, "dim_customer", "L1"), "mart")
-    assert mart == [
-        "customer_key 17",
-        "customer_durable_key 17",
-        "customer_id L1",
-        "customer_name Late One",
-        "segment (empty)",
-        "city (empty)",
-        "country (empty)",
-        "signup_date 2024-01-01",
-        "valid_from 1900-01-01",
-        "valid_to 9999-12-31",
-        "is_current true",
+def test_what_is_told_of_rows_is_as_it_was_written_down(project):
+    """In golden/trace.txt, which KEEP=1 writes anew."""
+    marts = [("mini_data_mart.duckdb", TRACED), ("learned.duckdb", SEEDED)]
+    texts = [
+        f"=== {table} {key!r}: {words}\n\n{trace(project, table, key, mart=mart)}\n"
+        for mart, keys in marts
+        for table, key, words in keys
     ]
-
-
-def test_a_line_is_found_behind_newlines_refused_records_and_quotes(project, subtests):
-    for key, line, raw in [
-        ("S3", 5, r'"a\nb\n\n""c"", d",  S3 ,2024-01-03,C002,P03,3,14.50,0'),
-        ("\u00a0 S3 ", 5, r'"a\nb\n\n""c"", d",  S3 ,2024-01-03,C002,P03,3,14.50,0'),
-        ("S6", 12, "too many,S6,2024-01-05,C001,P01,1,18.50,0,9,9"),
-        ('S"8', 14, '"S""8 said","S""8",2024-01-06,C001,P01,1,18.50,0'),
-        ("S9", 15, r"\x1b[31mred,S9,2024-01-06,C001,P01,1,18.50,0"),
-    ]:
-        with subtests.test(key):
-            inputs = part(trace(project, "fact_sales", key), "inputs")
-            assert inputs == [f"inputs/fact_sales.csv, line {line}", re.sub(r"  +", " ", raw)]
-
-
-def test_a_row_whose_quotes_are_wrong_is_found_with_and_without_them(project, subtests):
-    for key, raw in [
-        ('"S" "11"', 'again,"S" "11",2024-01-05,C001,P01,1,18.50,0'),
-        ("S12", 'outside,"S"12,2024-01-05,C001,P01,1,18.50,0'),
-    ]:
-        with subtests.test(key):
-            line = 1 + "\n".join(SALES).split("\n").index(raw)
-            entry = part(trace(project, "fact_sales", key), "quarantine")
-            assert (entry[0], entry[-1]) == (f"fact_sales.csv, line {line}", f"row {raw}")
-
-
-def test_a_repeated_key_shows_the_row_that_stays_and_the_one_set_aside(project):
-    text = trace(project, "fact_sales", "S1")
-    assert "discount 0.100000" in part(text, "mart")
-    repeated = "repeats,S1,2024-01-04,C002,P02,1,16.90,0"
-    assert part(text, "inputs") == [
-        "inputs/fact_sales.csv, line 2",
-        "plain,S1,2024-01-01,C001,P01,2,18.50,0.1",
-        "inputs/fact_sales.csv, line 9",
-        repeated,
-    ]
-    assert part(text, "quarantine") == [
-        "fact_sales.csv, line 9",
-        "column sale_id",
-        "value S1",
-        'reason sale_id "S1" repeats that of line 2',
-        f"row {repeated}",
-    ]
-
-
-def test_a_row_that_was_set_aside_is_in_no_mart_but_shown_with_its_reasons(project, subtests):
-    for key, problems in [
-        ("S4", ["customer_id C999 customer_id"]),
-        ("S5", ["sale_date 2024-02-30 sale_date", "quantity one quantity"]),
-        ("S6", ["(empty) (empty) the"]),
-    ]:
-        with subtests.test(key):
-            text = trace(project, "fact_sales", key)
-            assert part(text, "mart") == ["no row has this key"]
-            words = [line.partition(" ")[2] for line in part(text, "quarantine")]
-            assert [
-                f"{column} {value} {reason.split()[0]}"
-                for column, value, reason in zip(words[1::5], words[2::5], words[3::5], strict=True)
-            ] == problems
-
-
-def test_a_key_with_a_quote_is_found_in_quarantine(project):
-    assert "value C998" in part(trace(project, "fact_sales", 'S"10'), "quarantine")
-
-
-def test_a_row_is_not_taken_for_another_that_mentions_its_key(project):
-    assert part(trace(project, "fact_sales", "S7"), "quarantine") == ["nothing was set aside"]
-
-
-def test_of_a_key_that_many_rows_repeat_the_first_are_shown_and_all_are_counted(project):
-    text = trace(project, "fact_sales", "M0")
-    inputs, quarantine = part(text, "inputs"), part(text, "quarantine")
-    assert inputs[0::2][:20] == [f"inputs/fact_sales.csv, line {n}" for n in (16, *range(46, 65))]
-    assert (len(inputs), inputs[-1]) == (41, "and 6 more")
-    assert (len(quarantine), quarantine[-1]) == (101, "and 5 more")
-
-
-def test_every_file_of_a_folder_is_searched_gzipped_ones_too(project):
-    text = trace(project, "dim_customer", "C001")
-    late = "2024-01-02;C001;Once more;;;"
-    inputs = part(text, "inputs")
-    assert inputs[0] == "inputs/dim_customer/2023.csv, line 2"
-    assert inputs[2:] == ["inputs/dim_customer/2024.csv.gz, line 4", late]
-    assert part(text, "quarantine")[0] == "dim_customer/2024.csv.gz, line 4"
-    assert [line.split()[0] for line in part(text, "since build 1")] == [
-        "inputs/dim_customer/2023.csv",
-        "inputs/dim_customer/2024.csv.gz",
-    ]
-
-
-def test_a_parquet_file_has_rows(project):
-    assert part(trace(project, "dim_product", "P03"), "inputs") == [
-        "inputs/dim_product.parquet, row 3",
-        "P03,Highland Single Origin 500 g,Coffee,7.4,14.5",
-    ]
-
-
-def test_a_mart_of_seed_rows_says_so_whatever_the_folder_holds(project):
-    seed = {"mart": "learned.duckdb"}
-    text = trace(project, "fact_sales", "S001141", **seed)
-    assert part(text, "mart")[0] == "sale_id S001141"
-    assert part(text, "inputs") == ["none: build 1 took this table from the seed rows of 01_build"]
-    assert part(text, "quarantine") == ["nothing was set aside"]
-    assert "since build" not in text
-    assert "nor in the seed rows of 01_build" in refusal(StateError, project, "fact_sales", "S1", **seed)
-
-
-def test_a_seed_row_that_was_set_aside_is_shown_by_its_number(project):
-    text = trace(project, "fact_sales", "S000298", mart="learned.duckdb")
-    assert part(text, "mart") == ["no row has this key"]
-    assert part(text, "quarantine")[:3] == ["seed rows, row 2", "column sale_date", "value 2024-13-02"]
+    assert_as_kept("trace.txt", "\n".join(texts))
 
 
 def test_a_file_that_changed_since_the_build_is_named_and_searched_as_it_is(project, later):
@@ -303,6 +181,8 @@ def test_a_key_that_is_nowhere_is_refused_with_keys_like_it(project):
         "Give a sale_id as the source writes it."
     )
     assert "Did you mean" not in refusal(StateError, project, "fact_sales", "nothing like it")
+    of_seed = refusal(StateError, project, "fact_sales", "S1", mart="learned.duckdb")
+    assert "nor in the seed rows of 01_build" in of_seed
     assert "Did you mean P03?" in refusal(StateError, project, "dim_product", "03")
 
 
