@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from platformdirs import user_cache_path
 
 from mart_helpers.books import build_facts
 from mart_helpers.errors import StateError
-from mart_helpers.files import whole_file
+from mart_helpers.files import write_files
+from mart_helpers.pages import render_page
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
 from mart_helpers.texts import quoted
@@ -86,8 +86,7 @@ def write_dashboard(
         "definitions": {card["name"]: cards[card["name"]][1] for card in page["cards"]},
     }
     target = resolve(data_dir) / "pages" / "dashboard.html"
-    with whole_file(target) as part:
-        part.write_text(_fitted(page, read, filters, words, bars), encoding="utf-8", newline="\n")
+    write_files({target: _fitted(page, read, filters, words, bars)})
     return shown(target)
 
 
@@ -159,20 +158,15 @@ def _members(cube: Cube, name: str, filters: Sequence[str], figure: str) -> list
 
 def _fitted(page: dict, cubes: Sequence[Cube], filters: Sequence[str], words: dict, bars: int) -> str:
     """The page with as many of the `bars` as fit; it folds the cubes without reading the mart again."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=True
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
-    template = environment.get_template("dashboard.html.j2")
     if not page["cards"]:
-        return template.render(page=page, **words)
+        return render_page("dashboard.html.j2", page=page, **words)
     vega = _vega()
     for most in range(bars, 0, -1):
         kept = {name: listed[:most] for name, listed in page["filters"].items()}
         ranked = {name: listed[: _RANKED_PER_BAR * most] for name, listed in page["ranked"].items()}
         packed = [_packed(cube, kept | ranked, filters, page["months"]) for cube in cubes]
         drawn = page | {"filters": kept, "ranked": ranked, "cubes": packed, "charts": vega["charts"]}
-        text = template.render(page=drawn, engine=vega["engine"], **words)
+        text = render_page("dashboard.html.j2", page=drawn, engine=vega["engine"], **words)
         if len(text.encode()) <= LARGEST_PAGE:
             break
     return text
@@ -230,8 +224,8 @@ def _vega() -> dict[str, object]:
             return json.loads(place.read_text(encoding="utf-8"))
     made = _compiled(**json.loads(charts.read_text(encoding="utf-8")))
     for place in places:
-        with suppress(StateError), whole_file(place) as part:
-            part.write_text(json.dumps(made), encoding="utf-8")
+        with suppress(StateError):
+            write_files({place: json.dumps(made)})
             break
     return made
 

@@ -7,7 +7,7 @@ import glob
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -22,22 +22,22 @@ except ImportError:
     F_FULLFSYNC = None
 
 
-@contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
-    """A path to write to, next to `target`, that replaces it in one step at the end of the block.
-
-    If the block raises or the process dies, the target stays as it is. Raises StateError if the folder
-    or the disk cannot be written.
-    """
-    with whole_files([target]) as (part,):
-        yield part
+def write_files(contents: Mapping[Path, str | bytes]) -> list[Path]:
+    """Write these contents, text as UTF-8, as `whole_files` does; returns the paths."""
+    with whole_files(list(contents)) as parts:
+        for part, content in zip(parts, contents.values(), strict=True):
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
+    return list(contents)
 
 
 @contextmanager
 def whole_files(
     targets: Sequence[Path], outdated: Callable[[], Iterable[Path]] = list
 ) -> Iterator[list[Path]]:
-    """Like `whole_file` for several targets in a folder and its subfolders: all of them or none.
+    """Paths to write to that replace these targets at the end of the block: all of them or none.
+
+    The targets are in a folder and its subfolders. If the block raises or the process dies, they stay as
+    they are. Raises StateError if the folder or the disk cannot be written.
 
     All are complete on disk before the first is replaced. They are replaced in the order given, so the
     last can list the others; just before it, the files in `outdated` are removed. If one cannot be

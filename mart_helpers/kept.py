@@ -18,7 +18,7 @@ import duckdb
 from filelock import FileLock, Timeout
 
 from mart_helpers.errors import StateError, Unavailable, UsageError
-from mart_helpers.files import sync, whole_file
+from mart_helpers.files import sync, whole_files
 from mart_helpers.lake import TABLES, reach_lake
 from mart_helpers.parameters import shown
 from mart_helpers.session import (
@@ -105,7 +105,7 @@ def keep(database: Path, kept: Path) -> None:
     try:
         os.link(database, kept)
     except OSError:  # some file systems have no hard links
-        with whole_file(kept) as part:
+        with whole_files([kept]) as (part,):
             shutil.copyfile(database, part)
     _move_log(database, kept)
 

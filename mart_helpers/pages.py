@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from mart_helpers.books import build_facts as last_build
 from mart_helpers.books import money_aside
-from mart_helpers.files import whole_files
+from mart_helpers.files import write_files
 from mart_helpers.parameters import PLACES, home, notebook_parameters
 from mart_helpers.session import open_published
 from mart_helpers.texts import in_words
@@ -62,10 +62,8 @@ def write_pages(
     All pages are written or none. Raises StateError if the folder cannot be written, or if there is no
     mart.
     """
-    figures = _figures_of(database)
-    pages = [folder / f"{path.stem}.html" for path in executed]
-    there = {page.stem for page in (*pages, *folder.glob("*.html"))}
-    texts = []
+    figures, pages = _figures_of(database), {}
+    there = {page.stem for page in (*executed, *folder.glob("*.html"))}
     for path in executed:
         body = _html(path, code="open" if show_code else "folded")
         first = body.select_one(".prose h1")
@@ -73,10 +71,10 @@ def write_pages(
         sections = _anchored(body)
         for link in body("a"):
             _lead(link, there)
-        values = {"sections": sections, "body": Markup(body)}
-        texts.append(render_page("notebooks.html.j2", title, figures | _given(path), **values))
-    _write(pages, texts)
-    return pages
+        values = {"title": title, "sections": sections, "body": Markup(body)}
+        page = render_page("notebooks.html.j2", figures=figures | _given(path), **values)
+        pages[folder / f"{path.stem}.html"] = page
+    return write_files(pages)
 
 
 def write_report(executed: Sequence[Path], folder: Path, database: Path, quality_report: Path) -> Path:
@@ -88,20 +86,15 @@ def write_report(executed: Sequence[Path], folder: Path, database: Path, quality
     """
     quality = json.loads(quality_report.read_text(encoding="utf-8"))
     named = {path.stem: path for path in executed}
-    given = {
-        in_words(name).capitalize(): value for name, value in ChainMap(*map(_given, executed)).items()
-    }
     text = render_page(
         "report.html.j2",
-        "Report on the data mart",
-        _figures_of(database) | given,
-        status=quality["status"],
-        verdict=f"{quality['headline']}.",
+        title="Report on the data mart",
+        figures=_figures_of(database) | ChainMap(*map(_given, executed)),
         report=quality,
         sections=[section for name in REPORTED for section in _answers(named[name])],
     )
-    _write([folder / REPORT], [text])
-    return folder / REPORT
+    (page,) = write_files({folder / REPORT: text})
+    return page
 
 
 def page_names() -> set[str]:
@@ -109,19 +102,11 @@ def page_names() -> set[str]:
     return {REPORT, *(f"{path.stem}.html" for path in (home() / "notebooks").glob("*.ipynb"))}
 
 
-def render_page(
-    template: str,
-    title: str,
-    figures: Mapping[str, str],
-    status: str = "",
-    verdict: str = "",
-    **values: object,
-) -> str:
-    """The page of a `template` that extends `frame.html.j2`.
+def render_page(template: str, **values: object) -> str:
+    """The page of a template with these values; `frame.html.j2` says which each page needs.
 
-    It begins with the title, a verdict if there is a `status` (pass, warn or fail), and the figures with
-    their names. The template gets `values`, and filters for text from the data. A replacement character
-    (�) replaces each character that HTML forbids.
+    The template has filters for text from the data. A replacement character (�) replaces each character
+    that HTML forbids.
     """
     environment = Environment(
         autoescape=True,
@@ -131,9 +116,9 @@ def render_page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     environment.filters |= {"cell": cell_text, "figure": figure_text}
-    head = {"title": title, "figures": figures, "status": status, "verdict": verdict, "marks": _MARKS}
-    return printable(environment.get_template(template).render(head | values))
+    return printable(environment.get_template(template).render(marks=_MARKS, **values))
 
 
 def printable(text: str) -> str:
@@ -183,13 +168,11 @@ def _given(path: Path) -> dict[str, str]:
     metadata = json.loads(path.read_bytes())["metadata"]
     values = metadata.get("papermill", {}).get("parameters", {})
     names = [each.name for each in notebook_parameters(path) if not each.name.endswith(PLACES)]
-    return {name: figure_text(values[name]) for name in names if values.get(name, "") != ""}
-
-
-def _write(pages: list[Path], texts: list[str]) -> None:
-    with whole_files(pages) as parts:
-        for part, text in zip(parts, texts, strict=True):
-            part.write_text(text, encoding="utf-8", newline="\n")
+    return {
+        in_words(name).capitalize(): figure_text(values[name])
+        for name in names
+        if values.get(name, "") != ""
+    }
 
 
 def _html(path: Path, code: str) -> "BeautifulSoup":

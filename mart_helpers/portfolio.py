@@ -9,7 +9,7 @@ from subprocess import SubprocessError, run
 from tempfile import TemporaryDirectory, gettempdir
 
 from mart_helpers.errors import StateError
-from mart_helpers.files import whole_files
+from mart_helpers.files import write_files
 from mart_helpers.lab.damage import break_inputs
 from mart_helpers.pages import write_pages
 from mart_helpers.parameters import notebook_cells, resolve
@@ -34,10 +34,7 @@ def make_portfolio(inputs_dir: Path, out: Path) -> list[Path]:
         _, after = _run(folder / "edited", folder / "after")
     pictures = charts | before | after
     paths = [resolve(out) / f"{place:02}_{name}.png" for place, name in enumerate(pictures, 1)]
-    with whole_files(paths) as parts:
-        for part, picture in zip(parts, pictures.values(), strict=True):
-            part.write_bytes(picture)
-    return paths
+    return write_files(dict(zip(paths, pictures.values(), strict=True)))
 
 
 def _run(inputs_dir: Path, folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:

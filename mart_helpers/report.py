@@ -1,6 +1,5 @@
 """The quality report: what the checks found, as files for people and programs without a notebook."""
 
-import csv
 import hashlib
 import json
 import re
@@ -35,8 +34,6 @@ REPORTS = (HISTORY, "junit.xml", "quality_report.csv", "quality_report.html", RE
 
 _HISTORY_COLUMNS = ["build_id", "built_at", "check_name", "severity", "status", "bad_rows"]
 
-_FETCHED_ROWS = 10_000
-
 # Names that are safe on every system: Windows takes `con` or `com1` for a device.
 _SAFE_NAME = re.compile(r"(?!(?:con|prn|aux|nul|com\d|lpt\d)$)[a-z0-9_]{1,100}", re.IGNORECASE)
 
@@ -68,34 +65,9 @@ def write_quality_report(
 ) -> dict[str, object]:
     """Write the report to `<data_dir>/quality`, each file whole or not at all, and return it.
 
-    Version 3 of `quality_report.json` is an object with
-
-    - `format_version` (3) and `mart`, the name of its file
-    - `start_date` and `end_date` of the `days` that were checked; null if that end is open
-    - `build_id` and `built_at` (ISO 8601, UTC) of the last build, and its `rows_loaded`,
-      `rows_quarantined`, `revenue_loaded`, `revenue_quarantined` (of the rows that can be read; money is
-      text with all its decimals) and `rows_of_unknown_amount`, the rows that cannot be read; each is
-      null if the build log does not have it
-    - `status`: `fail` if a check failed or is broken, or if there is no check; else `warn` if one warns,
-      else `pass`; and `headline`, one sentence that sums up the checks, the worst first
-    - `counts`: how many `checks` there are, and how many are `broken`, `fail`, `warn`, `skipped`, `pass`
-    - `checks`: the rows of `check_results`; `bad_rows` of a broken or skipped check is null
-    - `failures`: the checks that did not pass, each with check_name, severity, status, finding,
-      sentence, bad_rows, a `sample` of the bad rows, the `query` that selects them all, and
-      `violations`, the file that lists them, or null
-    - `max_violations`: the most rows that such a file may have
-    - `row_counts`, `inputs` and `quarantine`: the rows of the other frames, one field per column
-
-    The other files in the folder are:
-
-    - `quality_report.csv`: `checks`, one row per check
-    - `quality_report.html`: the report as a self-contained page
-    - `junit.xml`: see `junit_xml`
-    - `violations/<check>.csv`: the first `max_violations` bad rows of each check that fails or warns,
-      sorted by all columns. A missing value is an empty field. Text is unchanged, even if a spreadsheet
-      would take it for a formula. If `max_violations` is 0, there are no such files.
-    - `history.csv`: one row per build and check (build_id, built_at, check_name, severity, status,
-      bad_rows). The rows of this build are replaced, those of other builds stay.
+    docs/command_line.md describes the files; the report is the object in `quality_report.json`. The
+    bad rows in `violations` are the first `max_violations`, sorted by all columns; if that is 0, there
+    are no such files. `history.csv` keeps the rows of other builds.
 
     Of the files in `violations`, only those are removed that the last report names and this one does
     not. Raises UsageError if `max_violations` is negative, QueryError if the bad rows cannot be read,
@@ -196,16 +168,10 @@ def _write_violations(
     connection: duckdb.DuckDBPyConnection, failure: Failure, most: int, part: Path
 ) -> None:
     """Write the first bad rows of a check, sorted so that each run writes the same rows."""
+    rows = f"from ({failure.query}) as bad order by all limit {int(most)}"
     try:
-        rows = connection.execute(
-            "select columns(*)::varchar "
-            f"from (from ({failure.query}) as bad order by all limit {int(most)})"
-        )
-        with part.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([column for column, *_ in rows.description])
-            while fetched := rows.fetchmany(_FETCHED_ROWS):
-                writer.writerows(fetched)
+        texts = connection.execute(f"select columns(*)::varchar from ({rows})").df()
+        texts.to_csv(part, index=False, lineterminator="\n")
     except duckdb.Error as error:
         raise QueryError(
             f"{failure.check_name}: its bad rows cannot be read. Correct the check. DuckDB says: {error}"
@@ -303,9 +269,7 @@ def report_page(report: Mapping[str, object]) -> str:
     days = {"Sales checked": f"{start or 'the first'} to {end or 'the last'}"} if start or end else {}
     return render_page(
         "quality.html.j2",
-        "Quality of the data mart",
-        build_figures(report) | days,
-        status=report["status"],
-        verdict=f"{report['headline']}.",
+        title="Quality of the data mart",
+        figures=build_figures(report) | days,
         report=report,
     )

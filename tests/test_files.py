@@ -10,7 +10,7 @@ from threading import Barrier
 import pytest
 
 from mart_helpers.errors import StateError
-from mart_helpers.files import whole_file, whole_files
+from mart_helpers.files import whole_files
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ def write(targets: list[Path], outdated: list[Path] = ()) -> None:
 
 def test_a_file_takes_its_place_when_the_block_is_done_with_the_permissions_of_any_other(tmp_path):
     target = tmp_path / "new folder" / "report.csv"
-    with whole_file(target) as part:
+    with whole_files([target]) as (part,):
         part.write_text("all")
         assert not target.exists()
         assert part.parent == target.parent
@@ -112,8 +112,8 @@ def test_of_two_that_write_the_same_files_at_once_one_wins_with_all_of_them(tmp_
 def half_written(target: Path) -> subprocess.Popen:
     """A process that has written half of `target` and waits."""
     script = (
-        "import sys, time; from pathlib import Path; from mart_helpers.files import whole_file\n"
-        "with whole_file(Path(sys.argv[1])) as part:\n"
+        "import sys, time; from pathlib import Path; from mart_helpers.files import whole_files\n"
+        "with whole_files([Path(sys.argv[1])]) as (part,):\n"
         "    part.write_text('half'); print('ready', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", script, target]

@@ -378,7 +378,7 @@ def test_explore_prints_the_headline_figures_and_opens_its_page(reported: Run, t
     assert said[-1].split() == ["page", "data/pages/02_explore.html"]
     page = reported.home / "data" / "pages" / "02_explore.html"
     assert (tmp_path / "opened").read_text().strip() == page.as_uri()
-    assert "currency</dt><dd>EUR" in page.read_text(encoding="utf-8")
+    assert "Currency</dt><dd>EUR" in page.read_text(encoding="utf-8")
 
 
 def test_open_without_a_browser_says_where_the_page_is(reported: Run, tmp_path: Path) -> None:

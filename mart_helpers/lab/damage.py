@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from mart_helpers.errors import InputError, StateError, UsageError
-from mart_helpers.files import whole_files
+from mart_helpers.files import write_files
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.texts import did_you_mean
 
@@ -96,10 +96,7 @@ def break_inputs(kind_name: str, inputs_dir: Path, out: Path) -> tuple[list[Path
         raise _not_good(f"{kind.name}: these extracts have no rows for this kind of damage")
     kept = set(_NEEDED) - {name.partition("/")[0].removesuffix(".csv") for name in damaged}
     damaged |= {f"{table}.csv": (inputs_dir / f"{table}.csv").read_bytes() for table in kept}
-    paths = [out / name for name in sorted(damaged)]
-    with whole_files(paths) as parts:
-        for name, part in zip(sorted(damaged), parts, strict=True):
-            part.write_bytes(damaged[name])
+    paths = write_files({out / name: damaged[name] for name in sorted(damaged)})
     return paths, sample.days.max().date() + timedelta(days=1)
 
 

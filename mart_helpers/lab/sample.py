@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mart_helpers.files import whole_files
+from mart_helpers.files import write_files
 from mart_helpers.lab.generator import generate
 from mart_helpers.parameters import resolve
 
@@ -145,10 +145,11 @@ def write_sample(out: Path) -> list[Path]:
     tables = {"dim_customer": customer_rows(), "dim_product": product_rows(), "fact_sales": sale_rows()}
     tables["dim_customer"].append(dict(zip(tables["dim_customer"][0], BAD_CUSTOMER, strict=True)))
     tables["fact_sales"] = _with_slips(tables["fact_sales"])
-    paths = [resolve(out) / f"{table}.csv" for table in tables]
-    with whole_files(paths) as parts:
-        for part, rows in zip(parts, tables.values(), strict=True):
-            pd.DataFrame(rows).to_csv(part, index=False, lineterminator="\n")
+    files = {
+        resolve(out) / f"{table}.csv": pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+        for table, rows in tables.items()
+    }
+    paths = write_files(files)
     return paths + generate(HISTORY_SALES, resolve(out) / "history", HISTORY_SEED, history=True)
 
 
