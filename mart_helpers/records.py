@@ -1,4 +1,4 @@
-"""Splits a CSV file into records without DuckDB's reader, so that their number can be compared.
+"""Recognises a CSV file and splits it into records, without DuckDB's reader: their numbers are compared.
 
 Without quotes, each line that is not blank is a record; with quotes, the csv module finds the end of a
 record. Values are not parsed. A file is read from start to end in blocks of whole records, so memory
@@ -186,6 +186,82 @@ def _too_odd(raw: bytes) -> str:
     return "" if raw else STRAY_CR
 
 
+def read_head(path: Path, name: str) -> str:
+    """The first megabyte of a CSV file, plain or gzipped, as text; its header is valid UTF-8.
+
+    Raises InputError for an empty file, another format or another encoding, saying which.
+    """
+    is_named_gzip = path.suffix == ".gz"
+    with opened(path, name) as stream:
+        with path.open("rb") as file:
+            packed = file.read(_HEAD_BYTES)
+        if packed and packed.startswith(b"\x1f\x8b") != is_named_gzip:
+            if is_named_gzip:
+                _refuse_other_kinds(name, packed)
+            found, ending = ("no gzip", ".csv") if is_named_gzip else ("gzip", ".csv.gz")
+            raise InputError(f"{name}: holds {found} bytes. If that is right, name it {ending}.")
+        head = stream.read(_HEAD_BYTES)
+    _refuse_other_kinds(name, head, around="gzip around " if is_named_gzip else "")
+    header_end = head.find(b"\n", len(head) - len(head.lstrip()))
+    _refuse_other_encodings(path, name, head if header_end < 0 else head[:header_end])
+    text = head.decode("utf-8-sig", errors="replace")
+    if not text.strip():
+        raise InputError(f"{name} is empty. It needs a header row and rows below it.")
+    if "\r" in text.lstrip("\r\n").partition("\n")[0].rstrip("\r"):
+        raise InputError(
+            f"{name}: its lines end with CR alone, or its header contains a CR. Convert its line ends "
+            "to LF, for example with mac2unix."
+        )
+    return text
+
+
+def _refuse_other_kinds(name: str, head: bytes, around: str = "") -> None:
+    for kind, beginning, way_out in _KINDS:
+        if re.match(beginning, head, re.DOTALL):
+            raise InputError(f"{name}: is {around}{kind}. {way_out}.")
+
+
+def _refuse_other_encodings(path: Path, name: str, header: bytes) -> None:
+    if b"\0" in header:
+        raise InputError(
+            f"{name}: its header holds NUL bytes: it is UTF-16, or not text. Save it as CSV (UTF-8)."
+        )
+    try:
+        header.decode()
+    except UnicodeDecodeError as error:
+        refuse_eight_bit(path, name)
+        raise InputError(
+            f"{name}: its header is damaged: the byte {error.object[error.start]:#04x} is not UTF-8, "
+            "but other text in the file is. Correct the header, or make a new extract."
+        ) from error
+
+
+def refuse_eight_bit(path: Path, name: str) -> None:
+    """Refuse a CSV file that has text beyond ASCII, none of it in UTF-8.
+
+    Such a whole file is in another encoding; if some of its text is UTF-8, single bytes are damaged.
+    Raises InputError with the first such line, and how it reads in other encodings.
+    """
+    first = None
+    with opened(path, name) as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), b""), 1):
+            if not line.decode(errors="ignore").isascii():
+                return
+            if not first and not line.isascii():
+                at = re.search(rb"[\x80-\xff]", line).start()
+                first = number, line[max(at - _AROUND_BYTES, 0) : at + _AROUND_BYTES].strip()
+    if first:
+        texts = ", ".join(
+            f'"{one_line(first[1].decode(codec, errors="replace"))}" in {iconv}'
+            for codec, iconv in _EIGHT_BIT.items()
+        )
+        raise InputError(
+            f"{name}: is not UTF-8 but an 8-bit encoding, first seen on line {first[0]}: "
+            f"{texts}. Save it as UTF-8, for example with iconv -f WINDOWS-1252 -t UTF-8, or from "
+            "another of these encodings if that one reads right."
+        )
+
+
 def data_blocks(path: Path, name: str, delimiter: str) -> Iterator[Block]:
     """The records below the header of the CSV file at `path`, plain or gzipped; messages call it `name`.
 
@@ -322,79 +398,3 @@ def _read(lines: list[bytes], delimiter: str) -> tuple[list[tuple[int, int]], in
             spans.append((first, reader.line_num))
         first = reader.line_num
     return (spans[:-1], 0) if row == _END else (spans, row[-1].count("\n"))
-
-
-def read_head(path: Path, name: str) -> str:
-    """The first megabyte of a CSV file, plain or gzipped, as text; its header is valid UTF-8.
-
-    Raises InputError for an empty file, another format or another encoding, saying which.
-    """
-    is_named_gzip = path.suffix == ".gz"
-    with opened(path, name) as stream:
-        with path.open("rb") as file:
-            packed = file.read(_HEAD_BYTES)
-        if packed and packed.startswith(b"\x1f\x8b") != is_named_gzip:
-            if is_named_gzip:
-                _refuse_other_kinds(name, packed)
-            found, ending = ("no gzip", ".csv") if is_named_gzip else ("gzip", ".csv.gz")
-            raise InputError(f"{name}: holds {found} bytes. If that is right, name it {ending}.")
-        head = stream.read(_HEAD_BYTES)
-    _refuse_other_kinds(name, head, around="gzip around " if is_named_gzip else "")
-    header_end = head.find(b"\n", len(head) - len(head.lstrip()))
-    _refuse_other_encodings(path, name, head if header_end < 0 else head[:header_end])
-    text = head.decode("utf-8-sig", errors="replace")
-    if not text.strip():
-        raise InputError(f"{name} is empty. It needs a header row and rows below it.")
-    if "\r" in text.lstrip("\r\n").partition("\n")[0].rstrip("\r"):
-        raise InputError(
-            f"{name}: its lines end with CR alone, or its header contains a CR. Convert its line ends "
-            "to LF, for example with mac2unix."
-        )
-    return text
-
-
-def _refuse_other_kinds(name: str, head: bytes, around: str = "") -> None:
-    for kind, beginning, way_out in _KINDS:
-        if re.match(beginning, head, re.DOTALL):
-            raise InputError(f"{name}: is {around}{kind}. {way_out}.")
-
-
-def _refuse_other_encodings(path: Path, name: str, header: bytes) -> None:
-    if b"\0" in header:
-        raise InputError(
-            f"{name}: its header holds NUL bytes: it is UTF-16, or not text. Save it as CSV (UTF-8)."
-        )
-    try:
-        header.decode()
-    except UnicodeDecodeError as error:
-        refuse_eight_bit(path, name)
-        raise InputError(
-            f"{name}: its header is damaged: the byte {error.object[error.start]:#04x} is not UTF-8, "
-            "but other text in the file is. Correct the header, or make a new extract."
-        ) from error
-
-
-def refuse_eight_bit(path: Path, name: str) -> None:
-    """Refuse a CSV file that has text beyond ASCII, none of it in UTF-8.
-
-    Such a whole file is in another encoding; if some of its text is UTF-8, single bytes are damaged.
-    Raises InputError with the first such line, and how it reads in other encodings.
-    """
-    first = None
-    with opened(path, name) as stream:
-        for number, line in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), b""), 1):
-            if not line.decode(errors="ignore").isascii():
-                return
-            if not first and not line.isascii():
-                at = re.search(rb"[\x80-\xff]", line).start()
-                first = number, line[max(at - _AROUND_BYTES, 0) : at + _AROUND_BYTES].strip()
-    if first:
-        texts = ", ".join(
-            f'"{one_line(first[1].decode(codec, errors="replace"))}" in {iconv}'
-            for codec, iconv in _EIGHT_BIT.items()
-        )
-        raise InputError(
-            f"{name}: is not UTF-8 but an 8-bit encoding, first seen on line {first[0]}: "
-            f"{texts}. Save it as UTF-8, for example with iconv -f WINDOWS-1252 -t UTF-8, or from "
-            "another of these encodings if that one reads right."
-        )
