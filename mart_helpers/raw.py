@@ -20,13 +20,12 @@ from mart_helpers.sources import (
     FEWER_FIELDS,
     MORE_FIELDS,
     ROW_FAULT,
-    Part,
     Source,
     find_files,
     open_source,
     state_of,
 )
-from mart_helpers.staging import SUSPECT, Reading, Run, create_staging, origins, staging_of
+from mart_helpers.staging import SUSPECT, Part, Reading, Run, create_staging, origins, staging_of
 from mart_helpers.texts import literal, quoted
 
 SCHEMA = "source"
@@ -170,10 +169,10 @@ class RawFiles:
 
     def _fill(self, table: Table, sources: list[Source], rows: str, batch: Sequence[Part]) -> int:
         """Add the rows unchanged, each with its place and the fault of the row as a whole."""
-        fields = batch[0].source.fields
+        source, fields = batch[0][0], batch[0][0].fields
         texts = ", ".join(f"nullif({quoted(field)}, '')" for field in fields)
-        file = next(n for n, each in enumerate(sources) if each is batch[0].source)
-        lines = [line for part in batch for line in part.lines]
+        file = next(n for n, each in enumerate(sources) if each is source)
+        lines = [line for _, block in batch for line in block.lines()]
         place, listed = f"{(file << _LINE_BITS) + lines[0] - 1} + row_number() over ()", {}
         if lines[-1] - lines[0] >= len(lines):  # some lines are no rows
             place = f"{file << _LINE_BITS} + list_extract($lines::bigint[], row_number() over ())"

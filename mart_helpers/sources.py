@@ -1,7 +1,7 @@
 """Finds the files of a declared table, recognises their format and reads their headers.
 
-A source returns its records in parts, counted without the reader that loads them, and the places of
-given records. DuckDB reads a batch of parts as rows of text.
+A source returns its records in blocks, counted without the reader that loads them, and the places of
+given records. DuckDB reads several blocks at once as rows of text.
 """
 
 import csv
@@ -46,23 +46,6 @@ _DELIMITERS = (",", ";", "\t", "|")
 _MOST_LINES_ABOVE = 30
 
 _PACKED = (".zip", ".7z", ".bz2", ".xz", ".zst", ".tar", ".tgz")
-
-
-class Part(NamedTuple):
-    """Consecutive records of a source: `count` of them from number `first` on.
-
-    `block` holds the records of a CSV file.
-    """
-
-    source: "Source"
-    first: int
-    count: int
-    block: Block | None = None
-
-    @property
-    def lines(self) -> Sequence[int]:
-        """The line of each record, or its place in a file that is not CSV."""
-        return self.block.lines() if self.block else range(self.first, self.first + self.count)
 
 
 class CsvFile(NamedTuple):
@@ -110,15 +93,11 @@ class CsvFile(NamedTuple):
         fields = [*(_NO_FIELD for _ in self.fields), f'"{_UNREAD}{reason}"']
         return f"{self.delimiter.join(fields)}\n".encode()
 
-    def parts(self) -> Iterator[Part]:
-        for block in self._blocks():
-            yield Part(self, block.number, block.count, block)
+    def blocks(self) -> Iterator[Block]:
+        return written(self.reader) if self.reader else data_blocks(*self[:3])
 
     def places(self, numbers: Iterable[int]) -> Iterator[Located]:
-        return records_at(self._blocks(), self.name, numbers)
-
-    def _blocks(self) -> Iterator[Block]:
-        return written(self.reader) if self.reader else data_blocks(*self[:3])
+        return records_at(self.blocks(), self.name, numbers)
 
 
 class Relation(NamedTuple):
@@ -143,10 +122,10 @@ class Relation(NamedTuple):
         texts = [f"{quoted(column)}::varchar as {quoted(field)}" for column, field in pairs]
         return f"select {', '.join(texts)}, null::varchar as {ROW_FAULT} from {self.rows}"
 
-    def parts(self) -> Iterator[Part]:
+    def blocks(self) -> Iterator[Block]:
         with self._session() as session:
             (rows,) = session.execute(f"select count(*) from {self.rows}").fetchone()
-        yield Part(self, 1, rows)
+        yield Block(b"", 1, 1, rows, None)  # records without text
 
     def places(self, numbers: Iterable[int]) -> Iterator[Located]:
         texts = ", ".join(f"coalesce(row.{quoted(name)}::varchar, '')" for name in self.columns)
@@ -166,7 +145,7 @@ class Relation(NamedTuple):
 
 #: Where the rows of a table come from; messages call it `name`. Its `fields` are its columns in order:
 #: the contract's names if they match after trimming and lower-casing, placeholders for `ignored` ones.
-#: `parts` returns its records, counted without the reader that loads them; `places` returns the places
+#: `blocks` returns its records, counted without the reader that loads them; `places` returns the places
 #: of records by their numbers, which count from 1 and ascend.
 Source = CsvFile | Relation
 

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import date
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +24,9 @@ import duckdb
 
 from mart_helpers.contract import FILE_DAY, Column, Rule, Table, cast_sql, form_of, id_sql, trimmed_sql
 from mart_helpers.errors import InputError
-from mart_helpers.records import NOT_UTF8, refuse_eight_bit
+from mart_helpers.records import NOT_UTF8, Block, refuse_eight_bit
 from mart_helpers.session import Session, has_table, rows_folder
-from mart_helpers.sources import ROW_FAULT, CsvFile, Part, Source
+from mart_helpers.sources import ROW_FAULT, CsvFile, Source
 from mart_helpers.texts import literal, one_line, quoted
 
 SUSPECT = quoted(" suspect")
@@ -91,6 +90,9 @@ def days_of(fact: str) -> str:
     return f" days of {fact}"
 
 
+#: Consecutive records of a source.
+Part = tuple[Source, Block]
+
 #: Adds the rows of a query over the batch, and returns their number.
 Fill = Callable[[str, Sequence[Part]], int]
 
@@ -119,7 +121,7 @@ class Reading:
         self._connection, self._staged = session.connection, staging_of(table.name)
         self._folder = rows_folder(session.candidate)
         self._fill = fill or (
-            lambda rows, batch: fill_staging(session.connection, table, rows, batch[0].source.fields)
+            lambda rows, batch: fill_staging(session.connection, table, rows, batch[0][0].fields)
         )
         self._next_row = 0
         self.runs: list[Run] = []
@@ -154,28 +156,28 @@ class Reading:
         self._next_row = (
             1 + self._connection.execute(f"select max(rowid) from {self._staged}").fetchone()[0]
         )
-        row = self._next_row - sum(part.count for part in batch)
-        for source, number, count, _ in batch:
+        row = self._next_row - sum(block.count for _, block in batch)
+        for source, block in batch:
             last = self.runs[-1] if self.runs else None
             if last and last.source is source and last.row + last.count == row:
-                self.runs[-1] = last._replace(count=last.count + count)
+                self.runs[-1] = last._replace(count=last.count + block.count)
             else:
-                self.runs.append(Run(row, source, number, count))
-            row += count
+                self.runs.append(Run(row, source, block.number, block.count))
+            row += block.count
 
 
 def batches(sources: Iterable[Source]) -> Iterator[list[Part]]:
     """The parts of the sources in order, grouped into batches to read at once."""
     batch: list[Part] = []
     records = size = 0
-    for part in chain.from_iterable(source.parts() for source in sources):
-        bytes_of_part = len(part.block.text) if part.block else 0
-        records, size = records + part.count, size + bytes_of_part
+    parts = ((source, block) for source in sources for block in source.blocks())
+    for source, block in parts:
+        records, size = records + block.count, size + len(block.text)
         fits = records <= _MOST_RECORDS and size <= _MOST_BYTES
-        if batch and not (fits and _are_alike(part.source, batch[-1].source)):
+        if batch and not (fits and _are_alike(source, batch[-1][0])):
             yield batch
-            batch, records, size = [], part.count, bytes_of_part
-        batch.append(part)
+            batch, records, size = [], block.count, len(block.text)
+        batch.append((source, block))
     if batch:
         yield batch
 
@@ -192,16 +194,16 @@ def read_batch(batch: Sequence[Part], folder: Path, run: Callable[[str], int]) -
     Meanwhile the `folder` holds the records of a CSV file. Raises InputError for a batch that cannot be
     read.
     """
-    source, count = batch[0].source, sum(part.count for part in batch)
+    (source, first), count = batch[0], sum(block.count for _, block in batch)
     rows, not_utf8 = 0, Counter[Source]()
     try:
         if not isinstance(source, CsvFile):
             rows = run(source.rows_sql)
-        elif not any(part.block.is_odd for part in batch):
-            texts = [part.block.text for part in batch]
+        elif not any(block.is_odd for _, block in batch):
+            texts = [block.text for _, block in batch]
             line_end = r"\r\n" if texts[-1].endswith(b"\r\n") else r"\n"
             # with several threads, DuckDB refuses fields that contain line ends
-            is_plain = all(part.block.is_plain for part in batch)
+            is_plain = all(block.is_plain for _, block in batch)
             with suppress(duckdb.InvalidInputException):
                 rows = _read_texts(source, texts, folder, run, line_end, parallel=is_plain)
         if rows != count and isinstance(source, CsvFile):
@@ -211,7 +213,7 @@ def read_batch(batch: Sequence[Part], folder: Path, run: Callable[[str], int]) -
         raise InputError(f"{source.name}: cannot be read ({reason}). Make a new extract.") from error
     if rows != count:
         raise InputError(
-            f"{source.name}: has {count:,} rows from row {batch[0].first:,} on, but {rows:,} were "
+            f"{source.name}: has {count:,} rows from row {first.number:,} on, but {rows:,} were "
             "read. It is damaged, or it changed while it was read. Make a new extract."
         )
     return not_utf8
@@ -238,7 +240,7 @@ def _read_texts(
 
 def _mended(batch: Sequence[Part], not_utf8: Counter[Source]) -> Iterator[bytes]:
     """The records of a batch, with each unreadable one replaced by a row that says why."""
-    for source, _, _, block in batch:
+    for source, block in batch:
 
         def unread(reason: str, source: CsvFile = source) -> bytes:
             not_utf8[source] += reason == NOT_UTF8

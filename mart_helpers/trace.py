@@ -71,9 +71,9 @@ class _Inputs(NamedTuple):
     def _lines(self, source: CsvFile, keys: Collection[Key]) -> Iterator[tuple[Key, Located]]:
         # quotes in a field are doubled
         words = {max(re.split('["\n]', ",".join(key).replace(",", "\n")), key=len) for key in keys}
-        for part in source.parts():
-            if any(word.encode() in part.block.text for word in words):
-                records = part.block.located(range(part.count))
+        for block in source.blocks():
+            if any(word.encode() in block.text for word in words):
+                records = block.located(range(block.count))
                 records = [each for each in records if any(word in each.raw for word in words)]
                 found = [_key_in(each.raw, self.table, keys, source) for each in records]
                 found = _typed(self.connection, self.table, found)

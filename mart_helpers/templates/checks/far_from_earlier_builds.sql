@@ -1,9 +1,13 @@
 -- compares with the median of the earlier builds of this stage, once there are five
 with builds as (
-    select build_log.*, inputs.rows
+    select
+        build_log.*,
+        inputs.rows
     from build_log
     left join (
-        select build_id, sum(rows_loaded) as rows
+        select
+            build_id,
+            sum(rows_loaded) as rows
         from build_inputs
         group by build_id
     ) as inputs on build_log.build_id = inputs.build_id

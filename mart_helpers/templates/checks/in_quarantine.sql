@@ -1,6 +1,9 @@
 -- the rows of $table in quarantine, one per line of a file
 with set_aside as (
-    select file, line, string_agg(reason, '; ' order by reason) as reasons
+    select
+        file,
+        line,
+        string_agg(reason, '; ' order by reason) as reasons
     from quarantine
     where table_name = $table
     group by file, line

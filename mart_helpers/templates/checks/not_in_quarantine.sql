@@ -1,6 +1,9 @@
 -- the files of the last build of which rows are neither loaded nor in quarantine
 with set_aside as (
-    select table_name, file, count(distinct line) as rows_in_quarantine
+    select
+        table_name,
+        file,
+        count(distinct line) as rows_in_quarantine
     from quarantine
     group by all
 )
