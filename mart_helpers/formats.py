@@ -12,7 +12,7 @@ import os
 import re
 import sqlite3
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -49,7 +49,12 @@ def tables_in(path: Path) -> list[str]:
     if path.suffix == ".xlsx":
         with _workbook(path, path.name) as book:
             return book.sheet_names
-    return _sqlite_tables(path, path.name)
+    with _sqlite(path, path.name) as connection:
+        found = connection.execute(
+            "select name from sqlite_master where type in ('table', 'view') "
+            "and name not like 'sqlite_%' order by name"
+        )
+        return [name for (name,) in found]
 
 
 @dataclass(eq=False)
@@ -286,42 +291,28 @@ class SqliteTable:
 
     @cached_property
     def columns(self) -> list[str]:
-        with closing(_sqlite(self.path, self.name)) as connection:
+        with _sqlite(self.path, self.name) as connection:
             found = connection.execute(f"select * from {quoted(self.table)} limit 0")
             return [name for name, *_ in found.description]
 
     def rows(self) -> Iterator[Row]:
-        try:
-            with closing(_sqlite(self.path, self.name)) as connection:
-                connection.text_factory = lambda text: text.decode(errors="surrogateescape")
-                found = connection.execute(f"select * from {quoted(self.table)}")
-                for number, values in enumerate(found, 1):
-                    if any(texts := [*map(_text, values)]):
-                        yield number, texts
-        except sqlite3.Error as error:
-            raise _no_sqlite(self.name, error) from error
+        with _sqlite(self.path, self.name) as connection:
+            connection.text_factory = lambda text: text.decode(errors="surrogateescape")
+            found = connection.execute(f"select * from {quoted(self.table)}")
+            for number, values in enumerate(found, 1):
+                if any(texts := [*map(_text, values)]):
+                    yield number, texts
 
 
-def _sqlite(path: Path, name: str) -> sqlite3.Connection:
+@contextmanager
+def _sqlite(path: Path, name: str) -> Iterator[sqlite3.Connection]:
     try:
-        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
-        connection.execute("select count(*) from sqlite_master").fetchone()
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+            yield connection
     except sqlite3.Error as error:
-        raise _no_sqlite(name, error) from error
-    return connection
-
-
-def _sqlite_tables(path: Path, name: str) -> list[str]:
-    with closing(_sqlite(path, name)) as connection:
-        rows = connection.execute(
-            "select name from sqlite_master where type in ('table', 'view') "
-            "and name not like 'sqlite_%' order by name"
-        )
-        return [name for (name,) in rows]
-
-
-def _no_sqlite(name: str, error: sqlite3.Error) -> InputError:
-    return InputError(f"{name}: cannot be read as an SQLite file ({error}). Make a new copy.")
+        raise InputError(
+            f"{name}: cannot be read as an SQLite file ({error}). Make a new copy."
+        ) from error
 
 
 #: Reads one table from the file at `path`, which messages call `name`: the names of its `columns`, and
@@ -332,26 +323,26 @@ Reader = Sheet | Json | SqliteTable
 
 def written(reader: Reader) -> Iterator[Block]:
     """The rows of a reader as blocks of CSV without a header. Raises InputError for a NUL character."""
-    text, places, lengths, number = io.StringIO(), [], [], 1
-    writer = csv.writer(text, lineterminator="\n")
+    rows, number, size = [], 1, 0
     for place, values in reader.rows():
-        writer.writerow(values)
         joined = "".join(values)
         if "\0" in joined or len(joined) > _LONGEST_ROW:
             problem = "holds a NUL character" if "\0" in joined else "is longer than 8 MB"
             raise InputError(f"{reader.name}: row {place} {problem}. Correct it.")
-        places.append(place)
-        lengths.append(1 + joined.count("\n"))
-        if text.tell() > _BLOCK_CHARACTERS:
-            yield _block(text, places, lengths, number)
-            number += len(places)
-            text, places, lengths = io.StringIO(), [], []
-            writer = csv.writer(text, lineterminator="\n")
-    if places:
-        yield _block(text, places, lengths, number)
+        rows.append((place, 1 + joined.count("\n"), values))
+        size += len(joined)
+        if size > _BLOCK_CHARACTERS:
+            yield _block(rows, number)
+            rows, number, size = [], number + len(rows), 0
+    if rows:
+        yield _block(rows, number)
 
 
-def _block(text: io.StringIO, places: list[int], lengths: list[int], number: int) -> Block:
+def _block(rows: Sequence[tuple[int, int, list[str]]], number: int) -> Block:
+    """Rows, each with its place and how many lines it takes, as a block; `number` is that of the first."""
+    places, lengths, values = zip(*rows, strict=True)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(values)
     ends = [*accumulate(lengths)]
     spans = None if len(places) == ends[-1] else [*zip([0, *ends], ends, strict=False)]
     # the CSV reader reports lone surrogates as invalid text
