@@ -339,7 +339,7 @@ def written(reader: Reader) -> Iterator[Block]:
 
 
 def _block(rows: Sequence[tuple[int, int, list[str]]], number: int) -> Block:
-    """Rows, each with its place and how many lines it takes, as a block; `number` is that of the first."""
+    """A block of rows, each with its place and how many lines it takes; the first has this `number`."""
     places, lengths, values = zip(*rows, strict=True)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(values)
