@@ -234,10 +234,11 @@ def _checks_of_books(session: Session, declared: Sequence[Table], star: _Star) -
             is_fact, is_keyed = name.startswith("fact_"), {*table.key} <= {*star[name]}
             if is_fact or (is_keyed and not _is_dated(connection, table)):
                 yield _rows_check(table)
-            if not is_fact and is_keyed and has_table(connection, "staging", name):
-                yield _members_check(connection, table)
-            if amounts := _loaded_amounts(session, table, star[name]):
-                yield _amounts_check(name, amounts)
+            if has_table(connection, "staging", name):
+                if is_fact:
+                    yield from _amounts_check(session, table, star[name])
+                elif is_keyed:
+                    yield _members_check(connection, table)
     yield Check(
         "quarantine_has_every_rejected_row",
         _sql("not_in_quarantine"),
@@ -302,16 +303,13 @@ def _members_check(connection: DuckDBPyConnection, table: Table) -> Check:
     )
 
 
-def _loaded_amounts(session: Session, table: Table, types: Mapping[str, str]) -> dict[str, str | None]:
-    """For each amount of a fact, the sum over the loaded rows, as text.
+def _amounts_check(session: Session, table: Table, types: Mapping[str, str]) -> Iterator[Check]:
+    """Each amount of a fact adds up to the same sum as in the loaded rows.
 
     An amount is an integer or decimal column that the fact takes from its input under the same name, or
     that a macro of that name computes from columns of the input.
     """
-    connection = session.connection
-    if not table.name.startswith("fact_") or not has_table(connection, "staging", table.name):
-        return {}
-    declared = set(table.column_names)
+    connection, star, declared = session.connection, quoted(table.name), {*table.column_names}
     macros = {
         name: f"{name}({', '.join(arguments)})"
         for name, arguments in connection.execute(_MACROS).fetchall()
@@ -324,22 +322,20 @@ def _loaded_amounts(session: Session, table: Table, types: Mapping[str, str]) ->
         if name in made_of and re.match(r"DECIMAL|\w*INT", type_)
     }
     if not sums:
-        return {}
+        return
     if session.cluster:
-        return dict(zip(sums, session.cluster.add_up(table.name, [*sums.values()]), strict=True))
-    loaded = f"select {', '.join(sums.values())} from staging.{quoted(table.name)}"
-    return dict(zip(sums, connection.execute(loaded).fetchone(), strict=True))
-
-
-def _amounts_check(table: str, loaded: Mapping[str, str | None]) -> Check:
-    names = ", ".join(f"'{name}'" for name in loaded)
-    sums = ", ".join(f"sum({quoted(name)})::varchar" for name in loaded)
-    values = ", ".join("null" if value is None else f"'{value}'" for value in loaded.values())
-    return Check(
-        f"{table}_has_all_loaded_amounts",
+        loaded = session.cluster.add_up(table.name, [*sums.values()])
+    else:
+        summed = f"select {', '.join(sums.values())} from staging.{star}"
+        loaded = connection.execute(summed).fetchone()
+    names = ", ".join(map(literal, sums))
+    values = ", ".join("null" if value is None else literal(value) for value in loaded)
+    in_star = ", ".join(f"sum({quoted(name)})::varchar" for name in sums)
+    yield Check(
+        f"{table.name}_has_all_loaded_amounts",
         f"from (select unnest([{names}]) as amount, unnest([{values}]) as loaded, "
-        f"unnest([{sums}]) as in_star from {quoted(table)}) where loaded is distinct from in_star",
-        f"the amounts of {table} add up to those of the loaded rows",
+        f"unnest([{in_star}]) as in_star from {star}) where loaded is distinct from in_star",
+        f"the amounts of {table.name} add up to those of the loaded rows",
     )
 
 

@@ -96,21 +96,17 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(descriptor: int) -> None:
-    if F_FULLFSYNC is not None:
-        with suppress(OSError):  # network drives do not support it
-            fcntl(descriptor, F_FULLFSYNC)
-            return
-    os.fsync(descriptor)
-
-
 def sync(path: Path) -> None:
     """Wait until the file or the folder is on disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows cannot open folders
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        _sync(descriptor)
+        if F_FULLFSYNC is not None:
+            with suppress(OSError):  # network drives do not support it
+                fcntl(descriptor, F_FULLFSYNC)
+                return
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -38,7 +38,20 @@ _INVISIBLE = r"'[\x{AD}\x{200B}-\x{200F}\x{2060}\x{FEFF}]'"
 
 def begin(connection: duckdb.DuckDBPyConnection) -> None:
     """Create or replace the temporary tables that collect the faults of one table."""
-    connection.execute(_GATHERED)
+    connection.execute("""
+        create or replace temp table problems (
+            row_id bigint,
+            position integer,
+            column_name varchar,
+            value varchar,
+            reason varchar,
+            first_row_id bigint
+        );
+        create or replace temp table orphans as from problems;
+        create or replace temp table places (
+            row_id bigint, file varchar, line bigint, raw_row varchar, cells map(varchar, varchar)
+        );
+    """)
 
 
 def count_plainly_bad(connection: duckdb.DuckDBPyConnection, table: Table) -> int:
@@ -90,19 +103,14 @@ def find_problems(connection: duckdb.DuckDBPyConnection, table: Table, *, repeat
     for columns in (table.key, *table.uniques) if repeats else ():
         if not _is_true(connection, ascends_sql(rows, row_sql([*_apart(table), *columns]))):
             connection.execute(_repeats_sql(table, columns))
-    if table.name not in inferred:
-        _find_own_orphans(connection, table)
+    own = [_orphans_sql(table, each) for each in table.references if each.table == table.name]
+    # rows that refer to bad rows of their own table are bad, then those that refer to these
+    while table.name not in inferred and any([connection.execute(sql).fetchone()[0] for sql in own]):
+        pass
     for reference in inferring:
         connection.execute(_orphans_sql(table, reference, "orphans"))
     connection.execute(f"delete from orphans where row_id in ({_BAD})")
     return connection.execute("select count(distinct row_id) from problems").fetchone()[0]
-
-
-def _find_own_orphans(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """Add the rows that refer to bad rows of their own table, then the rows that refer to those."""
-    own = [_orphans_sql(table, each) for each in table.references if each.table == table.name]
-    while own and any([connection.execute(sql).fetchone()[0] for sql in own]):
-        pass
 
 
 def name_conflicts(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
@@ -211,21 +219,6 @@ def commonest_reasons(
     kinds = found[0][-1] if found else 0
     return [(*place, one_line(reason)) for *place, reason, _ in found], kinds - len(found)
 
-
-_GATHERED = """
-create or replace temp table problems (
-    row_id bigint,
-    position integer,
-    column_name varchar,
-    value varchar,
-    reason varchar,
-    first_row_id bigint
-);
-create or replace temp table orphans as from problems;
-create or replace temp table places (
-    row_id bigint, file varchar, line bigint, raw_row varchar, cells map(varchar, varchar)
-);
-"""
 
 _NOTE_PLACES = """
 insert into places
