@@ -92,7 +92,9 @@ def open_books(connection: duckdb.DuckDBPyConnection, newest_kept: int) -> None:
             connection.execute(f"comment on column {table}.{name} is {literal(says)}")
     for table in (BUILD_LOG, "build_inputs"):
         if has_table(connection, "published", table):
-            _take_over(connection, table)
+            old, new = (connection.table(name).columns for name in (f"published.{table}", table))
+            names = ", ".join(quoted(name) for name in old if name in new)
+            connection.execute(f"insert into {table} by name select {names} from published.{table}")
     connection.execute(
         f"set variable build_id = 1 + (select greatest(max(build_id), {newest_kept}) from {BUILD_LOG})"
     )
@@ -245,14 +247,6 @@ from lines
 group by line
 order by min(file), line desc
 """
-
-
-def _take_over(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    """Copy the rows of the published mart, in the columns that both have."""
-    columns = connection.table(table).columns
-    same = [name for name in connection.table(f"published.{table}").columns if name in columns]
-    names = ", ".join(map(quoted, same))
-    connection.execute(f"insert into {table} by name select {names} from published.{table}")
 
 
 _DESCRIBED = f"""

@@ -8,15 +8,12 @@ from collections.abc import Iterator
 
 from duckdb import DuckDBPyConnection
 
-from mart_helpers.contract import (
-    FILE_DAY,
-    Table,
-    declared_tables,
-    read_contract,
-)
+from mart_helpers.contract import FILE_DAY, Table, declared_tables, read_contract
 from mart_helpers.derived import Check, create_checks
 from mart_helpers.session import Session, has_table, in_words
 from mart_helpers.star import (
+    CALENDAR,
+    day_of,
     durable_key,
     star_references,
     star_types,
@@ -47,16 +44,10 @@ def check_history(session: Session, allow_restated: bool) -> None:
         if dimension in declared_tables(connection):
             checks += _loaded_checks(connection, read_contract(connection, dimension), star[dimension])
     for fact, columns in star_references(connection).items():
-        calendars = {name: to for name, to in columns.items() if _day_of(star, to)}
         for column, dimension in columns.items():
-            if dimension in with_versions(star) and calendars:
-                day, calendar = next(iter(calendars.items()))
-                checks += _fact_checks(fact, column, dimension, day, calendar)
+            if dimension in with_versions(star) and (day := day_of(columns)):
+                checks += _fact_checks(fact, column, dimension, day)
     create_checks(connection, checks)
-
-
-def _day_of(star: dict[str, dict[str, str]], dimension: str) -> bool:
-    return star[dimension].get(dimension.removeprefix("dim_")) == "DATE"
 
 
 def _no_overlap(dimension: str) -> Check:
@@ -171,16 +162,14 @@ def _closed(relation: str, dimension: str) -> str:
     """
 
 
-def _fact_checks(fact: str, column: str, dimension: str, day: str, calendar: str) -> Iterator[Check]:
+def _fact_checks(fact: str, column: str, dimension: str, day: str) -> Iterator[Check]:
     key, durable = quoted(surrogate_key(dimension)), quoted(durable_key(dimension))
-    date = f"days.{quoted(calendar.removeprefix('dim_'))}"
     dated = f"""
         from {quoted(fact)} as facts
-        inner join {quoted(calendar)} as days
-            on facts.{quoted(day)} = days.{quoted(surrogate_key(calendar))}
+        inner join {CALENDAR} as days on facts.{quoted(day)} = days.{surrogate_key(CALENDAR)}
         inner join {quoted(dimension)} as version on facts.{quoted(column)} = version.{key}
     """
-    is_outside = f"{date} not between version.valid_from and version.valid_to"
+    is_outside = "days.date not between version.valid_from and version.valid_to"
     yield Check(
         f"{fact}_{column}_is_the_version_of_its_day",
         f"""
@@ -189,9 +178,9 @@ def _fact_checks(fact: str, column: str, dimension: str, day: str, calendar: str
         semi join {quoted(dimension)} as other
             on version.{durable} = other.{durable}
             and if(
-                other.valid_from <= {date},
+                other.valid_from <= days.date,
                 other.valid_from > version.valid_from,
-                version.valid_from > {date} and other.valid_from < version.valid_from
+                version.valid_from > days.date and other.valid_from < version.valid_from
             )
         where {is_outside}
         """,
@@ -205,7 +194,7 @@ def _fact_checks(fact: str, column: str, dimension: str, day: str, calendar: str
                 facts.*,
                 version.valid_from,
                 version.valid_to,
-                {date} < version.valid_from as is_before
+                days.date < version.valid_from as is_before
             {dated}
             where {is_outside}
         ),

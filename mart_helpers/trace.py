@@ -211,25 +211,26 @@ def _in_mart(inputs: _Inputs, key: Key) -> list[str]:
     connection, name, columns = inputs.connection, inputs.table.name, inputs.table.key
     if not {*columns} <= {*star_columns(connection).get(name, ())}:
         return []
-    pairs = zip(columns, key, strict=True)
-    where = " and ".join(f"{quoted(column)}::varchar = {literal(text)}" for column, text in pairs)
     texts = []
-    for row in _rows(connection, name, where):
+    for row in _rows(connection, name, dict(zip(columns, key, strict=True))):
         lines = [_listed(row.items(), "  ")]
         for column, dimension in star_references(connection)[name].items():
             own = surrogate_key(dimension)
-            for member in _rows(connection, dimension, f"{quoted(own)} = {row[column] or 'null'}"):
-                del member[own]
+            for member in _rows(connection, dimension, {own: row[column]}):
+                title = f"  {_shown(f'{dimension}, {column} {member.pop(own)}')}"
                 extract = _extract_of(connection, dimension, member.get(VALID_FROM))
-                title = f"  {_shown(f'{dimension}, {column} {row[column]}')}{extract}"
-                lines += [title, _listed(member.items(), "    ")]
+                lines += [f"{title}{extract}", _listed(member.items(), "    ")]
         texts.append("\n".join(lines))
     return texts
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, table: str, where: str) -> list[dict[str, str | None]]:
+def _rows(
+    connection: duckdb.DuckDBPyConnection, table: str, values: dict[str, str | None]
+) -> list[dict[str, str | None]]:
+    """The rows with these values, all of them as texts."""
+    where = " and ".join(f"{quoted(column)}::varchar = ?" for column in values)
     sql = f"select columns(*)::varchar from main.{quoted(table)} where {where} order by all"
-    found = connection.execute(sql)
+    found = connection.execute(sql, [*values.values()])
     names = [name for name, *_ in found.description]
     return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
@@ -237,11 +238,10 @@ def _rows(connection: duckdb.DuckDBPyConnection, table: str, where: str) -> list
 def _extract_of(connection: duckdb.DuckDBPyConnection, dimension: str, day: str | None) -> str:
     """Names the dated extract in which a version of a member begins; empty if no file has the day."""
     found = connection.execute(
-        "select file from build_inputs where table_name = ? and contains(file, ?) "
-        "order by build_id desc limit 1",
+        "select max_by(file, build_id) from build_inputs where table_name = ? and contains(file, ?)",
         [dimension, day],
     ).fetchone()
-    return f", from {found[0]} on" if found else ""
+    return f", from {found[0]} on" if found[0] else ""
 
 
 def _in_inputs(inputs: _Inputs, key: Key) -> tuple[list[str], set[tuple[str, int]], str]:
@@ -289,15 +289,14 @@ def _in_quarantine(inputs: _Inputs, key: Key, places: set[tuple[str, int]]) -> l
     )
     texts = []
     for is_key, file, line, *values, raw in entries.fetchall():
-        is_theirs = is_key or (file, line) in places
-        # quotes may be the fault of the row, so it is unknown which of them belong to the key
-        if not is_theirs and (is_whole := values[0] is None) >= bool(inputs.mapping):
-            plain = tuple(text.replace('"', "") for text in key)
-            found = _key_in(raw, inputs.table, {key}, source_of.get(file))
-            is_theirs = found == key or (
-                is_whole and _key_in(raw.replace('"', ""), inputs.table, {plain}) == plain
-            )
-        if is_theirs:
+        is_whole = (
+            values[0] is None
+        )  # quotes may be the fault, so which of them are the key's is unknown
+        is_searched = not inputs.mapping or is_whole
+        found = is_searched and _key_in(raw, inputs.table, {key}, source_of.get(file)) == key
+        plain = tuple(text.replace('"', "") for text in key)
+        found |= is_whole and _key_in(raw.replace('"', ""), inputs.table, {plain}) == plain
+        if is_key or (file, line) in places or found:
             named = zip(("column", "value", "reason", "row"), (*values, raw), strict=True)
             texts.append(f"  {_place(file, line)}\n{_listed(named, '    ')}")
     return texts
