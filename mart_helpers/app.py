@@ -350,10 +350,8 @@ def _drawn(
     frame = frame.head(_MOST_DRAWN)
     values = frame.columns.drop(label) if values is None else values
     values = [*([values] if isinstance(values, str) else values), *([before] if before else [])]
-    names = frame[label].astype(object).fillna("not given").astype(str)
-    if pd.api.types.is_datetime64_any_dtype(frame[label]):
-        names = frame[label].dt.strftime("%Y-%m" if (frame[label].dt.day == 1).all() else "%Y-%m-%d")
-    lines = pd.DataFrame({"line": range(len(frame)), "name": names.tolist()})
+    _, names = charts.labels_of(frame[label])
+    lines = pd.DataFrame({"line": range(len(frame)), "name": names})
     parts = [
         lines.assign(part=part, series=in_words(each), value=frame[each].astype(float).tolist())
         for part, each in enumerate(values)
@@ -361,7 +359,7 @@ def _drawn(
     rows = pd.concat(parts).dropna()
     if rows.empty:
         return charts.NOTHING_TO_DRAW
-    given = {"names": lines["name"].tolist(), "most": max(rows["value"].max(), 0) or 1}
+    given = {"names": names, "most": max(rows["value"].max(), 0) or 1}
     spec = {
         **_CHARTS[kind],
         "title": {

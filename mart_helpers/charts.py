@@ -184,7 +184,7 @@ def draw_heat_map(frame: pd.DataFrame, label: str, title: str, unit: str = "") -
         if isfinite(value):
             axes.text(column, line, _number(value, decimals), ha="center", va="center", size=9)
     axes.set_xticks(range(values.shape[1]), [in_words(name) for name in numbers.columns])
-    axes.set_yticks(range(len(rows)), [_short(text) for text in rows[label]])
+    axes.set_yticks(range(len(rows)), [_short(text) for text in labels_of(rows[label])[1]])
     axes.xaxis.tick_top()
     axes.set_xlabel(unit.strip(), loc="left")
     return figure
@@ -212,8 +212,7 @@ def draw_bars(
         return _empty_figure(title)
     panels = dict(list(rows.groupby(by, sort=False))) if by else {"": rows}
     labels = [
-        [_short(text, len(panels)) for text in panel[label].astype(object).fillna("not given")]
-        for panel in panels.values()
+        [_short(text, len(panels)) for text in labels_of(panel[label])[1]] for panel in panels.values()
     ]
     inches = 0.42 if any("\n" in text for texts in labels for text in texts) else 0.3
     figure, axes = _new_figure(title, 1.0 + inches * max(map(len, labels)), len(panels))
@@ -257,7 +256,7 @@ def _first_rows(frame: pd.DataFrame, title: str) -> tuple[pd.DataFrame, str]:
 def _lay_columns(axes: Axes, places: pd.Series, names: pd.Series, values: pd.Series, unit: str) -> None:
     """Name a few of the places below the axes, and scale the values so that zero is among them."""
     step = ceil(len(places) / _MOST_TICKS)
-    word, labels = _named(names)
+    word, labels = labels_of(names)
     axes.set_xticks(places[::step], labels[::step])
     axes.set(xlabel=word, ylabel=unit.strip())
     heights = [value for value in values if isfinite(value)]
@@ -286,15 +285,15 @@ def _number(value: float, decimals: int) -> str:
         return f"{Decimal(str(value)):z,.{decimals}f}"
 
 
-def _named(values: pd.Series) -> tuple[str, list[str]]:
-    """A word for the values of an axis, and their labels."""
-    word = in_words(values.name)
-    if not pd.api.types.is_datetime64_any_dtype(values):
-        return word, [f"{value:,}" for value in values]
-    if (values.dt.day == 1).all() and (len(values) > 1 or word == "month"):
-        return "month", values.dt.strftime("%Y-%m").tolist()
-    is_weekly = len(values) > 1 and (values.diff().dropna() == pd.Timedelta(weeks=1)).all()
-    return "week from" if is_weekly else "day", values.dt.strftime("%Y-%m-%d").tolist()
+def labels_of(values: pd.Series) -> tuple[str, list[str]]:
+    """A word for the values of a column, and a label for each; dates are months, weeks or days."""
+    word, texts = in_words(values.name), values
+    if pd.api.types.is_datetime64_any_dtype(values):
+        is_monthly = (values.dt.day == 1).all() and (len(values) > 1 or word == "month")
+        is_weekly = len(values) > 1 and (values.diff().dropna() == pd.Timedelta(weeks=1)).all()
+        word = "month" if is_monthly else "week from" if is_weekly else "day"
+        texts = values.dt.strftime("%Y-%m" if is_monthly else "%Y-%m-%d")
+    return word, texts.astype(object).fillna("not given").astype(str).tolist()
 
 
 def _short(text: object, panels: int = 1) -> str:

@@ -1,7 +1,7 @@
 """Exports tables of the mart as files for other programs; each folder has a manifest of its files."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -30,22 +30,21 @@ MANIFEST = "manifest.json"
 
 
 class Format(NamedTuple):
-    """A file format: its folder in `data_dir`, its ending, and its options for DuckDB's `copy`.
+    """A file format: its folder in `data_dir`, and its options for DuckDB's `copy`.
 
     The format without options is the workbook: one file for all tables, not written by DuckDB.
     """
 
     folder: str
-    ending: str
     options: str = ""
 
 
-FORMATS = {
-    "csv": Format("CSV-export", "csv", "format csv, header true"),
-    "json": Format("JSON-export", "json", "format json, array true"),
-    "ndjson": Format("NDJSON-export", "ndjson", "format json, array false"),
-    "parquet": Format("Parquet-export", "parquet", "format parquet, compression zstd"),
-    "xlsx": Format("Excel-export", "xlsx"),
+FORMATS = {  # by the endings of their files
+    "csv": Format("CSV-export", "format csv, header true"),
+    "json": Format("JSON-export", "format json, array true"),
+    "ndjson": Format("NDJSON-export", "format json, array false"),
+    "parquet": Format("Parquet-export", "format parquet, compression zstd"),
+    "xlsx": Format("Excel-export"),
 }
 
 
@@ -80,34 +79,42 @@ def export_tables(
     sha256. Raises UsageError for an unknown format or table, StateError if a table cannot be read or
     written. A table that does not fit into a sheet is refused before any file is written.
     """
-    kinds = [FORMATS[name] for name in listed("formats", formats, FORMATS)]
+    endings = listed("formats", formats, FORMATS)
     if tables:
         relations = {name: relations[name] for name in listed("tables", tables, relations)}
-    connection, folder = session.local, resolve(data_dir)
+    connection, folder = session.connection, resolve(data_dir)
     about = {
         "format_version": 1,
         "build_id": last_build(connection, current_database(connection)) or None,
         "start_date": start_date or None,
         "end_date": end_date or None,
     }
+    lines = [f"Sales from {start_date or 'the first'} to {end_date or 'the last'}"]
+    lines += [f"Amounts in {currency}"] * bool(currency)
     written: list[dict] = []
     with _one_thread(connection):
-        sheets = []
-        if FORMATS["xlsx"] in kinds:  # refuse them before anything is written
-            names = sheet_names(list(relations))
-            for (table, relation), name in zip(relations.items(), names, strict=True):
+        sheets = []  # planned before anything is written, since a table may be too large
+        for (table, relation), name in zip(relations.items(), sheet_names(list(relations)), strict=True):
+            if "xlsx" in endings:
                 with _in_words(relation, folder):
                     sheets.append(plan_sheet(connection, table, relation, name, currency))
-        for kind in kinds:
-            stems = relations if kind.options else [session.database.stem]
-            with _whole_export(folder / kind.folder, kind, stems, about) as (parts, entries):
-                if kind.options:
-                    entries += _copies(connection, relations, kind, parts)
+        for ending in endings:
+            own, options = FORMATS[ending]
+            names = [f"{stem}.{ending}" for stem in (relations if options else [session.database.stem])]
+            with _whole_export(folder / own, names, about) as (parts, entries):
+                if options:
+                    for name, part, (table, relation) in zip(
+                        names, parts, relations.items(), strict=True
+                    ):
+                        rows = _copy(connection, relation, part, options)
+                        entries.append({"file": name, "table": table, "rows": rows})
                 else:
-                    lines = [f"Sales from {start_date or 'the first'} to {end_date or 'the last'}"]
-                    lines += [f"Amounts in {currency}"] * bool(currency)
-                    entries += _workbook(session, sheets, parts[0], summary, folder, lines)
-            written += [{**entry, "file": f"{kind.folder}/{entry['file']}"} for entry in entries]
+                    _write_workbook(session, sheets, parts[0], summary, folder, lines)
+                    entries += [
+                        {"file": names[0], "table": each.table, "rows": each.rows, "sheet": each.name}
+                        for each in sheets
+                    ]
+            written += [{**entry, "file": f"{own}/{entry['file']}"} for entry in entries]
     entries = pd.DataFrame(written, columns=["file", "rows", "bytes", "sha256"])
     files = entries.groupby("file", sort=False, as_index=False)  # the sheets of a workbook are one file
     exported = files.agg({"rows": "sum", "bytes": "first", "sha256": "first"})
@@ -156,10 +163,9 @@ def named_in(manifest: Path) -> set[str]:
 
 @contextmanager
 def _whole_export(
-    folder: Path, kind: Format, stems: Iterable[str], about: Mapping[str, object]
+    folder: Path, names: Sequence[str], about: Mapping[str, object]
 ) -> Iterator[tuple[Sequence[Path], list[dict]]]:
-    """Temporary files to write one format to, and a list for the entries of its manifest."""
-    names = [f"{stem}.{kind.ending}" for stem in stems]
+    """Temporary files to write, and a list for the entries of the manifest, without bytes and hashes."""
     if odd := [name for name in names if Path(name).name != name]:
         raise StateError(
             f'"{one_line(Path(odd[0]).stem)}" cannot be the name of a file. Rename it in 01_build, or '
@@ -169,55 +175,47 @@ def _whole_export(
     files = [*(folder / name for name in names), manifest]
     with whole_files(files, lambda: [folder / name for name in named_in(manifest)]) as parts:
         yield parts[:-1], entries
+        part_of = dict(zip(names, parts, strict=False))
+        for entry in entries:
+            part = part_of[entry["file"]]
+            entry |= {"bytes": part.stat().st_size, "sha256": sha256_of(part)}
         text = {**about, "files": sorted(entries, key=lambda entry: entry["table"])}
         parts[-1].write_text(
             json.dumps(text, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
         )
 
 
-def _copies(
-    connection: duckdb.DuckDBPyConnection,
-    relations: Mapping[str, str],
-    kind: Format,
-    parts: Sequence[Path],
-) -> Iterator[dict]:
-    for (table, relation), part in zip(relations.items(), parts, strict=True):
-        with _in_words(relation, part.parent):
-            columns = "*"
-            if kind.ending == "parquet":  # Parquet has no 128-bit integers and would store floats
-                described = connection.execute(f"from {quoted(relation)} limit 0").description
-                huge = [quoted(name) for name, type_, *_ in described if "hugeint" in type_.id]
-                casts = ", ".join(f"{name}::decimal(38, 0) as {name}" for name in huge)
-                columns = f"* replace ({casts})" if huge else "*"
-            # `part` is a temporary file already
-            copy = (
-                f"copy (select {columns} from {quoted(relation)}) to {literal(part)} "
-                f"({kind.options}, use_tmp_file false)"
-            )
-            rows = connection.execute(copy).fetchone()[0]
-        yield {"file": f"{table}.{kind.ending}", "table": table, "rows": rows, **_print(part)}
+def _copy(connection: duckdb.DuckDBPyConnection, relation: str, part: Path, options: str) -> int:
+    """Write a relation to a file; returns its rows."""
+    with _in_words(relation, part.parent):
+        columns = "*"
+        if "parquet" in options:  # Parquet has no 128-bit integers and would store floats
+            described = connection.execute(f"from {quoted(relation)} limit 0").description
+            huge = [quoted(name) for name, type_, *_ in described if "hugeint" in type_.id]
+            casts = ", ".join(f"{name}::decimal(38, 0) as {name}" for name in huge)
+            columns = f"* replace ({casts})" if huge else "*"
+        # `part` is a temporary file already
+        copy = f"copy (select {columns} from {quoted(relation)}) to {literal(part)}"
+        return connection.execute(f"{copy} ({options}, use_tmp_file false)").fetchone()[0]
 
 
-def _print(part: Path) -> dict:
-    return {"bytes": part.stat().st_size, "sha256": sha256_of(part)}
-
-
-def _workbook(
+def _write_workbook(
     session: Session,
     sheets: Sequence[Sheet],
     part: Path,
     summary: Sequence[str],
     data_dir: Path,
     lines: Sequence[str],
-) -> Iterator[dict]:
-    connection, name = session.local, session.database.stem
+) -> None:
+    connection = session.connection
     with open_workbook(part) as workbook:
         if summary:
             build = build_facts(connection)
             status, verdict = vouched(data_dir / "quality" / "quality_report.json", build)
             built = (build["built_at"] or "").replace("T", " ")[:16]
             when = f" of {built} (UTC)" * bool(built)
-            lines = [in_words(name).capitalize(), verdict, *lines, f"Build {build['build_id']}{when}"]
+            title = in_words(session.database.stem).capitalize()
+            lines = [title, verdict, *lines, f"Build {build['build_id']}{when}"]
             figures, drawn = (next((s for s in sheets if s.table == each), None) for each in summary)
             query = f"from {quoted(figures.relation)}" if figures else "select 0 as nothing where false"
             told = connection.execute(query).df().dropna(axis="columns", how="all")
@@ -225,8 +223,6 @@ def _workbook(
         for sheet in sheets:
             with _in_words(sheet.relation, part.parent):
                 write_sheet(connection, workbook, sheet)
-    file = {"file": f"{name}.xlsx", **_print(part)}
-    yield from (file | {"table": s.table, "rows": s.rows, "sheet": s.name} for s in sheets)
 
 
 @contextmanager

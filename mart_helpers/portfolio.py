@@ -17,7 +17,11 @@ from mart_helpers.run import run_notebook
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _QUIET = "--headless --no-sandbox --disable-gpu --disable-background-networking --hide-scrollbars"
-_PAGES = ("01_build.html", "pages/dashboard.html", "quality/quality_report.html")
+_PAGES = {
+    "build": "01_build.html",
+    "dashboard": "pages/dashboard.html",
+    "quality": "quality/quality_report.html",
+}
 
 
 def make_portfolio(inputs_dir: Path, out: Path) -> list[Path]:
@@ -30,34 +34,33 @@ def make_portfolio(inputs_dir: Path, out: Path) -> list[Path]:
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         break_inputs("price_times_100", resolve(inputs_dir), folder / "edited")
-        charts, before = _run(resolve(inputs_dir), folder / "before")
-        _, after = _run(folder / "edited", folder / "after")
-    pictures = charts | before | after
+        pictures = _run(resolve(inputs_dir), folder / "before")
+        pictures |= _run(folder / "edited", folder / "after") | pictures
     paths = [resolve(out) / f"{place:02}_{name}.png" for place, name in enumerate(pictures, 1)]
     return write_files(dict(zip(paths, pictures.values(), strict=True)))
 
 
-def _run(inputs_dir: Path, folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
+def _run(inputs_dir: Path, folder: Path) -> dict[str, bytes]:
     """The charts of the notebooks after a run on `inputs_dir`, and pictures of their pages, by name."""
     mart, inputs = {"database": str(folder / "mart.duckdb")}, {"inputs_dir": str(inputs_dir)}
+    data, pictures = {"data_dir": str(folder)}, {}
     values = {
         "01_build": mart | inputs,
-        **({"02_explore": mart} if folder.name == "before" else {}),
-        "04_quality": mart | inputs | {"data_dir": str(folder), "fail_on": "never"},
-        "05_dashboard": mart | {"data_dir": str(folder)},
+        "02_explore": mart,
+        "04_quality": mart | inputs | data | {"fail_on": "never"},
+        "05_dashboard": mart | data,
     }
-    charts: dict[str, bytes] = {}
     folder.mkdir()
     for path in (run_notebook(notebook, given, folder) for notebook, given in values.items()):
         for output in (each for cell in notebook_cells(path) for each in cell.get("outputs", [])):
             if png := output.get("data", {}).get("image/png"):
                 title = re.sub(r"\W+", "_", "".join(output["data"]["text/plain"]).lower())
-                charts[title.removeprefix("_chart_").strip("_")] = b64decode(png)
+                pictures[title.removeprefix("_chart_").strip("_")] = b64decode(png)
     write_pages([folder / "01_build.ipynb"], folder, folder / "mart.duckdb", show_code=True)
-    browser = next(filter(None, map(which, _BROWSERS)), None)
-    names = [f"{name}_{folder.name}_an_edit" for name in ("build", "dashboard", "quality")]
-    shots = [_screenshot(browser, folder / page) for page in _PAGES] if browser else []
-    return charts, dict(zip(names, shots, strict=False))
+    if browser := next(filter(None, map(which, _BROWSERS)), None):
+        for name, page in _PAGES.items():
+            pictures[f"{name}_{folder.name}_an_edit"] = _screenshot(browser, folder / page)
+    return pictures
 
 
 def _screenshot(browser: str, page: Path) -> bytes:
