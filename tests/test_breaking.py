@@ -264,9 +264,9 @@ def test_a_folder_that_cannot_be_the_new_one_is_left_alone(clean, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for out, error, message in [
-        (tmp_path, StateError, "is not empty, and this command overwrites nothing"),
-        (tmp_path / "file", UsageError, "is a file, or is below one"),
-        (tmp_path / "file" / "below", UsageError, "is a file, or is below one"),
+        (tmp_path, UsageError, "already exists. Give --out a new or an empty folder"),
+        (tmp_path / "file", UsageError, "already exists. Give --out a new or an empty folder"),
+        (tmp_path / "file" / "below", StateError, "below cannot be written to: Not a directory"),
         (tmp_path / "link", StateError, "link cannot be written to"),
     ]:
         with pytest.raises(error, match=message):

@@ -174,8 +174,8 @@ def test_what_cannot_be_done_is_refused_and_leaves_no_litter(tmp_path: Path) -> 
     (tmp_path / "taken" / "dim_customer.csv").mkdir(parents=True)
     for sales, out, error, message in [
         (0, "out", UsageError, "0 sales.*--sales"),
-        (10, "a_file", UsageError, "--out"),
-        (10, "a_file/below", UsageError, "--out"),
+        (10, "a_file", StateError, "a_file cannot be written to: File exists"),
+        (10, "a_file/below", StateError, "cannot be written to: Not a directory"),
         (10, "taken", StateError, "cannot be written"),
     ]:
         with pytest.raises(error, match=message):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mart_helpers.errors import InputError, StateError, UsageError
+from mart_helpers.errors import InputError, UsageError
 from mart_helpers.files import write_files
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.texts import did_you_mean
@@ -74,8 +74,8 @@ def break_inputs(kind_name: str, inputs_dir: Path, out: Path) -> tuple[list[Path
     """Write the extracts of `inputs_dir` with one kind of damage into `out`, a new or empty folder.
 
     Returns the files and the day of their arrival, which is the day after the last good sale. Raises
-    UsageError for an unknown kind or an `out` that is a file, InputError if the extracts are not three
-    plain CSV files with enough rows, StateError if `out` is not empty or cannot be written.
+    UsageError for an unknown kind or an `out` that is a file or not empty, InputError if the extracts
+    are not three plain CSV files with enough rows, StateError if `out` cannot be written.
     """
     known, out = {each.name: each for each in KINDS}, resolve(out)
     if not (kind := known.get(kind_name)):
@@ -83,7 +83,8 @@ def break_inputs(kind_name: str, inputs_dir: Path, out: Path) -> tuple[list[Path
         raise UsageError(
             f'break: unknown kind "{kind_name}".{near} `mart break --help` lists the {len(KINDS)}.'
         )
-    _refuse_taken(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{shown(out)} already exists. Give --out a new or an empty folder.")
     sample = Sample(*(_rows(inputs_dir, table) for table in _NEEDED))
     if (found := len(sample.months)) < 6:  # with fewer, most of them would be lost
         raise _not_good(f"fact_sales.csv: found sales of {found} months, expected 6 or more")
@@ -98,20 +99,6 @@ def break_inputs(kind_name: str, inputs_dir: Path, out: Path) -> tuple[list[Path
     damaged |= {f"{table}.csv": (inputs_dir / f"{table}.csv").read_bytes() for table in kept}
     paths = write_files({out / name: damaged[name] for name in sorted(damaged)})
     return paths, sample.days.max().date() + timedelta(days=1)
-
-
-def _refuse_taken(out: Path) -> None:
-    try:
-        is_taken = any(out.iterdir())
-    except FileNotFoundError:
-        return
-    except NotADirectoryError as error:
-        raise UsageError(f"{shown(out)}: is a file, or is below one. Give --out a folder.") from error
-    if is_taken:
-        raise StateError(
-            f"{shown(out)}: is not empty, and this command overwrites nothing. "
-            "Give --out a new or an empty folder."
-        )
 
 
 def _rows(inputs_dir: Path, table: str) -> pd.DataFrame:

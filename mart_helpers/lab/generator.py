@@ -39,8 +39,7 @@ def generate(sales: int, out: Path, seed: int = USUAL_SEED, *, history: bool = F
     the next 2 % of them move, 1 % become another kind of business, 1 % get another name, and 1 % are
     left out. Another file, fact_inventory.csv, has the stock of each product at the end of each month.
 
-    Raises UsageError if `sales` is below 1 or above MOST_SALES or if `out` is not a folder, and
-    StateError if the files cannot be written.
+    Raises UsageError if `sales` is below 1 or above MOST_SALES, StateError if `out` cannot be written.
     """
     if not 1 <= sales <= MOST_SALES:
         raise UsageError(
@@ -56,20 +55,15 @@ def generate(sales: int, out: Path, seed: int = USUAL_SEED, *, history: bool = F
     tables = _tables(history)
     paths = [folder / f"{name}.csv" for name in tables]
     try:
-        for path in (paths[0], paths[-1]):
-            path.parent.mkdir(parents=True, exist_ok=True)
         with whole_files(paths) as parts, connect(":memory:") as connection:
             for name, value in sizes.items():
                 connection.execute(f"set variable {name} = {value}::bigint")
             connection.execute(_VIEWS.read_text(encoding="utf-8"))
             for rows, part in zip(tables.values(), parts, strict=True):
                 connection.execute(f"copy ({rows}) to {literal(part)} (format csv, header)")
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"{shown(folder)}: is a file, or is below one. Give --out a folder.") from error
-    except (OSError, duckdb.IOException) as error:
+    except duckdb.IOException as error:
         raise StateError(
-            f"{shown(folder)}: the files cannot be written ({error}). "
-            "Free disk space, or give --out a folder that you can write to."
+            f"{shown(folder)} cannot be written to: {error}. Free disk space, or name another folder."
         ) from error
     return paths
 
