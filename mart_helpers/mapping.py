@@ -7,7 +7,6 @@ macro whose comment begins with `reads: `; the rest of the comment is the reason
 arguments replace [words] in brackets.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,12 @@ import duckdb
 
 from mart_helpers.contract import Table, declared_tables, trimmed_sql
 from mart_helpers.errors import InputError, StateError
-from mart_helpers.raw import IS_READ, PLACE, Raw, RawFiles
+from mart_helpers.raw import IS_READ, ORIGIN, Raw, RawFiles
 from mart_helpers.raw import SCHEMA as SOURCE
 from mart_helpers.session import Session
 from mart_helpers.sources import ROW_FAULT, Source
 from mart_helpers.staging import fault_sql
-from mart_helpers.texts import did_you_mean, literal, quoted
+from mart_helpers.texts import did_you_mean, expression_sql, literal, parsed, quoted, tree_sql
 
 SCHEMA = "mapping"
 
@@ -54,19 +53,17 @@ class Mapping(NamedTuple):
     @property
     def rows_sql(self) -> str:
         """A query for `rows` and for the records that cannot be read, in the order of the file."""
-        place = quoted(PLACE.name)
         unread = self.raw.faulty_sql(f"not {IS_READ}")
         return (
-            f"select * replace ({place}::varchar as {place}) "
-            f"from (from ({self.rows}) union all by name from ({unread})) order by {place}::bigint"
+            f"select * replace ({ORIGIN}::varchar as {ORIGIN}) "
+            f"from (from ({self.rows}) union all by name from ({unread})) order by {ORIGIN}::bigint"
         )
 
     def count_rows(self, staged: str) -> int:
         """How many rows of the table `staged` were made. Raises StateError for two of one line."""
-        place = quoted(PLACE.name)
         rows, placed, repeated = self.connection.execute(
-            f"select count(*), count({place}), min({place}) filter ({place} = before) "
-            f"from (select {place}, lag({place}) over () as before from {staged})"
+            f"select count(*), count({ORIGIN}), min({ORIGIN}) filter ({ORIGIN} = before) "
+            f"from (select {ORIGIN}, lag({ORIGIN}) over () as before from {staged})"
         ).fetchone()
         if placed < rows or repeated:
             where = f"two rows from {self.raw.located(repeated)}" if repeated else "a row from no line"
@@ -79,10 +76,9 @@ class Mapping(NamedTuple):
         self, source: Source, texts: Sequence[str], matches: str
     ) -> list[tuple[int, tuple[str, ...]]]:
         """The number and the `key` (these `texts`) of the records of a source whose rows match."""
-        place = quoted(PLACE.name)
         rows = self.connection.execute(
-            f"select * from (select {place}, [{', '.join(texts)}] as key from ({self.rows})) "
-            f"where {matches} order by {place}"
+            f"select * from (select {ORIGIN}, [{', '.join(texts)}] as key from ({self.rows})) "
+            f"where {matches} order by {ORIGIN}"
         )
         key_of = {each: tuple(key) for each, key in rows.fetchall()}
         numbers = self.raw.numbers(self.connection, source, [*key_of])
@@ -145,7 +141,7 @@ class _View:
     def __init__(self, connection: duckdb.DuckDBPyConnection, table: Table, sql: str) -> None:
         self._connection, self._table = connection, table
         self._name = f"{SCHEMA}.{table.name}"
-        self._tree = self._parsed(re.split(r"\sAS\s+(?=SELECT|WITH|FROM|\()", sql, maxsplit=1)[1])
+        self._tree = parsed(connection, re.split(r"\sAS\s+(?=SELECT|WITH|FROM|\()", sql, maxsplit=1)[1])
         self._node: Node = self._tree["statements"][0]["node"]
         found = connection.execute(_READERS, [f"{_READS}%"]).fetchall()
         self._readers = {
@@ -158,7 +154,7 @@ class _View:
         self._refuse_other_shapes()
         raw, *others = [files[name] for name in self._sources()]
         self._refuse_unread(others)
-        described = self._connection.execute(f"describe {self._sql(self._tree)}").fetchall()
+        described = self._connection.execute(f"describe {self._sql()}").fetchall()
         outputs = [(name, name.strip().lower()) for name, *_ in described]
         is_distinct = self._without_distinct() or not self._table.name.startswith("fact_")
         file, line = self._with_place(raw, [name for _, name in outputs])
@@ -167,38 +163,29 @@ class _View:
         texts = ", ".join(
             f"{quoted(name)}::varchar as {quoted(field)}" for name, field in outputs if field in fields
         )
-        place = quoted(PLACE.name)
-        select = self._sql(self._tree)
+        select = self._sql()
         rows = (
-            f"select {texts}, {raw.place_sql(quoted(file), quoted(line))} as {place}, "
+            f"select {texts}, {raw.place_sql(quoted(file), quoted(line))} as {ORIGIN}, "
             f"{quoted(_FAULTS)} as {ROW_FAULT} from ({select})"
         )
         if self._connection.execute(odd := raw.faulty_sql(IS_READ)).fetchone():
             fault = f"coalesce(odd.{ROW_FAULT}, made.{ROW_FAULT}) as {ROW_FAULT}"
             rows = (
                 f"select made.* replace ({fault}) from ({rows}) as made left join ({odd}) as odd "
-                f"using ({place})"
+                f"using ({ORIGIN})"
             )
         if is_distinct:
-            rows = f"select * exclude ({place}), min({place}) as {place} from ({rows}) group by all"
+            rows = f"select * exclude ({ORIGIN}), min({ORIGIN}) as {ORIGIN} from ({rows}) group by all"
         return Mapping(self._connection, self._name, raw, rows, fields, ignored, others)
 
-    def _parsed(self, sql: str) -> Node:
-        text = "select json_serialize_sql($sql::varchar)"
-        return json.loads(self._connection.execute(text, {"sql": sql}).fetchone()[0])
-
-    def _sql(self, tree: Node) -> str:
-        text = "select json_deserialize_sql($tree::json)"
-        return self._connection.execute(text, {"tree": json.dumps(tree)}).fetchone()[0]
+    def _sql(self) -> str:
+        return tree_sql(self._connection, self._tree)
 
     def _text(self, node: Node) -> str:
-        """SQL of an expression."""
-        tree = self._parsed("select 1")
-        tree["statements"][0]["node"]["select_list"] = [{**node, "alias": ""}]
-        return f"({self._sql(tree).removeprefix('SELECT ')})"
+        return f"({expression_sql(self._connection, node)})"
 
     def _expression(self, sql: str) -> Node:
-        return self._parsed(f"select {sql}")["statements"][0]["node"]["select_list"][0]
+        return parsed(self._connection, f"select {sql}")["statements"][0]["node"]["select_list"][0]
 
     def _refuse_other_shapes(self) -> None:
         """Refuse a view whose rows are not lines of the file, or with a reader away from its line."""

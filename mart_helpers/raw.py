@@ -33,6 +33,9 @@ SCHEMA = "source"
 #: The place of a row: the position of its file in the folder, and its line.
 PLACE = Column(" origin", "BIGINT", False, None)
 
+#: The column of places in SQL.
+ORIGIN = quoted(PLACE.name)
+
 _LINE_BITS = 40
 
 _NAMED = re.compile(rf'(?:\bfrom|\bjoin|,)\s+"?{SCHEMA}"?\s*\.\s*("(?:[^"]|"")+"|\w+)', re.IGNORECASE)
@@ -67,7 +70,7 @@ class Raw(NamedTuple):
     def faulty_sql(self, where: str = "true") -> str:
         """A query for the place and `ROW_FAULT` of faulty records, whether or not `IS_READ`."""
         return (
-            f"select {quoted(PLACE.name)}, {SUSPECT} as {ROW_FAULT} "
+            f"select {ORIGIN}, {SUSPECT} as {ROW_FAULT} "
             f"from {self.staged} where {SUSPECT} is not null and {where}"
         )
 
@@ -87,7 +90,7 @@ class Raw(NamedTuple):
         """A query for the rows of the table `staged` and their records, joined by place."""
         return (
             f"select made.rowid as row_id, raw.rowid as record from {staged} as made "
-            f"inner join {self.staged} as raw using ({quoted(PLACE.name)})"
+            f"inner join {self.staged} as raw using ({ORIGIN})"
         )
 
     def numbers(
@@ -95,8 +98,8 @@ class Raw(NamedTuple):
     ) -> dict[int, int]:
         """The record numbers in a source of those places that are in it."""
         found = connection.execute(
-            f"select rowid, {quoted(PLACE.name)} from {self.staged} "
-            f"where {quoted(PLACE.name)} in (select unnest($places::bigint[])) order by rowid",
+            f"select rowid, {ORIGIN} from {self.staged} "
+            f"where {ORIGIN} in (select unnest($places::bigint[])) order by rowid",
             {"places": list(places)},
         ).fetchall()
         records = zip(found, origins(self.runs, (row for row, _ in found)), strict=True)
@@ -104,10 +107,9 @@ class Raw(NamedTuple):
 
     def left_out(self, connection: duckdb.DuckDBPyConnection, staged: str) -> Counter[str]:
         """How many records of each source have no row at their place in `staged`."""
-        place = quoted(PLACE.name)
         found = connection.execute(
-            f"select {place} >> {_LINE_BITS}, count(*) from {self.staged} "
-            f"anti join {staged} using ({place}) group by all"
+            f"select {ORIGIN} >> {_LINE_BITS}, count(*) from {self.staged} "
+            f"anti join {staged} using ({ORIGIN}) group by all"
         )
         return Counter({self.sources[file].name: rows for file, rows in found.fetchall()})
 
@@ -187,13 +189,12 @@ class RawFiles:
 
     def _show(self, raw: Raw) -> None:
         """Make the view `source.<name>` of the readable records."""
-        place = quoted(PLACE.name)
-        where = f"{place} as line"
+        where = f"{ORIGIN} as line"
         if raw.is_folder:
             names = ", ".join(literal(source.name) for source in raw.sources)
             where = (
-                f"list_extract([{names}], ({place} >> {_LINE_BITS}) + 1) as file, "
-                f"{place} & {(1 << _LINE_BITS) - 1} as line"
+                f"list_extract([{names}], ({ORIGIN} >> {_LINE_BITS}) + 1) as file, "
+                f"{ORIGIN} & {(1 << _LINE_BITS) - 1} as line"
             )
         columns = ", ".join(map(quoted, raw.columns))
         self._session.connection.execute(

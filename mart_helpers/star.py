@@ -4,7 +4,6 @@ An additive metric is a macro whose comment ends in `adds up` and which sums a c
 view of the mart computes that column from columns of a fact and its dimensions.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from duckdb import DuckDBPyConnection
 
 from mart_helpers.contract import read_contracts
 from mart_helpers.session import Session
-from mart_helpers.texts import literal, quoted
+from mart_helpers.texts import expression_sql, literal, parsed, quoted
 
 CALENDAR = "dim_date"
 
@@ -182,22 +181,13 @@ def is_number(type_: str) -> bool:
 
 def _columns_made(connection: DuckDBPyConnection, view: str) -> Iterator[tuple[str, str, list[str]]]:
     """The columns that a view computes, each with its expression and the columns that this needs."""
-    template, parsed = _parsed(connection, "select 1"), _parsed(connection, view)
+    tree = parsed(connection, view)
     made: dict[str, dict] = {}
-    for item in parsed["statements"][0]["node"].get("select_list", []) if parsed else []:
-        if item.get("alias") and item["class"] != "STAR":
+    for item in tree["statements"][0]["node"].get("select_list", []) if tree else []:
+        if (name := item.get("alias")) and item["class"] != "STAR":
             columns: set[str] = set()
-            made[item["alias"]] = {**_expanded(item, made, columns), "alias": ""}
-            template["statements"][0]["node"]["select_list"] = [made[item["alias"]]]
-            text = "select json_deserialize_sql($tree::json)"
-            (sql,) = connection.execute(text, {"tree": json.dumps(template)}).fetchone()
-            yield item["alias"], sql.removeprefix("SELECT "), sorted(columns)
-
-
-def _parsed(connection: DuckDBPyConnection, sql: str) -> dict:
-    """The syntax tree of a `select`; empty if DuckDB gives none."""
-    tree = json.loads(connection.execute("select json_serialize_sql($1)", [sql]).fetchone()[0])
-    return {} if tree["error"] else tree
+            made[name] = {**_expanded(item, made, columns), "alias": ""}
+            yield name, expression_sql(connection, made[name]), sorted(columns)
 
 
 def _expanded(node: Any, made: dict[str, dict], columns: set[str]) -> Any:

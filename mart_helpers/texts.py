@@ -1,9 +1,13 @@
 """Wording and quoting that several modules share."""
 
 import glob
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+
+from duckdb import DuckDBPyConnection
 
 PERCENTAGE = "_pct"  # ending of the names of figures in percent
 
@@ -34,6 +38,26 @@ def row_text_sql(columns: Sequence[str], relation: str = "") -> str:
 def literal(text: str | Path) -> str:
     """`text` as an SQL string, for the statements that take no parameters, such as `attach`."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def parsed(connection: DuckDBPyConnection, sql: str) -> dict[str, Any]:
+    """The syntax tree of a `select`, as DuckDB's parser gives it; empty if it gives none."""
+    (text,) = connection.execute("select json_serialize_sql($1::varchar)", [sql]).fetchone()
+    tree = json.loads(text)
+    return {} if tree["error"] else tree
+
+
+def tree_sql(connection: DuckDBPyConnection, tree: Mapping[str, Any]) -> str:
+    """The `select` of a syntax tree."""
+    text = json.dumps(tree)
+    return connection.execute("select json_deserialize_sql($1::json)", [text]).fetchone()[0]
+
+
+def expression_sql(connection: DuckDBPyConnection, node: Mapping[str, Any]) -> str:
+    """The SQL of an expression in a syntax tree, without its alias."""
+    tree = parsed(connection, "select 1")
+    tree["statements"][0]["node"]["select_list"] = [{**node, "alias": ""}]
+    return tree_sql(connection, tree).removeprefix("SELECT ")
 
 
 def file_literal(path: Path) -> str:
