@@ -58,7 +58,7 @@ _KINDS = (
     (
         "packed with gzip, bzip2, xz or Zstandard",
         rb"\x1f\x8b|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd",
-        "Unpack it; only gzip, once, can be read",
+        "Unpack it, or pack it once, with gzip",
     ),
     ("a SQLite database", rb"SQLite format 3\0", "Name it .sqlite"),
     ("JSON", rb"(\xef\xbb\xbf)?\s*[{\[]", "Name it .json, or .ndjson"),
