@@ -10,7 +10,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from math import inf
@@ -154,11 +154,8 @@ class Block(NamedTuple):
     def _has_stray_cr(self) -> bool:
         return b"\r" in self.text and self.text.count(b"\r") != self.text.count(b"\r\n")
 
-    def mended(self, delimiter: str, fields: int, unread: Callable[[str], bytes]) -> Iterator[bytes]:
-        """The records, each with a line end; surplus fields are dropped.
-
-        An unreadable record is replaced by what `unread` returns for the reason.
-        """
+    def mended(self, delimiter: str, fields: int) -> Iterator[tuple[bytes, str]]:
+        """The records with line ends, without surplus fields, and why a record cannot be read, if so."""
         mark = delimiter.encode()
         # like DuckDB, allow at most one blank before an opening quote
         field = rb'(?: ?"(?:[^"]|"")*+" *+(?=%s|\Z)|(?! ?")[^%s\r\n]*)' % (2 * (re.escape(mark),))
@@ -172,7 +169,7 @@ class Block(NamedTuple):
                 end = found.end() if (found := few.match(raw)) else 0
                 if end < len(raw) and not all_of_them.match(raw):
                     reason = STRAY_CR if raw[end : end + 1] == b"\r" else OUTSIDE_QUOTES
-            yield unread(reason) if reason else raw[:end] + b"\n"
+            yield raw[:end] + b"\n", reason
 
 
 def _too_odd(raw: bytes) -> str:

@@ -241,12 +241,10 @@ def _read_texts(
 def _mended(batch: Sequence[Part], not_utf8: Counter[Source]) -> Iterator[bytes]:
     """The records of a batch, with each unreadable one replaced by a row that says why."""
     for source, block in batch:
-
-        def unread(reason: str, source: CsvFile = source) -> bytes:
-            not_utf8[source] += reason == NOT_UTF8
-            return source.unread(reason)
-
-        yield from block.mended(source.delimiter, len(source.fields), unread)
+        for line, reason in block.mended(source.delimiter, len(source.fields)):
+            if reason == NOT_UTF8:
+                not_utf8[source] += 1
+            yield source.unread(reason) if reason else line
 
 
 def fill_staging(

@@ -104,8 +104,8 @@ def test_a_nul_byte_is_refused_with_its_line(in_blocks, written):
 
 def mended(block, delimiter: str = ",", fields: int = 2) -> list[str]:
     """The records of a block as they are read, those that cannot be in brackets."""
-    lines = block.mended(delimiter, fields, lambda reason: f"[{reason}]\n".encode())
-    return [line.decode() for line in lines]
+    lines = block.mended(delimiter, fields)
+    return [f"[{reason}]\n" if reason else line.decode() for line, reason in lines]
 
 
 MENDED = {
