@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mart_helpers.errors import StateError, UsageError
@@ -105,6 +105,7 @@ def test_a_fault_says_what_was_found_and_expected(subtests):
 
 
 @given(st.text().filter(lambda text: text not in PARAMETERS["fail_on"].choices))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_text_is_a_value_or_has_a_fault(text):
     faults = {name: fault(each, text) for name, each in PARAMETERS.items()}
     assert all(faults[name] for name in ("stage", "max_rejected_share", "is_quick", "fail_on"))

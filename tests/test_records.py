@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from mart_helpers import records
@@ -172,6 +172,7 @@ CELL = st.text(st.sampled_from('",\n\r ab;é𝄞\u2028'), max_size=8)
     quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
     block_bytes=st.integers(1, 40),
 )
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_the_csv_module_writes_is_found_row_by_row(
     tmp_path_factory, rows, line_end, quoting, block_bytes
 ):
