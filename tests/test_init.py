@@ -8,6 +8,7 @@ import duckdb
 import pytest
 import xlsxwriter
 from conftest import CHECKOUT, query
+from golden import assert_as_kept
 
 from mart_helpers.draft import make_place
 from mart_helpers.errors import InputError, UsageError
@@ -53,36 +54,30 @@ def flat(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_draft_says_what_was_seen_of_each_column(tmp_path, flat):
-    (tmp_path / "customers.csv").write_text("No,Since\n007,2/1/2024\n008,3/1/2024\n009,\n")
-    assert make_place(tmp_path / "shop", [flat, tmp_path / "customers.csv"]) == [
-        "drafted customers, 3 rows",
-        "drafted orders, 3 rows",
-    ]
-    customers, orders = drafts(tmp_path / "shop", "table contract")
-    assert "row varchar primary key,  -- whole numbers; different in each row; such as 1" in orders
-    assert "order_date date not null,  -- days written as %d.%m.%Y; different in each row" in orders
-    assert "customer_id varchar not null references contract.customers (no)," in orders
-    assert "price decimal(18, 4) not null,  -- numbers with ,;" in orders
-    assert "quantity bigint not null,  -- whole numbers;" in orders
-    assert "discount decimal(9, 6)  -- percentages with ,; 2 different; 1 empty;" in orders
-    assert "-- days written as %m/%d/%Y; OR days written as %d/%m/%Y?; 2 different; 1 empty" in customers
-    mapped = drafts(tmp_path / "shop", "view mapping.orders")[0]
-    assert """date_from("Order Date", '%d.%m.%Y') as order_date,""" in mapped
-    assert mapped.endswith('from source."orders"')
+DAYS = ("01.02.2024", "31.12.2023", "never", "05.06.2024", "17.03.2024")
+DRAFTED = {
+    "orders and their customers": {
+        "orders.csv": FLAT,
+        "customers.csv": "No,Since\n007,2/1/2024\n008,3/1/2024\n009,\n",
+    },
+    "days of which one is bad, and a name that SQL reserves": {
+        "orders.csv": "Order;Day\n" + "".join(f"{n};{day}\n" for n, day in enumerate(DAYS)),
+    },
+}
 
 
-def test_a_draft_keeps_days_of_which_one_is_bad_and_names_that_sql_reserves(tmp_path):
-    days = ["01.02.2024", "31.12.2023", "never", "05.06.2024", "17.03.2024"]
-    rows = "".join(f"{number};{day}\n" for number, day in enumerate(days))
-    (tmp_path / "orders.csv").write_text(f"Order;Day\n{rows}")
-    make_place(tmp_path / "shop", [tmp_path / "orders.csv"])
-    (declared,) = drafts(tmp_path / "shop", "table contract.orders")
-    (mapping,) = drafts(tmp_path / "shop", "view mapping.orders")
-    assert '"order" varchar primary key,' in declared
-    assert "day date not null  -- days written as %d.%m.%Y; 1 cannot be read this way" in declared
-    assert '"Order" as "order",' in mapping
-    assert """date_from("Day", '%d.%m.%Y') as day""" in mapping
+def test_what_is_drafted_is_as_it_was_written_down(tmp_path):
+    """In golden/draft.txt, which KEEP=1 writes anew."""
+    texts = []
+    for number, (words, files) in enumerate(DRAFTED.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text, "utf-8")
+        told = make_place(folder / "shop", [folder / name for name in files])
+        made = [draft for begin in ("table", "view") for draft in drafts(folder / "shop", f"{begin} ")]
+        texts += [f"=== {words}", *told, "", *(f"{draft}\n" for draft in dict.fromkeys(made))]
+    assert_as_kept("draft.txt", "\n".join(texts))
 
 
 def test_a_draft_is_all_comments_and_nothing_is_loaded_by_it(tmp_path, flat):
