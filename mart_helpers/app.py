@@ -55,7 +55,6 @@ _SETTINGS = {
     "browser_gatherUsageStats": False,
     "client_toolbarMode": "minimal",
     "logger_hideWelcomeMessage": True,
-    "theme_headingFontSizes": ["2rem", "1.5rem", "1.25rem", "1rem", "1rem", "1rem"],
 }
 
 _MOST_ROWS, _MOST_DRAWN, _TALLEST = 10_000, 400, 15  # behind a line; in a chart; without scrolling
@@ -68,10 +67,6 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _CHARTS = json.loads((_TEMPLATES / "app.charts.json").read_text(encoding="utf-8"))
 
 _NAME = re.compile(r"(?:%%sql +)?([a-z]\w*)")  # of what a cell makes or shows
-
-_HTML = """<style>.answer { overflow-x: auto } .answer code { overflow-wrap: anywhere }
-.answer :is(th, td) { padding-right: 1rem; text-align: left; vertical-align: top }</style>
-<div class="answer">{}</div>"""
 
 
 class Drawing(NamedTuple):
@@ -108,6 +103,7 @@ def show(database: Path, inputs_dir: Path) -> None:
         pages.append(st.Page(draw, title=title, url_path=name[3:]))
     page = st.navigation(pages)
     st.set_page_config(f"{page.title} · {database.stem}")
+    st.html(_TEMPLATES / "app.css")
     page.run()
 
 
@@ -183,7 +179,7 @@ class _Page:
         elif isinstance(value, charts.Chart):
             st.image(value.png)
         elif hasattr(value, "_repr_html_"):
-            st.html(_HTML.replace("{}", value._repr_html_()))
+            st.html(f'<div class="answer">{value._repr_html_()}</div>')
         elif value is not None:
             st.write(value)
 

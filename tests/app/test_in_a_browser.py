@@ -155,8 +155,10 @@ def test_the_page_of_the_checks_leads_from_a_reason_to_its_rows(page: Page, serv
 
 
 @pytest.mark.parametrize("page", [{"color_scheme": "dark"}], indirect=True)
-def test_nothing_is_wider_than_the_window(page: Page, server: str) -> None:
+def test_nothing_is_wider_than_the_window_and_the_dark_is_dark(page: Page, server: str) -> None:
     look(page, server)
+    paper = page.locator("[data-testid=stApp]").evaluate("app => getComputedStyle(app).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", paper))) < 60
     for width in (1400, 768, 360):
         page.set_viewport_size({"width": width, "height": 900})
         too_wide = (
