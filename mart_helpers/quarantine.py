@@ -8,14 +8,13 @@ table `inferred_members` lists it until an extract has the row itself.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import groupby, islice, tee
+from itertools import groupby, islice
 
 import duckdb
 
 from mart_helpers.contract import FILE_DAY, Reference, Table, ascends_sql, read_contract
 from mart_helpers.errors import StateError
 from mart_helpers.session import has_table
-from mart_helpers.sources import Source
 from mart_helpers.staging import SUSPECT, Run, origins, problems_sql, staging_of
 from mart_helpers.texts import literal, one_line, quoted, row_sql, row_text_sql
 
@@ -26,7 +25,7 @@ _MOST_UNIQUE = 0.9  # share of unique keys by an estimate that may be wrong by s
 
 _BATCH = 2_000  # records of at most 10,000 characters
 
-_MOST_ORIGINS = 200_000
+_MOST_ORIGINS = 200_000  # for so many bad rows, a file is read once more
 
 _BAD = "select row_id from problems"
 
@@ -145,14 +144,20 @@ def write_entries(
     same. The table `places` gets the places of rows with problems, of the rows whose keys they repeat,
     and of the first rows that refer to members to be inferred.
     """
-    for source, found in groupby(_origins(connection, runs, records), lambda origin: origin[1]):
-        of_ids, of_places = tee(found)
-        places = source.places(number for _, _, number in of_places)
-        noted = zip((row_id for row_id, _, _ in of_ids), places, strict=True)
-        while batch := list(islice(noted, _BATCH)):
-            row_ids = [row_id for row_id, _ in batch]
-            lines, raws = ([place[index] for _, place in batch] for index in (1, 2))
-            connection.execute(_NOTE_PLACES, [row_ids, source.name, lines, raws, *source.cells])
+    record, join = ("record", f"inner join ({records}) using (row_id)") if records else ("row_id", "")
+    connection.execute(_WANTED.format(record=record, join=join))
+    some = f"select row_id, record from wanted where record > ? order by record limit {_MOST_ORIGINS}"
+    last = -1
+    while rows := connection.execute(some, [last]).fetchall():
+        last = rows[-1][1]
+        found = zip(rows, origins(runs, (record for _, record in rows)), strict=True)
+        for source, of_source in groupby(found, lambda each: each[1][0]):
+            row_of = {number: row_id for (row_id, _), (_, number) in of_source}
+            places = source.places(row_of)
+            while batch := [*islice(places, _BATCH)]:
+                row_ids = [row_of[number] for number, _, _ in batch]
+                lines, raws = ([place[index] for place in batch] for index in (1, 2))
+                connection.execute(_NOTE_PLACES, [row_ids, source.name, lines, raws, *source.cells])
     connection.execute(_INSERT, [table.name])
     bad = "select file, count(distinct line) from quarantine where table_name = ? group by file"
     return Counter(dict(connection.execute(bad, [table.name]).fetchall()))
@@ -278,20 +283,6 @@ from (
 {join}
 where row_id is not null
 """
-
-
-def _origins(
-    connection: duckdb.DuckDBPyConnection, runs: Sequence[Run], records: str | None
-) -> Iterator[tuple[int, Source, int]]:
-    """The rows whose places are needed, with the source and number of their records, in this order."""
-    record, join = ("record", f"inner join ({records}) using (row_id)") if records else ("row_id", "")
-    connection.execute(_WANTED.format(record=record, join=join))
-    some = f"from wanted where record > ? order by record limit {_MOST_ORIGINS}"
-    last = -1
-    while rows := connection.execute(f"select row_id, record {some}", [last]).fetchall():
-        last = rows[-1][1]
-        for (row_id, _), place in zip(rows, origins(runs, (row for _, row in rows)), strict=True):
-            yield row_id, *place
 
 
 def inferring_references(connection: duckdb.DuckDBPyConnection, table: Table) -> Iterator[Reference]:
