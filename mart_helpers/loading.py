@@ -255,15 +255,14 @@ class Loader:
         is_much = bad >= _FEW_BAD_ROWS or 2 * bad > read
         return bad == read or (is_much and bad > self.max_rejected_share * read)
 
-    def _refusal(self, table: Table, what: str, bad: int, read: int, of_file: str = "") -> InputError:
+    def _refusal(
+        self, table: Table, what: str, bad: int, read: int, of_file: str | None = None
+    ) -> InputError:
         problem = f"none of its {read:,} rows is good"
         if bad < read:
             share = f"max_rejected_share = {self.max_rejected_share:g}"
             problem = f"{bad:,} of its {read:,} rows are bad, more than {share} lets pass"
-        where = "table_name = ? and file = ?" if of_file else "table_name = ?"
-        kinds, more = commonest_reasons(
-            self._connection, where, [table.name, *([of_file] if of_file else [])]
-        )
+        kinds, more = commonest_reasons(self._connection, table.name, of_file)
         sampled = f"; of the first {SAMPLE:,}" if bad > SAMPLE and not of_file else ""
         lines = [f"{what}: {problem}{sampled}."]
         # the message already names the only file

@@ -213,14 +213,14 @@ def forget_inferred(connection: duckdb.DuckDBPyConnection, table: Table) -> None
 
 
 def commonest_reasons(
-    connection: duckdb.DuckDBPyConnection, where: str = "true", values: Sequence[str] = ()
+    connection: duckdb.DuckDBPyConnection, table: str | None = None, file: str | None = None
 ) -> tuple[list[tuple[int, str, int, str]], int]:
     """Up to five kinds of reasons in `quarantine`, and how many more there are.
 
-    The most frequent come first, each on one line: the number of rows, the file, and the first line with
-    its reason.
+    If a table or a file is named, only its rows count. The most frequent come first, each on one line:
+    the number of rows, the file, and the first line with its reason.
     """
-    found = connection.execute(_COMMONEST_REASONS.format(where=where), values).fetchall()
+    found = connection.execute(_COMMONEST_REASONS, {"table": table, "file": file}).fetchall()
     kinds = found[0][-1] if found else 0
     return [(*place, one_line(reason)) for *place, reason, _ in found], kinds - len(found)
 
@@ -246,7 +246,7 @@ select
     arg_min(reason, (file, line)) as first_reason,
     count(*) over () as kinds
 from quarantine
-where {{where}}
+where coalesce(table_name = $table, true) and coalesce(file = $file, true)
 group by table_name, column_name, {_KIND}
 order by rows desc, first_file, first_line
 limit 5
