@@ -6,7 +6,7 @@ A page is one file that loads nothing and runs no script. Templates and styleshe
 import json
 import re
 from collections import ChainMap, Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +62,7 @@ def write_pages(
     All pages are written or none. Raises StateError if the folder cannot be written, or if there is no
     mart.
     """
-    figures, pages = _figures_of(database), {}
+    build, pages = _build(database), {}
     there = {page.stem for page in (*executed, *folder.glob("*.html"))}
     for path in executed:
         body = _html(path, code="open" if show_code else "folded")
@@ -72,7 +72,7 @@ def write_pages(
         for link in body("a"):
             _lead(link, there)
         values = {"title": title, "sections": sections, "body": Markup(body)}
-        page = render_page("notebooks.html.j2", figures=figures | _given(path), **values)
+        page = render_page("notebooks.html.j2", build=build, given=_given(path), **values)
         pages[folder / f"{path.stem}.html"] = page
     return write_files(pages)
 
@@ -89,17 +89,13 @@ def write_report(executed: Sequence[Path], folder: Path, database: Path, quality
     text = render_page(
         "report.html.j2",
         title="Report on the data mart",
-        figures=_figures_of(database) | ChainMap(*map(_given, executed)),
+        build=_build(database),
+        given=ChainMap(*map(_given, executed)),
         report=quality,
         sections=[section for name in REPORTED for section in _answers(named[name])],
     )
     (page,) = write_files({folder / REPORT: text})
     return page
-
-
-def page_names() -> set[str]:
-    """The names of all pages of notebooks: one for each notebook, and the report."""
-    return {REPORT, *(f"{path.stem}.html" for path in (home() / "notebooks").glob("*.ipynb"))}
 
 
 def render_page(template: str, **values: object) -> str:
@@ -118,6 +114,7 @@ def render_page(template: str, **values: object) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     environment.filters |= {"cell": cell_text, "figure": figure_text}
+    environment.filters |= {"decimal": Decimal, "money_aside": money_aside}
     return printable(environment.get_template(template).render(marks=_MARKS, **values))
 
 
@@ -143,24 +140,10 @@ def figure_text(value: object) -> str:
     return cell_text(value, _LONGEST_FIGURE)
 
 
-def build_figures(build: Mapping[str, object]) -> dict[str, str]:
-    """The figures of a mart's last build by name; figures that its log lacks are left out."""
-    loaded = build["revenue_loaded"]
-    figures = {
-        "Mart": build["mart"],
-        "Build": build["build_id"] and str(build["build_id"]),
-        "Built (UTC)": (build["built_at"] or "").replace("T", " ")[:16] or None,
-        "Rows loaded": build["rows_loaded"],
-        "Rows in quarantine": build["rows_quarantined"],
-        "Revenue loaded": loaded and f"{Decimal(loaded):,.2f}",
-        "Revenue in quarantine": money_aside(build),
-    }
-    return {name: figure_text(value) for name, value in figures.items() if value is not None}
-
-
-def _figures_of(database: Path) -> dict[str, str]:
+def _build(database: Path) -> dict[str, object]:
+    """What the pages say about the mart's last build."""
     with open_published(database) as connection:
-        return build_figures({"mart": database.name, **last_build(connection)})
+        return {"mart": database.name, **last_build(connection)}
 
 
 def _given(path: Path) -> dict[str, str]:

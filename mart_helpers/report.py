@@ -19,7 +19,7 @@ from mart_helpers.checks import Failure
 from mart_helpers.errors import QueryError, StateError, UsageError
 from mart_helpers.files import sole_writer, whole_files
 from mart_helpers.lake import TABLES
-from mart_helpers.pages import build_figures, cell_text, printable, render_page
+from mart_helpers.pages import cell_text, printable, render_page
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
 from mart_helpers.texts import quoted
@@ -270,6 +270,7 @@ def report_page(report: Mapping[str, object]) -> str:
     return render_page(
         "quality.html.j2",
         title="Quality of the data mart",
-        figures=build_figures(report) | days,
+        build=report,
+        given=days,
         report=report,
     )
