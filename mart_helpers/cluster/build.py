@@ -36,7 +36,7 @@ from mart_helpers.cluster.tasks import (
     versions_here,
 )
 from mart_helpers.contract import Table
-from mart_helpers.errors import StateError
+from mart_helpers.errors import QueryError, StateError
 from mart_helpers.lake import WORK, create_fact, new_build, pattern, write_rows
 from mart_helpers.loading import Loader, Outcome
 from mart_helpers.mapping import SCHEMA as MAPPING
@@ -54,8 +54,8 @@ from mart_helpers.staging import SUSPECT, Run, create_staging, days_of, staging_
 from mart_helpers.texts import literal, one_line, quoted
 
 _MADE = re.compile(
-    r"^(?:\s*--[^\n]*\n)*\s*create\s+(?:or\s+replace\s+)?table\s+"
-    r"(?:(staging)\.\"?(?=\w)|(?:main\.)?\"?(?=fact_))(\w+)\"?\s+as\s+",
+    r"^(?:\s*--[^\n]*\n)*\s*create\s+(?P<again>or\s+replace\s+)?table\s+"
+    r"(?:(?P<schema>staging)\.\"?(?=\w)|(?:main\.)?\"?(?=fact_))(?P<name>\w+)\"?\s+as\s+",
     re.IGNORECASE,
 )
 
@@ -235,8 +235,10 @@ class Builder(Cluster):
             return self.duckdb.execute(f"{found[1]}view{sql[found.end(1) + len('table') :]}")
         if (found := _MADE.match(sql)) and self._reaches(sql):
             values = parameters if isinstance(parameters, Mapping) else {}
-            select = sql[found.end() :].rstrip().rstrip(";")
-            if self._make(found[1] or "main", found[2], select, values):
+            schema, name = found["schema"] or "main", found["name"]
+            if f"{schema}.{name}".lower() in self._made and not found["again"]:
+                raise QueryError(f"{name} already exists. Has this cell run before?")
+            if self._make(schema, name, sql[found.end() :].rstrip().rstrip(";"), values):
                 return self.duckdb
         for each in self._made.values():
             sql = re.sub(rf"\bstaging\.{each.name}\b", f"staging_{each.name}", sql, flags=re.IGNORECASE)
@@ -249,6 +251,9 @@ class Builder(Cluster):
         if not (large := self._planned(shipped, name, select, values)):
             return False
         folder = (self._work / "staging" if schema == "staging" else self._work.parent) / name
+        if folder == large.folder:
+            raise QueryError(f"{name} would be made from itself. Give it another name.")
+        shutil.rmtree(folder, ignore_errors=True)
         tasks = [partial(make_rows, shipped, large, select, values, folder, n) for n in large.numbers()]
         rows = self._spread(f"make {name}", tasks)
         made = Large(schema, name, folder, {name: kind for name, kind, *_ in described})
@@ -276,6 +281,7 @@ class Builder(Cluster):
     def _add(self, large: Large) -> None:
         name = large.name if large.schema == "main" else f"staging_{large.name}"
         if large.schema == "main":
+            self.duckdb.execute(f"drop view if exists main.{quoted(name)}")
             create_fact(self.duckdb, name, self._lake, self._build, name, large.types)
         else:
             self.duckdb.execute(f"create or replace view {large.sql_name} as {large.rows()}")

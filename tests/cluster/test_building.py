@@ -1,13 +1,15 @@
 """A mart whose facts are loaded and made on a cluster is the mart that DuckDB makes alone."""
 
 import csv
+import gzip
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import duckdb
@@ -15,11 +17,14 @@ import pytest
 from conftest import PATIENCE, mart
 from forks import CHECKOUT
 
+from mart_helpers.cluster.build import Builder
 from mart_helpers.cluster.plan import refuse_other_rows
 from mart_helpers.cluster.tasks import perform, versions_here
-from mart_helpers.errors import QueryError
+from mart_helpers.errors import QueryError, StateError
 from mart_helpers.lake import builds_in, lake_of
-from mart_helpers.session import open_published
+from mart_helpers.loading import Loader
+from mart_helpers.mart import create_candidate
+from mart_helpers.session import Session, open_published
 
 SALES = CHECKOUT / "inputs" / "fact_sales.csv"
 
@@ -102,26 +107,26 @@ def outputs(database: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def extracts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = monthly(tmp_path_factory.mktemp("damaged"))
     damage(inputs)
     return inputs
 
 
 @pytest.fixture(scope="module")
-def alone(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(extracts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The mart that DuckDB makes of the damaged extracts, in a second build."""
     database = tmp_path_factory.mktemp("alone") / "mart.duckdb"
     for _ in range(2):
-        built = build(damaged, database)
+        built = build(extracts, database)
         assert built.returncode == 0, built.stderr
     return database
 
 
-def test_the_mart_and_the_outputs_are_the_same(server, damaged, alone, tmp_path):
+def test_the_mart_and_the_outputs_are_the_same(server, extracts, alone, tmp_path):
     database = tmp_path / "mart.duckdb"
     for _ in range(2):
-        built = build(damaged, database, server)
+        built = build(extracts, database, server)
         assert built.returncode == 0, built.stderr
     ours, theirs = contents(alone), contents(database)
     assert ours.keys() == theirs.keys()
@@ -132,12 +137,12 @@ def test_the_mart_and_the_outputs_are_the_same(server, damaged, alone, tmp_path)
     assert not [*lake_of(database).glob("*/work")]
 
 
-def test_a_file_that_came_twice_is_refused_in_the_same_words(server, tmp_path):
+def test_a_file_that_came_twice_is_refused_in_the_same_words(sail, tmp_path):
     inputs = monthly(tmp_path / "inputs")
     for month in MONTHS[1:]:
         write(inputs, f"{month}-again", rows_of(inputs, month))
     ours, theirs = (
-        build(inputs, tmp_path / where / "mart.duckdb", server if where == "cluster" else "")
+        build(inputs, tmp_path / where / "mart.duckdb", sail if where == "cluster" else "")
         for where in ("alone", "cluster")
     )
     assert (ours.returncode, theirs.returncode) == (1, 1)
@@ -146,18 +151,47 @@ def test_a_file_that_came_twice_is_refused_in_the_same_words(server, tmp_path):
     assert not (tmp_path / "cluster" / "mart.duckdb").exists()
 
 
-def test_a_killed_build_leaves_facts_that_the_next_one_removes(server, damaged, tmp_path):
+def test_a_killed_build_leaves_facts_that_the_next_one_removes(sail, extracts, tmp_path):
     database = tmp_path / "mart.duckdb"
-    words = [sys.executable, "-m", "mart", *command(damaged, database, server)]
+    words = [sys.executable, "-m", "mart", *command(extracts, database, sail)]
     with subprocess.Popen(words, cwd=CHECKOUT, start_new_session=True) as process:
         until(lambda: [*tmp_path.glob("lake/*/work/staging/*/*.parquet")])
         os.killpg(process.pid, signal.SIGKILL)
     [left] = builds_in(lake_of(database))
     assert not database.exists()
-    built = build(damaged, database, server)
+    built = build(extracts, database, sail)
     assert built.returncode == 0, built.stderr
     [folder] = builds_in(lake_of(database))
     assert folder != left
+
+
+def test_a_killed_executor_changes_nothing(spark, extracts, alone, tmp_path):
+    database = tmp_path / "mart.duckdb"
+    words = [sys.executable, "-m", "mart", *command(extracts, database, spark)]
+    with subprocess.Popen(words, cwd=CHECKOUT) as process:
+        until(lambda: [*tmp_path.glob("lake/*/work/entries/*/*.parquet")])
+        os.kill(executors()[0], signal.SIGKILL)
+    assert process.returncode == 0
+    ours, theirs = contents(alone), contents(database)
+    assert ours["main.fact_sales"] == theirs["main.fact_sales"]
+    assert ours["main.quarantine"] == theirs["main.quarantine"]
+
+
+def executors() -> list[int]:
+    """The processes of Spark that do the work for the workers of these tests."""
+    parents, found = {}, []
+    for process in (each for each in Path("/proc").iterdir() if each.name.isdigit()):
+        with suppress(OSError):
+            stat = (process / "stat").read_text()
+            parents[int(process.name)] = int(stat.rpartition(")")[2].split()[1])
+            if b"CoarseGrainedExecutorBackend" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return [each for each in found if os.getpid() in _ancestors(each, parents)]
+
+
+def _ancestors(process: int, parents: dict[int, int]) -> Iterator[int]:
+    while process := parents.get(process, 0):
+        yield process
 
 
 def until(holds) -> None:
@@ -225,3 +259,67 @@ def test_a_worker_with_other_versions_is_refused():
     assert code in words
     assert "mart_helpers 00000000" in words
     assert json.loads(perform(lambda: 1, versions_here())) == ["", 1]
+
+
+@pytest.fixture
+def builder(sail, tmp_path) -> Iterator[Session]:
+    """A build on a cluster, with a loaded fact of two files that has two keys and no dimension."""
+    inputs = tmp_path / "inputs" / "fact_x"
+    inputs.mkdir(parents=True)
+    (inputs / "1.csv").write_text(
+        "id,part,code,day\nA,1,x,2024-01-01\nA,2,y,2024-01-02\nB,1,,2024-01-01\n"
+    )
+    with gzip.open(inputs / "2.csv.gz", "wt") as file:
+        file.write("id,part,code,day\nA,2,z,2024-01-02\nC,1,z,2024-01-03\nD,1,x,2024-01-04\nE,1,,bad\n")
+    with closing(create_candidate(tmp_path / "mart.duckdb", lake=tmp_path / "lake")) as session:
+        session.connection.execute(
+            "create schema contract; create table contract.fact_x (id varchar, part integer, "
+            "code varchar unique, day date not null, primary key (id, part))"
+        )
+        session.cluster = Builder(session, sail)
+        yield session
+
+
+def test_composite_and_further_keys_repeat_across_files_as_on_one_machine(builder, tmp_path):
+    Loader(builder, tmp_path / "inputs", 1).load("fact_x", from_seed=False)
+    told = builder.connection.execute(
+        "select file, line, reason from quarantine order by all"
+    ).fetchall()
+    files = builder.connection.execute("select * exclude (build_id) from build_inputs order by file")
+    ours = [*told, *files.fetchall(), *builder.connection.execute("from staging.fact_x").fetchall()]
+    builder.connection.execute("drop view staging.fact_x")
+    builder.cluster = None
+    Loader(builder, tmp_path / "inputs", 1).load("fact_x", from_seed=False)
+    told = builder.connection.execute(
+        "select file, line, reason from quarantine order by all"
+    ).fetchall()
+    files = builder.connection.execute("select * exclude (build_id) from build_inputs order by file")
+    assert ours == [
+        *told,
+        *files.fetchall(),
+        *builder.connection.execute("select * from staging.fact_x").fetchall(),
+    ]
+    assert len(told) == 3
+
+
+def test_a_fact_of_rows_that_are_not_made_one_by_one_is_refused(builder, tmp_path):
+    Loader(builder, tmp_path / "inputs", 1).load("fact_x", from_seed=False)
+    with pytest.raises(QueryError, match=r"fact_x cannot be made .* because of a group by or distinct"):
+        builder.execute(
+            "create table fact_x as select id, count(*) as parts from staging.fact_x group by id"
+        )
+    with pytest.raises(QueryError, match="rows of a large table themselves"):
+        builder.execute("create table every_x as from staging.fact_x")
+    builder.execute("create table fact_x as select id, day from staging.fact_x where part = 1")
+    with pytest.raises(QueryError, match="fact_x already exists"):
+        builder.execute("create table fact_x as select id from staging.fact_x")
+    builder.execute("comment on table fact_x is 'one row per first part'")
+    assert builder.execute("select id from fact_x order by id limit 5")["id"].tolist() == ["A", "B", "C"]
+
+
+def test_what_needs_all_files_at_once_is_refused(builder, tmp_path):
+    builder.connection.execute("create view mapping.fact_x as select 1 as id")
+    with pytest.raises(
+        StateError, match=r"fact_x cannot be loaded .* because mapping\.fact_x makes its rows"
+    ):
+        Loader(builder, tmp_path / "inputs", 1).load("fact_x", from_seed=False)
