@@ -142,7 +142,9 @@ class Session:
         """Do nothing: DuckDB commits each statement, or the cell says `commit`."""
 
     def close(self) -> None:
-        """Close the connection and its file, and release the lock."""
+        """Close the connection and its file, leave the cluster, and release the lock."""
+        if self.cluster:
+            self.cluster.leave()
         self.connection.close()
         self.release()
 
