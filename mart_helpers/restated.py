@@ -173,27 +173,46 @@ class _KeptRows(NamedTuple):
     def note_restated(self, connection: DuckDBPyConnection, metrics: Collection[Metric]) -> None:
         """Note each restated metric: first its amounts, then what moved between texts."""
         known = [metric for metric in metrics if all(map(self.home, metric.columns))]
-        columns = [*self.columns(known)]
-        if not known or not columns:
+        changed = self.changed(connection, known) if known else []
+        if not changed:
             return
-        connection.execute(f"create or replace temp table restated_sums as {self.sums(known, columns)}")
-        differs = ", ".join(f"coalesce(bool_or({_differs(name)}), false)" for name in columns)
-        (found,) = connection.execute(f"select [{differs}] {self.pairs}").fetchone()
-        changed = [name for name, is_changed in zip(columns, found, strict=True) if is_changed]
+        connection.execute(f"create or replace temp table restated_sums as {self.sums(known, changed)}")
         own = [name for name in changed if self.home(name) == self.dimension]
         for place, metric in enumerate(known):
             theirs = ", ".join(name for name in metric.columns if name in own)
             amount = f"sums.after_{place} - sums.before_{place}"
             connection.execute(self.moves(metric, theirs, "null", amount))
         for name in changed:
-            text, dimension = quoted(name), self.after.stored(self.dimension)
-            values = f"select count(distinct {text}) from {dimension}"
+            value = f"unnest([was.{quoted(name)}, now.{quoted(name)}])"
             is_text = self.before.star[self.dimension][name] == "VARCHAR"
-            if is_text and connection.execute(values).fetchone()[0] <= _MOST_VALUES:
-                for place, metric in enumerate(known):
-                    amount = f"unnest([-sums.before_{place}, sums.before_{place}])"
-                    value = f"unnest([was.{text}, now.{text}])"
-                    connection.execute(self.moves(metric, name, value, amount))
+            for place, metric in enumerate(known) if is_text else ():
+                amount = f"unnest([-sums.before_{place}, sums.before_{place}])"
+                connection.execute(self.moves(metric, name, value, amount))
+
+    def changed(self, connection: DuckDBPyConnection, metrics: Collection[Metric]) -> list[str]:
+        """The columns of the dimension that changed in members of both marts and that can restate.
+
+        These are columns that metrics are made of, and texts with few values.
+        """
+        was, now = self.before.star[self.dimension], self.after.star[self.dimension]
+        before, after = (mart.stored(self.dimension) for mart in (self.before, self.after))
+        key, used = self.before.keys[self.dimension], {name for each in metrics for name in each.columns}
+        conditions = {}
+        for name in was.keys() - {*key, surrogate_key(self.dimension)}:
+            kinds = was[name], now.get(name, "")
+            if kinds == ("VARCHAR", "VARCHAR"):
+                values = f"select count(distinct {quoted(name)}) from {after}"
+                conditions[name] = f"{_differs(name)} and ({values}) <= {_MOST_VALUES}"
+            elif name in used and (kinds[0] == kinds[1] or all(map(is_number, kinds))):
+                conditions[name] = _differs(name)
+        tests = ", ".join(f"coalesce(bool_or({each}), false)" for each in conditions.values())
+        (found,) = connection.execute(f"""
+            select [{tests}]
+            from {before} as was
+            inner join {after} as now on {row_sql(key, "was")} is not distinct from {row_sql(key, "now")}
+        """).fetchone()
+        changed = {name for name, is_changed in zip(conditions, found, strict=True) if is_changed}
+        return [name for name in was if name in changed]
 
     def moves(self, metric: Metric, column: str, value: str, amount: str) -> str:
         """SQL that notes by how much a column restates a metric, by year and by SQL for its value."""
@@ -212,19 +231,6 @@ class _KeptRows(NamedTuple):
         """The table with this column: the fact, this dimension, or another one; None if none has it."""
         tables = [self.fact, self.dimension, *self.before.references[self.fact].values()]
         return next((table for table in tables if column in self.before.star[table]), None)
-
-    def columns(self, metrics: Collection[Metric]) -> Iterator[str]:
-        """The columns of the dimension that can restate: texts, and those that metrics are made of."""
-        was, now = self.before.star[self.dimension], self.after.star[self.dimension]
-        keys = {*self.before.keys[self.dimension], surrogate_key(self.dimension)}
-        used = {name for metric in metrics for name in metric.columns}
-        for name in was:
-            is_same = (is_number(was[name]) and is_number(now.get(name, ""))) or was[name] == now.get(
-                name
-            )
-            is_used = was[name] == "VARCHAR" or (name in used and self.home(name) == self.dimension)
-            if name not in keys and is_same and is_used:
-                yield name
 
     def value(self, metric: Metric, member: str) -> str:
         """SQL for the metric, with the member's columns as they were or as they are now."""
