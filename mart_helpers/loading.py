@@ -35,7 +35,6 @@ from mart_helpers.sources import (
     find_sources,
     refuse_changed,
     seed_rows,
-    state_of,
 )
 from mart_helpers.staging import (
     SUSPECT,
@@ -79,7 +78,6 @@ class _Staged(NamedTuple):
     """
 
     sources: Sequence[Source]
-    states: Sequence[object]
     read: Counter[str]
     left_out: Counter[str]
     runs: Sequence[Run]
@@ -149,7 +147,7 @@ class Loader:
             staged = self._stage(table, sources)
         outcomes = self._judged(table, staged)
         for raw in mapping.others if mapping else ():
-            refuse_changed(raw.sources, raw.states)
+            refuse_changed(raw.sources)
             outcomes += [Outcome(table.name, each.name, *_digest(each)) for each in raw.sources]
         for name in (table.name, f"{table.name}_quarantined") if mapping else ():
             self._connection.execute(f"alter table {staging_of(name)} drop column {quoted(PLACE.name)}")
@@ -160,11 +158,10 @@ class Loader:
         """Set the bad rows aside, and return what became of the rows of each source."""
         bad = self._judge(table, staged) if staged.sources else Counter()
         set_bad_rows_aside(self._connection, table)
-        refuse_changed(staged.sources, staged.states)
+        refuse_changed(staged.sources)
         return [_outcome(table, each, staged, bad[each.name]) for each in staged.sources]
 
     def _stage(self, table: Table, sources: Sequence[Source]) -> _Staged:
-        states = [state_of(source) for source in sources]
         create_staging(self._connection, table)
         reading = Reading(self._session, table)
         reading.read_all(sources)
@@ -174,7 +171,7 @@ class Loader:
                 f"update {staging_of(table.name)} set {FILE_DAY} = ? where rowid between ? and ?",
                 [days[run.source.name], run.row, run.row + run.count - 1],
             )
-        return _Staged(sources, states, reading.records(sources), Counter(), reading.runs)
+        return _Staged(sources, reading.records(sources), Counter(), reading.runs)
 
     def _seed(self, table: Table) -> list[Source]:
         is_there = has_table(self._connection, "seed", table.name)
@@ -194,7 +191,7 @@ class Loader:
         if raw.records.total() != rows + left_out.total():
             raise StateError(f"{mapping.name} gives lines that its file does not have. Select its line.")
         records = raw.records_sql(staged)
-        return _Staged(raw.sources, raw.states, raw.records, left_out, raw.runs, records, mapping)
+        return _Staged(raw.sources, raw.records, left_out, raw.runs, records, mapping)
 
     def _forget(self, table: Table) -> None:
         self._connection.execute("delete from quarantine where table_name = ?", [table.name])

@@ -22,8 +22,8 @@ from mart_helpers.sources import (
     ROW_FAULT,
     Source,
     find_files,
+    has_changed,
     open_source,
-    state_of,
 )
 from mart_helpers.staging import SUSPECT, Part, Reading, Run, create_staging, origins, staging_of
 from mart_helpers.texts import literal, quoted
@@ -51,7 +51,6 @@ class Raw(NamedTuple):
 
     name: str
     sources: Sequence[Source]
-    states: list[object]
     is_folder: bool
     table: Table
     records: Counter[str]
@@ -144,14 +143,13 @@ class RawFiles:
         Raises InputError if there is none or it has a fault.
         """
         raw = self._read.get(name.lower())
-        if not raw or [*map(state_of, raw.sources)] != raw.states:
+        if not raw or any(map(has_changed, raw.sources)):
             raw = self._read[name.lower()] = self._open(name)
         return raw
 
     def _open(self, name: str) -> Raw:
         paths = find_files(self._inputs_dir, name)
         sources = [*map(open_source, paths)]
-        states = [state_of(source) for source in sources]
         columns = {field.lower(): field for source in reversed(sources) for field in source.fields}
         sources = [
             source._replace(fields=tuple(columns[field.lower()] for field in source.fields))
@@ -165,7 +163,7 @@ class RawFiles:
         reading = Reading(self._session, table, lambda *rows: self._fill(table, sources, *rows))
         for source in sources:  # one by one, since a batch comes from one file
             reading.read_all([source])
-        raw = Raw(name, sources, states, is_folder, table, reading.records(sources), reading.runs)
+        raw = Raw(name, sources, is_folder, table, reading.records(sources), reading.runs)
         self._show(raw)
         return raw
 

@@ -62,6 +62,7 @@ class CsvFile(NamedTuple):
     fields: tuple[str, ...]
     ignored: tuple[str, ...]
     reader: Reader | None = None
+    state: tuple[int, ...] = ()
 
     def rows_sql(self, path: Path, line_end: str, *, parallel: bool) -> str:
         """A query, like that of other sources, for records in the file `path`, which has no header."""
@@ -113,6 +114,7 @@ class Relation(NamedTuple):
     fields: tuple[str, ...]
     ignored: tuple[str, ...] = ()
     connection: duckdb.DuckDBPyConnection | None = None
+    state: tuple[int, ...] = ()
     cells = (None, None)
 
     @property
@@ -146,7 +148,7 @@ class Relation(NamedTuple):
 #: Where the rows of a table come from; messages call it `name`. Its `fields` are its columns in order:
 #: the contract's names if they match after trimming and lower-casing, placeholders for `ignored` ones.
 #: `blocks` returns its records, counted without the reader that loads them; `places` returns the places
-#: of records by their numbers, which count from 1 and ascend.
+#: of records by their numbers, which count from 1 and ascend. `state` is that of its file when opened.
 Source = CsvFile | Relation
 
 
@@ -237,6 +239,7 @@ def open_source(file: Found, table: Table | None = None) -> Source:
     """
     path, name = file.path, file.name
     _refuse_what_is_no_file(path, name)
+    state = _state_of(path)
     delimiter, reader = ",", file.reader
     if path.suffix == ".parquet":
         # the names of its folders add no columns
@@ -250,8 +253,8 @@ def open_source(file: Found, table: Table | None = None) -> Source:
         columns, delimiter = _csv_columns(path, name, table)
     fields, ignored = _matched(name, columns, table) if table else (_told_apart(columns), ())
     if path.suffix == ".parquet":
-        return Relation(path, name, rows, columns, fields, ignored)
-    return CsvFile(path, name, delimiter, fields, ignored, reader)
+        return Relation(path, name, rows, columns, fields, ignored, state=state)
+    return CsvFile(path, name, delimiter, fields, ignored, reader, state)
 
 
 def _told_apart(columns: Sequence[str]) -> tuple[str, ...]:
@@ -292,19 +295,21 @@ def file_days(sources: Sequence[Source]) -> dict[str, date]:
     return days
 
 
-def state_of(source: Source) -> tuple[int, ...] | None:
-    """A value that changes if the source's file is replaced or written to; None for seed rows."""
-    if source.path is None:
-        return None
-    found = source.path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def has_changed(source: Source) -> bool:
+    """Whether the source's file was replaced or written to since it was opened."""
+    return source.path is not None and _state_of(source.path) != source.state
 
 
-def refuse_changed(sources: Iterable[Source], states: Iterable[object]) -> None:
-    """Raise InputError for a source whose file has changed since `state_of` was called."""
-    for source, before in zip(sources, states, strict=True):
-        if state_of(source) != before:
+def refuse_changed(sources: Iterable[Source]) -> None:
+    """Raise InputError for a source that has changed since it was opened."""
+    for source in sources:
+        if has_changed(source):
             raise InputError(f"{source.name}: changed while it was read. Run the build again.")
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _missing_file(inputs_dir: Path, stem: str, near: Sequence[str]) -> InputError:

@@ -184,7 +184,9 @@ def batches(sources: Iterable[Source]) -> Iterator[list[Part]]:
 
 def _are_alike(one: Source, other: Source) -> bool:
     """Whether their records have the same format, and so can be read together."""
-    return isinstance(one, CsvFile) and isinstance(other, CsvFile) and one[2:] == other[2:]
+    if not (isinstance(one, CsvFile) and isinstance(other, CsvFile)):
+        return False
+    return all(getattr(one, name) == getattr(other, name) for name in ("delimiter", "fields", "reader"))
 
 
 def read_batch(batch: Sequence[Part], folder: Path, run: Callable[[str], int]) -> Counter[Source]:
