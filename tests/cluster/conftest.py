@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,53 @@ def sail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"sc://127.0.0.1:{port}"
 
 
-@pytest.fixture(scope="session", params=["sail"])
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Spark Connect server whose work two workers do."""
+    if not shutil.which("java"):
+        pytest.skip("Spark needs Java 17 or newer")
+    folder = tmp_path_factory.mktemp("spark")
+    home = Path(find_spec("pyspark").origin).parent
+    master, connect = free_port(), free_port()
+    places = {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+    places |= {"SPARK_WORKER_DIR": str(folder / "work"), "SPARK_LOCAL_DIRS": str(folder / "local")}
+
+    def java(name: str, *words: str, port: int) -> AbstractContextManager[None]:
+        command = (home / "bin" / "spark-class", f"org.apache.spark.{name}", *words)
+        return child(*command, port=port, log=folder / f"{name}-{port}.log", **places)
+
+    with ExitStack() as running:
+        host = ("--host", "127.0.0.1", "--port")
+        free = free_port()
+        words = (*host, str(master), "--webui-port", str(free))
+        running.enter_context(java("deploy.master.Master", *words, port=master))
+        for _ in range(2):
+            port, ui = free_port(), free_port()
+            words = (*host, str(port), "--webui-port", str(ui), "--cores", "1", "--memory", "1g")
+            words = (*words, f"spark://127.0.0.1:{master}")
+            running.enter_context(java("deploy.worker.Worker", *words, port=port))
+        settings = {
+            "spark.connect.grpc.binding.address": "127.0.0.1",
+            "spark.connect.grpc.binding.port": connect,
+            "spark.ui.enabled": "false",
+            "spark.sql.shuffle.partitions": 2,
+            "spark.executor.memory": "512m",
+            "spark.driver.memory": "512m",
+        }
+        running.enter_context(
+            java(
+                "deploy.SparkSubmit",
+                *("--master", f"spark://127.0.0.1:{master}"),
+                *(word for name, value in settings.items() for word in ("--conf", f"{name}={value}")),
+                *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer"),
+                "spark-internal",
+                port=connect,
+            )
+        )
+        yield f"sc://127.0.0.1:{connect}"
+
+
+@pytest.fixture(scope="session", params=["sail", "spark"])
 def server(request: pytest.FixtureRequest) -> str:
     """The address of each server in turn."""
     return request.getfixturevalue(request.param)
