@@ -82,7 +82,8 @@ def run_notebook(
     source, executed = notebook_path(name), folder.absolute() / f"{name}.ipynb"
     cells = sum(map(is_run, notebook_cells(source))) + bool(values)
     watch = _Watch(Progress(name, 0, cells, ""), on_cell)
-    os.environ["MART_HOME"] = str(home().absolute())  # absolute, since cells run elsewhere
+    # absolute, since cells run elsewhere
+    os.environ |= {"MART_HOME": str(home().absolute()), "MART_EXECUTED": str(executed)}
     try:
         execute_notebook(
             _literal(source),

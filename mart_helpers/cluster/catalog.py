@@ -30,6 +30,8 @@ from duckdb_functions()
 where function_type = 'macro' and not internal and macro_definition is not null
 """
 
+_VOLATILE = "select distinct function_name from duckdb_functions() where stability = 'VOLATILE'"
+
 # sqlglot reads no `::` after the aggregate of a pivot
 _PIVOT_CAST = re.compile(r"(\w+\([^()]*\))::(\w+\([^()]*\))(\s+for\b)", re.IGNORECASE)
 
@@ -62,9 +64,14 @@ class Catalog:
             new = {self._views[word] for word in words & self._views.keys()}
         return False
 
+    def is_volatile(self, sql: str) -> bool:
+        """Whether an expression calls a function like `random()`."""
+        found = self._connection.execute(_VOLATILE).fetchall()
+        return bool({name for (name,) in found} & {*re.findall(r"\w+(?=\()", sql.lower())})
+
     def flat(self, sql: str) -> exp.Expression:
         """The tree of a select. Raises Refused if it cannot be read."""
-        return self._flat(self._read(sql), {})
+        return self._with_each_column(self._flat(self._read(sql), {}))
 
     def qualified(self, select: exp.Expression) -> exp.Expression:
         """The select with the table of each column, and without stars, `all` and aliases within it."""
@@ -77,8 +84,8 @@ class Catalog:
         qualified = qualify(select, schema=self.schema, dialect="duckdb", **checks)
         order = qualified.args.get("order")
         if order and order.expressions[0].this == exp.var("ALL"):
-            columns = [exp.column(name, quoted=True) for name in qualified.named_selects]
-            order.set("expressions", [exp.Ordered(this=each, nulls_first=False) for each in columns])
+            places = map(exp.Literal.number, range(1, len(qualified.selects) + 1))
+            order.set("expressions", [exp.Ordered(this=each, nulls_first=False) for each in places])
         return qualified
 
     def _flat(self, node: exp.Expression, known: Known) -> exp.Expression:
@@ -93,6 +100,35 @@ class Catalog:
             if (new := self._flat(child, known)) is not child:
                 child.replace(new)
         return self._source(node, known) if isinstance(node, exp.Table) else node
+
+    def _with_each_column(self, tree: exp.Expression) -> exp.Expression:
+        """The tree with `columns(…)` as the columns that it means."""
+        for select in reversed(list(tree.find_all(exp.Select))):
+            each = [new for value in select.expressions for new in self._each_column(select, value)]
+            select.set("expressions", each)
+        return tree
+
+    def _each_column(self, select: exp.Select, value: exp.Expression) -> list[exp.Expression]:
+        found = value.find(exp.Columns)
+        if not found or found.parent_select is not select:
+            return [value]
+        asked = exp.Select(expressions=[exp.Columns(this=found.this.copy())])
+        asked.set("from_", select.args["from_"].copy())
+        asked.set("joins", [each.copy() for each in select.args.get("joins") or ()])
+        described = self._connection.execute(f"describe {asked.sql(dialect='duckdb')}").fetchall()
+        names = [name for name, *_ in described]
+        is_call = isinstance(found.parent, exp.Anonymous) and found.parent.name.lower() == "unpack"
+        if found.args.get("unpack") or is_call:
+            columns = [exp.column(name, quoted=True) for name in names]
+            (found.parent if is_call else found).replace(columns)
+            return [value]
+        found.replace(exp.Placeholder(this="column"))
+        return [
+            exp.alias_(
+                exp.replace_placeholders(value, column=exp.column(n, quoted=True)), n, quoted=True
+            )
+            for n in names
+        ]
 
     def _source(self, table: exp.Table, known: Known) -> exp.Expression:
         """The table, or the select behind its name."""
@@ -111,7 +147,7 @@ class Catalog:
         """The parsed select, or that of a view, with values, and macros by their definition."""
         tree = _parsed(sql)
         tree = tree.expression if isinstance(tree, exp.Create) else tree
-        return _spread(self._put_in(tree))
+        return self._put_in(tree)
 
     def _put_in(self, tree: exp.Expression) -> exp.Expression:
         return tree.transform(self._bound).transform(self._macro)
@@ -181,35 +217,10 @@ def _literal(value: object) -> exp.Expression:
     return exp.convert(value)
 
 
-def _spread(tree: exp.Expression) -> exp.Expression:
-    """`columns([…])` as the columns that it lists."""
-    for select in tree.find_all(exp.Select):
-        select.set("expressions", [new for each in select.expressions for new in _each_column(each)])
-    return tree
-
-
-def _each_column(value: exp.Expression) -> list[exp.Expression]:
-    found = value.find(exp.Columns)
-    if not found or not isinstance(found.this, exp.Array) or found.parent_select is not value.parent:
-        return [value]
-    names = [each.name for each in found.this.expressions]
-    is_call = isinstance(found.parent, exp.Anonymous) and found.parent.name.lower() == "unpack"
-    if found.args.get("unpack") or is_call:
-        (found.parent if is_call else found).replace([exp.column(name, quoted=True) for name in names])
-        return [value]
-    copies = [(value.copy(), name) for name in names]
-    for copy, name in copies:
-        copy.find(exp.Columns).replace(exp.column(name, quoted=True))
-    return [
-        exp.column(name, quoted=True) if value is found else exp.alias_(copy, name, quoted=True)
-        for copy, name in copies
-    ]
-
-
 def _name_groups(tree: exp.Expression) -> None:
     """`group by all` with its columns."""
     for group in list(tree.find_all(exp.Group)):
         if group.args.get("all"):
             columns = [each.unalias() for each in group.parent.expressions]
-            keys = [each.copy() for each in columns if not each.find(exp.AggFunc)]
+            keys = [each.copy() for each in columns if not each.find(exp.AggFunc, exp.Window)]
             group.replace(exp.Group(expressions=keys))

@@ -105,6 +105,8 @@ class Splitter:
         text = node.sql(dialect="duckdb")
         if node.find(exp.AggFunc, exp.Window, *Query.__args__):
             raise Refused(f"`{text[:80]}` ({node.key})")
+        if self._catalog.is_volatile(text):
+            raise Refused(f"`{text[:80]}`, which may differ from row to row")
         if not columns:
             found = self._connection.execute(f"select {text} as value, typeof(value)")
             return typed(*found.fetchone())
@@ -280,13 +282,15 @@ def _limited(select: exp.Select, name: str) -> tuple[exp.Select, exp.Select]:
     if not select.args.get("limit"):
         one = exp.alias_(exp.Literal.number(1), "one")
         return select.select(one, append=False).limit(1), exp.select("*").from_(name)
-    rest = exp.select(*[exp.column(each, name, quoted=True) for each in select.named_selects]).from_(
-        name
+    names = select.named_selects
+    rest = exp.select(*[exp.column(each, name, quoted=True) for each in names]).from_(name)
+    order = (
+        [each.copy() for each in select.args["order"].expressions] if select.args.get("order") else []
     )
-    if select.args.get("order"):  # again, as rows come back in any order
-        rest.set("order", select.args["order"].copy().transform(_without_table))
-    return select, rest
-
-
-def _without_table(node: exp.Expression) -> exp.Expression:
-    return exp.column(node.name, quoted=True) if isinstance(node, exp.Column) else node
+    for place, each in enumerate(order):  # again, as rows come back in any order
+        if each.this.find(exp.Column) and each.this.name not in names:
+            select.select(exp.alias_(each.this.copy(), f"o{place}", quoted=True), copy=False)
+            each.set("this", exp.column(f"o{place}"))
+        elif isinstance(each.this, exp.Column):
+            each.set("this", exp.column(each.this.name, quoted=True))
+    return select, rest.order_by(*order)

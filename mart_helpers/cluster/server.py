@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
@@ -47,13 +48,17 @@ class Sent(NamedTuple):
 
 
 def connect(address: str) -> SparkSession:
-    """A session on the Spark Connect server at `address`. Raises UsageError or StateError."""
-    if not re.fullmatch(r"sc://[^/\s]+(/.*)?", address):
-        raise UsageError(f'cluster: found "{address}", expected an address like sc://host:15002.')
+    """A session on the Spark Connect server at `address`. Raises StateError if it cannot be reached."""
+    host, _, port = address.removeprefix("sc://").partition("/")[0].partition(":")
     try:
+        # the client would try for ten minutes
+        with socket.create_connection((host, int(port or 15002)), timeout=30):
+            pass
         os.environ.setdefault("SPARK_CONNECT_MODE_ENABLED", "1")
         spark = SparkSession.builder.remote(address).create()
         spark.conf.set("spark.sql.session.timeZone", "UTC")
+        # products of decimals keep all their decimals, as in DuckDB
+        spark.conf.set("spark.sql.decimalOperations.allowPrecisionLoss", "false")
     except Exception as error:
         raise StateError(
             f"cluster: {address} cannot be reached. Start the server, or correct the address; "
@@ -123,22 +128,25 @@ class Cluster:
         try:
             rest = self._computed(catalog, select, values)
         except Refused as error:
-            raise QueryError(f"The cluster cannot compute {error} in: {one_line(sql)[:200]}") from error
+            raise QueryError(f"The cluster cannot compute {error} in: {_short(sql)}") from error
         if not rest or not before:
             return rest
         return f"{before} ({rest}){after}"
 
     def _computed(self, catalog: Catalog, select: str, values: Mapping[str, object]) -> str | None:
         described = self.duckdb.execute(f"describe {select}", values or None).fetchall()
+        columns = [each[:2] for each in described]
         rest, steps = self._splitter.split(catalog, catalog.flat(select))
         if not steps:
             return None
         texts = {each.name: self._text(catalog, each) for each in steps if each.is_sent}
-        _name(rest, [name for name, *_ in described])
+        _name(rest, [name for name, _ in columns])
         found = rest.sql(dialect="duckdb")
+        if [each[:2] for each in self.duckdb.execute(f"describe {found}").fetchall()] != columns:
+            raise Refused("columns of these names and types")
         for each in steps:
             if each.is_sent:
-                self._fetch(each, texts[each.name])
+                self._fetch(each, texts[each.name], select)
             else:
                 sql = each.select.sql(dialect="duckdb")
                 self.duckdb.execute(f"create or replace temp table {each.name} as {sql}")
@@ -148,25 +156,33 @@ class Cluster:
         types = [kind for _, kind, *_ in self.duckdb.execute(f"describe {step.name}").fetchall()]
         return spark_sql(step.select, catalog.schema, types)
 
-    def _fetch(self, step: Step, text: str) -> None:
+    def _fetch(self, step: Step, text: str, sql: str) -> None:
         for name in {table.name for table in step.select.find_all(exp.Table)} - {*self._large}:
             self._send(name)
         began = monotonic()
         try:
             rows = self._spark.sql(f"{text}\nlimit {MOST_ROWS + 1}").toArrow()
         except PySparkException as error:
-            raise QueryError(
-                f"The cluster says: {one_line(str(error))[:500]} (It was asked: {text})"
-            ) from error
-        self.sent.append(Sent(text, monotonic() - began, rows.num_rows))
+            said = one_line(str(error))[:500]
+            raise QueryError(f"The cluster says: {said} (It was asked: {_short(text)})") from error
+        self._note(Sent(text, monotonic() - began, rows.num_rows), sql)
         if rows.num_rows > MOST_ROWS:
             raise QueryError(
-                f"The cluster would bring more than {MOST_ROWS:,} rows to this machine. "
-                "Group more coarsely."
+                f"The cluster would bring more than {MOST_ROWS:,} rows to this machine for: "
+                f"{_short(sql)}. Group more coarsely."
             )
         self.duckdb.register("arrived", rows)
         self.duckdb.execute(f"insert into {step.name} from arrived")
         self.duckdb.unregister("arrived")
+
+    def _note(self, sent: Sent, sql: str) -> None:
+        """List what was sent, in a run next to the executed notebook, too."""
+        self.sent.append(sent)
+        if executed := os.environ.get("MART_EXECUTED"):
+            with Path(executed).with_suffix(".sent.sql").open("a", encoding="utf-8") as log:
+                log.write(
+                    f"-- {sent.seconds:.2f} s, {sent.rows} rows, for: {_short(sql)}\n{sent.text};\n\n"
+                )
 
     def _send(self, name: str) -> None:
         """Give the cluster the rows of a small table or view."""
@@ -174,6 +190,10 @@ class Cluster:
         schema = None if rows.num_rows else from_arrow_schema(rows.schema)
         frame = self._spark.createDataFrame([] if schema else rows, schema)
         frame.createOrReplaceTempView(name)
+
+
+def _short(sql: str) -> str:
+    return one_line(" ".join(sql.split()))
 
 
 def _name(query: exp.Expression, names: list[str]) -> None:

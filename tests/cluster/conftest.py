@@ -127,12 +127,27 @@ def mart(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
 
 
-@pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mart of the sample, with its facts in a lake, in a home of its own."""
-    home = tmp_path_factory.mktemp("sample")
-    for part in ("notebooks", "inputs"):
-        shutil.copytree(CHECKOUT / part, home / part)
-    built = mart("build", "--lake", "data/lake", cwd=home)
-    assert built.returncode == 0, built.stderr
+def built(home: Path) -> Path:
+    """A mart in `home`, with its facts in a lake."""
+    shutil.copytree(CHECKOUT / "notebooks", home / "notebooks")
+    done = mart("build", "--lake", "data/lake", cwd=home)
+    assert done.returncode == 0, done.stderr
     return home / "data" / "mini_data_mart.duckdb"
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mart without bad rows."""
+    home = tmp_path_factory.mktemp("clean")
+    done = mart("generate", "--sales", "3000", "--out", home / "inputs", "--history", cwd=CHECKOUT)
+    assert done.returncode == 0, done.stderr
+    return built(home)
+
+
+@pytest.fixture(scope="session")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mart with rows in quarantine, and with failing checks."""
+    home = tmp_path_factory.mktemp("damaged")
+    done = mart("break", "day_month_swapped", "--out", home / "inputs", cwd=CHECKOUT)
+    assert done.returncode == 0, done.stderr
+    return built(home)

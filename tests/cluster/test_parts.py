@@ -1,0 +1,207 @@
+"""What a cluster is sent of a select, what DuckDB makes of it, and what is refused."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import free_port, mart
+from forks import CHECKOUT
+
+from mart_helpers.checks import run_checks
+from mart_helpers.cluster import server as cluster_server
+from mart_helpers.cluster.server import Cluster
+from mart_helpers.derived import derive_checks
+from mart_helpers.errors import QueryError, UsageError
+from mart_helpers.lake import lake_of
+from mart_helpers.mart import create_candidate, publish
+from mart_helpers.session import Session, open_published
+
+FACT = """
+    create table dim_day as
+    select i as day_key, (date '2023-11-30' + i::integer) as day from range(400) as days (i);
+    create table dim_thing as select * from (values (1, 'é'), (2, 'ß'), (3, null)) as t (thing_key, name);
+    create table fact_sales as
+    select
+        'S' || i as sale_id,
+        (i * 7) % 400 as day_key,
+        1 + i % 3 as thing_key,
+        (i % 11 - 3)::integer as quantity,
+        (i * 0.0001)::decimal(18, 4) as amount,
+        (i * 0.00000001)::decimal(18, 8) as rate,
+        i * 0.1::double as weight,
+        9007199254740993 + i as big
+    from range(1000) as rows (i);
+    create view sales as
+    with things as (select * from dim_thing),
+    days as (select * from dim_day)
+    select fact_sales.*, days.* exclude (day_key), things.* exclude (thing_key), amount * 2 as twice
+    from fact_sales
+    inner join days on fact_sales.day_key = days.day_key
+    inner join things on fact_sales.thing_key = things.thing_key;
+    create macro total(sales) as sum(sales.amount);
+    create macro shown(word) as list_transform([word], lambda each: upper(each))[1]
+"""
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    database = tmp_path_factory.mktemp("parts") / "mart.duckdb"
+    with closing(create_candidate(database, lake=lake_of(database))) as session:
+        session.connection.execute(FACT)
+        derive_checks(session)
+        publish(session, run_checks(session))
+    return database
+
+
+@pytest.fixture(scope="module")
+def duckdb_alone(database: Path) -> Iterator[Session]:
+    copy = database.with_name("copy.duckdb")
+    shutil.copyfile(database, copy)
+    lake_of(copy).symlink_to(lake_of(database), target_is_directory=True)
+    with closing(open_published(copy)) as connection:
+        yield Session(connection, copy, {"word": "é"})
+
+
+@pytest.fixture(scope="module")
+def on_cluster(database: Path, server: str) -> Iterator[Session]:
+    with closing(Cluster(open_published(database), database, server)) as connection:
+        yield Session(connection, database, {"word": "é"})
+
+
+# Each fails if the rule that it names is left out.
+SELECTS = {
+    "days between dates": "select max(day - date '2024-01-01') as days from sales",
+    "borders of quarters": "select count(*) from sales where date_diff('quarter', date '2023-12-31', day) = 1",
+    "months later": "select count(distinct (day + to_months(1))::date) as days from sales",
+    "a constant interval": "select count(*) from sales where day < date '2024-03-31' - interval 1 month",
+    "the type of a sum": "select thing_key, sum(quantity) as units from fact_sales group by all order by all",
+    "all decimals of a product": "select sum(rate * big) as product from fact_sales where sale_id = 'S999'",
+    "averages of whole numbers": "select avg(big), avg(quantity) filter (where quantity > 9) from fact_sales",
+    "medians of decimals": "select median(amount), median(-amount) from fact_sales where sale_id < 'S4'",
+    "divisions and text": "select format('{:.3f}', sum(amount) / count(*)) as mean from fact_sales",
+    "words by DuckDB": "select upper(name) as name, count(*) from sales group by all order by all",
+    "words in conditions": "select count(*) from sales where lower(name) || quantity = 'ß3'",
+    "a macro with a lambda": "select shown(name) as name, total(sales) as t from sales group by all order by 2",
+    "one row a word": """
+        select word, count(distinct sale_id) as sales
+        from (select *, unnest([name, 'all', name]) as word from sales) as words
+        group by all order by all
+    """,
+    "an alias within": "select thing_key + 1 as next, next * 2 as more, count(*) from sales group by all order by all",
+    "columns by name": "select count(distinct columns(['name', 'quantity'])) from sales",
+    "a parameter and a variable": "select count(*), getvariable('since') as s from sales where name = $word and day > s",
+    "a null of a type": "select max(day) + getvariable('nothing') as day from sales",
+    "whether there are rows": "select exists (from sales where quantity > 7) as some, exists (from sales where big < 0) as none",
+    "the first rows": "select sale_id, twice from sales order by quantity desc, sale_id limit 3",
+    "rows in order of all": "select name, quantity from sales order by all limit 3",
+    "a running sum": "select name, sum(sum(amount)) over (order by name nulls first) as so_far from sales group by name order by 2",
+    "sums of a rollup": "select name, grouping(name) as g, sum(quantity) from sales group by rollup (name) having count(*) > 1 order by all",
+    "conditions on groups": "select name, count(*) as n from sales group by name having sum(quantity) / count(*) > 1.99 order by all",
+    "groups of groups": "select n, count(*) from (select day, count(*) as n from sales group by day) group by n order by n",
+    "a CTE twice": "with t as (select name, sum(quantity) as q from sales group by name) select sum(a.q), count(*) from t as a join t as b on a.q = b.q",
+    "names of CTEs": "with things as (select quantity as q from sales), days (d) as (select max(q) from things) select d from days",
+    "a small select within": "select count(*) from sales where name in (select lower(name) from dim_thing)",
+    "rows that have no partner": "select count(*) from dim_day where not exists (from fact_sales where fact_sales.day_key = dim_day.day_key)",
+    "distinct rows": "select distinct name, quantity > 0 as is_sold from sales order by all",
+}
+
+
+@pytest.mark.parametrize("name", SELECTS)
+def test_a_select_gives_the_same(duckdb_alone, on_cluster, name):
+    answers, sent = [], len(on_cluster.connection.sent)
+    for session in (duckdb_alone, on_cluster):
+        session.execute("set variable since = date '2024-02-01'; set variable nothing = null::integer")
+        values = {"word": "é"} if "$" in SELECTS[name] else None
+        found = session.connection.execute(SELECTS[name], values)
+        answers.append(([column[:2] for column in found.description], found.fetchall()))
+    assert answers[0] == answers[1]
+    assert len(on_cluster.connection.sent) > sent
+
+
+@pytest.mark.parametrize(
+    ("select", "reason"),
+    [
+        ("select * from sales", "rows of a large table themselves"),
+        ("select string_agg(name, ', ') from sales", "GROUP_CONCAT|string_agg|STRING_AGG|LISTAGG"),
+        ("select sum(weight) from fact_sales", "SUM"),
+        ("select avg(amount) from fact_sales", "AVG"),
+        ("select count(*) from sales where random() < 0.5", "may differ from row to row"),
+        ("with recursive r as (select 1 as i union all select i + 1 from r where i < 3) select count(*) from r, sales", "recursive CTE"),
+        (
+            "select count(*) from (select ntile(3) over (order by big) as third from sales) group by third",
+            "NTILE",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_not_be_the_same_is_refused_before_anything_is_sent(on_cluster, select, reason):
+    sent = len(on_cluster.connection.sent)
+    with pytest.raises(QueryError, match=f"The cluster cannot compute .*({reason}).* in: "):
+        on_cluster.execute(select)
+    assert len(on_cluster.connection.sent) == sent
+
+
+def test_groups_as_fine_as_the_fact_do_not_come_to_this_machine(on_cluster, monkeypatch):
+    monkeypatch.setattr(cluster_server, "MOST_ROWS", 100)
+    assert on_cluster.execute("select count(distinct sale_id) as sales from sales")["sales"][0] == 1000
+    with pytest.raises(
+        QueryError, match="more than 100 rows to this machine for: select sale_id, count"
+    ):
+        on_cluster.execute("select sale_id, count(*) from sales group by sale_id")
+
+
+def test_a_mart_without_a_lake_is_refused(tmp_path, sail):
+    with closing(create_candidate(tmp_path / "m.duckdb")) as session:
+        session.connection.execute("create table dim_day (day_key integer)")
+        derive_checks(session)
+        publish(session, run_checks(session).assign(status="pass"))
+    with (
+        closing(open_published(tmp_path / "m.duckdb")) as connection,
+        pytest.raises(UsageError, match="has no lake.*Build it with --lake"),
+    ):
+        Cluster(connection, tmp_path / "m.duckdb", sail)
+
+
+def test_a_server_that_does_not_answer_is_named(clean):
+    address = f"sc://127.0.0.1:{free_port()}"
+    done = mart("explore", "--cluster", address, cwd=clean.parents[1])
+    assert done.returncode == 1
+    assert f"cluster: {address} cannot be reached" in done.stderr
+
+
+def test_a_refused_cell_is_named_with_its_reason(clean, sail, tmp_path):
+    home = shutil.copytree(clean.parents[1], tmp_path / "home", symlinks=True)
+    path = home / "notebooks" / "02_explore.ipynb"
+    path.write_text(
+        path.read_text().replace(
+            '"from sales\\n",\n    "having', '"from sales where random() < 1\\n",\n    "having'
+        )
+    )
+    done = mart("explore", "--cluster", sail, cwd=home)
+    assert done.returncode == 1
+    assert "02_explore, cell" in done.stderr
+    assert "The cluster cannot compute `RANDOM()`, which may differ from row to row" in done.stderr
+
+
+HIDDEN = """
+import sys
+sys.modules["pyspark"] = None
+from mart_helpers.cli import main
+sys.exit(main(["explore", *sys.argv[1:]]))
+"""
+
+
+def test_without_the_parameter_nothing_of_it_is_needed_and_with_it_the_package_is_named(clean):
+    command = [sys.executable, "-c", HIDDEN, "--no-html"]
+    runs = [
+        subprocess.run([*command, *more], cwd=clean.parents[1], capture_output=True, text=True)
+        for more in ([], ["--cluster", "sc://127.0.0.1:1"])
+    ]
+    assert runs[0].returncode == 0, runs[0].stderr
+    assert runs[1].returncode == 1
+    assert "cluster: a package is missing (pyspark" in runs[1].stderr
+    assert "requirements-cluster.lock" in runs[1].stderr
+    assert (CHECKOUT / "requirements-cluster.lock").exists()
