@@ -200,9 +200,8 @@ def _divided(select: exp.Select, name: str) -> tuple[exp.Select, exp.Select]:
             measures += sent
 
     def outside(node: exp.Expression) -> exp.Expression:
-        if isinstance(node, exp.Subquery):
-            return node
-        return columns[node.sql()].copy() if node.sql() in columns else node
+        is_one = node.sql() in columns and not isinstance(node, exp.Subquery | exp.Ordered)
+        return columns[node.sql()].copy() if is_one else node
 
     rest = exp.Select(
         expressions=[

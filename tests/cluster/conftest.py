@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -9,20 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from importlib.util import find_spec
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from forks import CHECKOUT
 
 PATIENCE = 300  # seconds for a server to start, on a machine that does other things too
-
-SAIL = """
-import sys
-from pysail.spark import SparkConnectServer
-SparkConnectServer("127.0.0.1", int(sys.argv[1])).start(background=False)
-"""
 
 
 def free_port() -> int:
@@ -35,14 +29,25 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
+def documented(start: str, **ports: int) -> list[str]:
+    """The words of the command in docs/cluster.md that begins so, with other ports."""
+    text = (CHECKOUT / "docs" / "cluster.md").read_text("utf-8").replace("\\\n", "")
+    words = next(line for line in text.splitlines() if line.startswith(start))
+    for usual, port in ports.items():
+        words = words.replace(usual.removeprefix("p"), str(port))
+    return shlex.split(words)
+
+
 @contextmanager
-def child(*command: str | Path, port: int, log: Path, **environment: str) -> Iterator[None]:
+def child(command: list[str], port: int, log: Path) -> Iterator[None]:
     """A server that answers at `port`; it is killed after the block, or with this process."""
+    places = {"SPARK_LOCAL_DIRS": str(log.parent), "SPARK_WORKER_DIR": str(log.parent / "work")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with (
         log.open("w") as said,
         subprocess.Popen(
             command,
-            env=os.environ | environment,
+            env=os.environ | places | {"PATH": path, "PYSPARK_PYTHON": sys.executable},
             stdout=said,
             stderr=subprocess.STDOUT,
             preexec_fn=_end_with_parent,
@@ -62,57 +67,30 @@ def child(*command: str | Path, port: int, log: Path, **environment: str) -> Ite
 
 @pytest.fixture(scope="session")
 def sail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Sail server."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("sail") / "log"
-    with child(sys.executable, "-c", SAIL, str(port), port=port, log=log):
+    """The address of a Sail server, started as docs/cluster.md says."""
+    port, log = free_port(), tmp_path_factory.mktemp("sail") / "log"
+    with child(documented("sail spark server", p50051=port), port, log):
         yield f"sc://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Spark Connect server whose work two workers do."""
+    """The address of a Spark Connect server with two workers, started as docs/cluster.md says."""
     if not shutil.which("java"):
         pytest.skip("Spark needs Java 17 or newer")
     folder = tmp_path_factory.mktemp("spark")
-    home = Path(find_spec("pyspark").origin).parent
-    master, connect = free_port(), free_port()
-    places = {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
-    places |= {"SPARK_WORKER_DIR": str(folder / "work"), "SPARK_LOCAL_DIRS": str(folder / "local")}
-
-    def java(name: str, *words: str, port: int) -> AbstractContextManager[None]:
-        command = (home / "bin" / "spark-class", f"org.apache.spark.{name}", *words)
-        return child(*command, port=port, log=folder / f"{name}-{port}.log", **places)
-
+    ports = {"p7077": free_port(), "p15002": free_port()}
+    classes = "spark-class org.apache.spark.deploy"
     with ExitStack() as running:
-        host = ("--host", "127.0.0.1", "--port")
-        free = free_port()
-        words = (*host, str(master), "--webui-port", str(free))
-        running.enter_context(java("deploy.master.Master", *words, port=master))
-        for _ in range(2):
-            port, ui = free_port(), free_port()
-            words = (*host, str(port), "--webui-port", str(ui), "--cores", "1", "--memory", "1g")
-            words = (*words, f"spark://127.0.0.1:{master}")
-            running.enter_context(java("deploy.worker.Worker", *words, port=port))
-        settings = {
-            "spark.connect.grpc.binding.address": "127.0.0.1",
-            "spark.connect.grpc.binding.port": connect,
-            "spark.ui.enabled": "false",
-            "spark.sql.shuffle.partitions": 2,
-            "spark.executor.memory": "512m",
-            "spark.driver.memory": "512m",
-        }
-        running.enter_context(
-            java(
-                "deploy.SparkSubmit",
-                *("--master", f"spark://127.0.0.1:{master}"),
-                *(word for name, value in settings.items() for word in ("--conf", f"{name}={value}")),
-                *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer"),
-                "spark-internal",
-                port=connect,
-            )
-        )
-        yield f"sc://127.0.0.1:{connect}"
+        master = documented(f"{classes}.master", **ports)
+        running.enter_context(child(master, ports["p7077"], folder / "master"))
+        for number in range(2):
+            port = free_port()
+            worker = [*documented(f"{classes}.worker", **ports), "--port", str(port)]
+            running.enter_context(child(worker, port, folder / f"worker-{number}"))
+        connect = documented("spark-submit", **ports)
+        running.enter_context(child(connect, ports["p15002"], folder / "connect"))
+        yield f"sc://127.0.0.1:{ports['p15002']}"
 
 
 @pytest.fixture(scope="session", params=["sail", "spark"])

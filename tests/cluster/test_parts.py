@@ -1,10 +1,16 @@
 """What a cluster is sent of a select, what DuckDB makes of it, and what is refused."""
 
+# ruff: noqa: E501 (a select on one line is easier to compare)
+
+import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -139,7 +145,7 @@ def test_a_select_gives_the_same(duckdb_alone, on_cluster, name):
 )  # fmt: skip
 def test_what_would_not_be_the_same_is_refused_before_anything_is_sent(on_cluster, select, reason):
     sent = len(on_cluster.connection.sent)
-    with pytest.raises(QueryError, match=f"The cluster cannot compute .*({reason}).* in: "):
+    with pytest.raises(QueryError, match=rf"The cluster cannot compute .*({reason}).* in: "):
         on_cluster.execute(select)
     assert len(on_cluster.connection.sent) == sent
 
@@ -160,7 +166,7 @@ def test_a_mart_without_a_lake_is_refused(tmp_path, sail):
         publish(session, run_checks(session).assign(status="pass"))
     with (
         closing(open_published(tmp_path / "m.duckdb")) as connection,
-        pytest.raises(UsageError, match="has no lake.*Build it with --lake"),
+        pytest.raises(UsageError, match=r"has no lake.*Build it with --lake"),
     ):
         Cluster(connection, tmp_path / "m.duckdb", sail)
 
@@ -186,22 +192,34 @@ def test_a_refused_cell_is_named_with_its_reason(clean, sail, tmp_path):
     assert "The cluster cannot compute `RANDOM()`, which may differ from row to row" in done.stderr
 
 
-HIDDEN = """
-import sys
-sys.modules["pyspark"] = None
-from mart_helpers.cli import main
-sys.exit(main(["explore", *sys.argv[1:]]))
-"""
-
-
-def test_without_the_parameter_nothing_of_it_is_needed_and_with_it_the_package_is_named(clean):
-    command = [sys.executable, "-c", HIDDEN, "--no-html"]
-    runs = [
-        subprocess.run([*command, *more], cwd=clean.parents[1], capture_output=True, text=True)
-        for more in ([], ["--cluster", "sc://127.0.0.1:1"])
-    ]
+def test_without_the_parameter_nothing_of_it_is_needed_and_with_it_the_package_is_named(clean, tmp_path):
+    missing = "raise ModuleNotFoundError(\"No module named 'pyspark'\", name='pyspark')"
+    (tmp_path / "pyspark.py").write_text(missing)
+    command = [sys.executable, "-m", "mart", "explore", "--no-html"]
+    settings = {"cwd": clean.parents[1], "capture_output": True, "text": True}
+    settings["env"] = os.environ | {"PYTHONPATH": str(tmp_path)}
+    runs = [subprocess.run([*command, *more], **settings) for more in ([], ["--cluster", "sc://h:1"])]
     assert runs[0].returncode == 0, runs[0].stderr
     assert runs[1].returncode == 1
-    assert "cluster: a package is missing (pyspark" in runs[1].stderr
+    assert "cluster: a package is missing (pyspark)" in runs[1].stderr
     assert "requirements-cluster.lock" in runs[1].stderr
     assert (CHECKOUT / "requirements-cluster.lock").exists()
+
+
+def test_the_commands_of_the_page_work(clean, sail, tmp_path):
+    page = (CHECKOUT / "docs" / "cluster.md").read_text("utf-8")
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL)).replace("\\\n", "")
+    home = shutil.copytree(clean.parents[1], tmp_path / "home", ignore=shutil.ignore_patterns("data"))
+    for line in filter(None, blocks.splitlines()):
+        match shlex.split(line):
+            case ["mart", *words]:
+                words = [sail if word.startswith("sc://") else word for word in words]
+                done = mart(*words, cwd=home)
+                assert done.returncode == 0, (line, done.stderr)
+            case ["pip", "install", *_, what] if "==" in what:
+                name, _, pin = what.partition("==")
+                assert version(name) == pin
+            case ["pip", "install", *_, lock]:
+                assert (CHECKOUT / lock).exists()
+            case [server, *_]:  # they run as long as the tests do
+                assert server in ("sail", "spark-class", "spark-submit")
