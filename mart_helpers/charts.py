@@ -14,8 +14,8 @@ from io import BytesIO
 from math import ceil
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,6 +23,7 @@ from matplotlib.font_manager import get_font_names
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.path import Path as Curve
 from matplotlib.patheffects import withStroke
+from matplotlib.style import context
 from matplotlib.ticker import MaxNLocator
 from numpy import isfinite, nanmax, nanmin, ndenumerate
 
@@ -34,9 +35,7 @@ from mart_helpers.texts import in_words, one_line, quoted
 # the greys, and in print their lightness differs.
 BLUE, ORANGE, PALE, GREY = "#0072B2", "#E69F00", "#A3C4DA", "#666666"
 
-_STYLE = matplotlib.rc_params_from_file(
-    Path(__file__).parent / "templates" / "charts.mplstyle", use_default_template=False
-)
+_STYLE = Path(__file__).parent / "templates" / "charts.mplstyle"
 
 NOTHING_TO_DRAW = "nothing to show in this range"
 
@@ -85,18 +84,17 @@ def drawn(draw: Callable[..., Figure]) -> Callable[..., Chart]:
 @contextmanager
 def style() -> Iterator[None]:
     """Use the style of our charts, and no other, within the block."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
+    with warnings.catch_warnings(), context(_STYLE, after_reset=True):
         # whatever matplotlib has to say would show a path of this machine in the notebook
         warnings.simplefilter("ignore")
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE | {"font.family": _families()})
+        rcParams["font.family"] = _families()
         yield
 
 
 @cache
 def _families(*first: str) -> list[str]:
     installed = get_font_names()
-    return [*first, *(name for name in _STYLE["font.sans-serif"] if name in installed)]
+    return [*first, *(name for name in rcParams["font.sans-serif"] if name in installed)]
 
 
 def _new_figure(title: str, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
