@@ -20,7 +20,7 @@ from mart_helpers.contract import declared_keys, read_contracts
 from mart_helpers.errors import CheckFailed
 from mart_helpers.parameters import resolve, shown
 from mart_helpers.session import Session
-from mart_helpers.star import day_of, references_in, star_columns, surrogate_key, unused_columns
+from mart_helpers.star import day_of, references_in, star_types, surrogate_key, unused_columns
 from mart_helpers.tables import laid, without_mathematics
 from mart_helpers.texts import aligned, quoted
 from mart_helpers.verdict import NOT_PASSED, RESULTS, STOPPED_BY, headline, verdict_lines
@@ -245,7 +245,7 @@ def _days_of(
     connection: duckdb.DuckDBPyConnection, start_date: str, end_date: str
 ) -> Callable[[Sequence[str]], list[str]]:
     """The conditions that limit the rows to the days, for those of the columns that are dates."""
-    star = star_columns(connection)
+    star = star_types(connection)
     declared = {
         column.name
         for table in read_contracts(connection).values()
@@ -272,7 +272,7 @@ def _sample(
 ) -> pd.DataFrame:
     """The first bad rows of a check, preceded by the natural keys of the rows that they refer to."""
     columns = [name for name, *_ in connection.execute(f"describe {query}").fetchall()]
-    references = references_in(columns, star_columns(connection))
+    references = references_in(columns, star_types(connection))
     ids, joins = [], []
     for number, (column, dimension) in enumerate(references.items()):
         surrogate = surrogate_key(dimension)

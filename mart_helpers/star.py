@@ -17,13 +17,8 @@ from mart_helpers.texts import expression_sql, literal, parsed, quoted
 CALENDAR = "dim_date"
 
 
-def star_columns(connection: DuckDBPyConnection, database: str | None = None) -> dict[str, list[str]]:
-    """The columns of each `dim_…` and `fact_…` table of the attached `database`, tables by name."""
-    return {table: list(types) for table, types in star_types(connection, database).items()}
-
-
 def star_types(connection: DuckDBPyConnection, database: str | None = None) -> dict[str, dict[str, str]]:
-    """The columns of each table as in `star_columns`, with their types.
+    """The columns of each `dim_…` and `fact_…` table of the attached `database`, with their types.
 
     `duckdb_columns()` lists all columns of all views of the system: to describe each table is quicker.
     """
@@ -61,7 +56,7 @@ def star_references(
 
     `references_in` recognises them by name. The surrogate key of a dimension refers to nothing.
     """
-    star = star_columns(connection, database)
+    star = star_types(connection, database)
     return {
         table: {
             column: dimension
@@ -129,7 +124,7 @@ def unused_columns(session: Session) -> list[str]:
     An unused column is in no table of the star under its name, and in no statement that reads its
     staging table.
     """
-    star, unused = star_columns(session.connection), []
+    star, unused = star_types(session.connection), []
     for name, table in read_contracts(session.connection).items():
         is_read = re.compile(rf'\bstaging\s*\.\s*"?{re.escape(name)}\b', re.IGNORECASE)
         statements = [text for text in session.statements if is_read.search(text)]

@@ -21,7 +21,7 @@ from mart_helpers.parameters import shown
 from mart_helpers.records import Located
 from mart_helpers.session import open_published, unreadable
 from mart_helpers.sources import SEED_ROWS, CsvFile, Source, find_sources
-from mart_helpers.star import VALID_FROM, star_columns, star_references, surrogate_key
+from mart_helpers.star import VALID_FROM, star_references, star_types, surrogate_key
 from mart_helpers.texts import aligned, did_you_mean, literal, one_line, quoted, row_text_sql
 
 _MOST = 20  # shown of each kind; the others are counted
@@ -121,7 +121,7 @@ def _declared(connection: duckdb.DuckDBPyConnection, name: str) -> Table:
     declared = declared_tables(connection)
     if name in declared:
         return read_contract(connection, name)
-    is_ours = name in star_columns(connection)
+    is_ours = name in star_types(connection)
     hint = " but made by 01_build." if is_ours else f".{did_you_mean(name, declared)}"
     raise UsageError(
         f'TABLE: found "{name}", which is not a declared input{hint} '
@@ -209,7 +209,7 @@ def _part(title: str, texts: list[str], otherwise: str) -> str:
 def _in_mart(inputs: _Inputs, key: Key) -> list[str]:
     """The rows of the mart with the key, each with the dimension rows it refers to."""
     connection, name, columns = inputs.connection, inputs.table.name, inputs.table.key
-    if not {*columns} <= {*star_columns(connection).get(name, ())}:
+    if not {*columns} <= {*star_types(connection).get(name, ())}:
         return []
     texts = []
     for row in _rows(connection, name, dict(zip(columns, key, strict=True))):
@@ -353,7 +353,7 @@ def _unknown_key(mart: str, inputs: _Inputs, key: Key, trouble: str) -> StateErr
     files = [shown(inputs.folder / source.name) for source in inputs.sources]
     files[3:] = [f"{len(files) - 3:,} more"] if len(files) > 3 else []
     searched = "the seed rows of 01_build" if inputs.is_seed else ", ".join(files)
-    columns = star_columns(inputs.connection).get(table.name, ())
+    columns = star_types(inputs.connection).get(table.name, ())
     if {*table.key} <= {*columns} and len(text) <= 60:
         slips = "damerau_levenshtein(lower(key_text), lower($key))"
         found = inputs.connection.execute(
