@@ -56,7 +56,7 @@ _KINDS = (
     ("an old Excel workbook", rb"\xd0\xcf\x11\xe0", "Save it as .xlsx"),
     ("a tar archive", rb".{257}ustar[\0 ]", "Unpack it"),
     (
-        "packed with gzip, bzip2, xz or Zstandard",
+        "a file packed with gzip, bzip2, xz or Zstandard",
         rb"\x1f\x8b|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd",
         "Unpack it, or pack it once, with gzip",
     ),
