@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 import duckdb
+import pyarrow as pa
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -139,7 +140,7 @@ class Cluster:
         rest, steps = self._splitter.split(catalog, catalog.flat(select))
         if not steps:
             return None
-        texts = {each.name: self._text(catalog, each) for each in steps if each.is_sent}
+        texts = {each.name: spark_sql(each.select, catalog.schema) for each in steps if each.is_sent}
         _name(rest, [name for name, _ in columns])
         found = rest.sql(dialect="duckdb")
         if [each[:2] for each in self.duckdb.execute(f"describe {found}").fetchall()] != columns:
@@ -152,16 +153,12 @@ class Cluster:
                 self.duckdb.execute(f"create or replace temp table {each.name} as {sql}")
         return found
 
-    def _text(self, catalog: Catalog, step: Step) -> str:
-        types = [kind for _, kind, *_ in self.duckdb.execute(f"describe {step.name}").fetchall()]
-        return spark_sql(step.select, catalog.schema, types)
-
     def _fetch(self, step: Step, text: str, sql: str) -> None:
         for name in {table.name for table in step.select.find_all(exp.Table)} - {*self._large}:
             self._send(name)
         began = monotonic()
         try:
-            rows = self._spark.sql(f"{text}\nlimit {MOST_ROWS + 1}").toArrow()
+            rows = self._spark.sql(text).limit(MOST_ROWS + 1).toArrow()
         except PySparkException as error:
             said = one_line(str(error))[:500]
             raise QueryError(f"The cluster says: {said} (It was asked: {_short(text)})") from error
@@ -171,7 +168,12 @@ class Cluster:
                 f"The cluster would bring more than {MOST_ROWS:,} rows to this machine for: "
                 f"{_short(sql)}. Group more coarsely."
             )
-        self.duckdb.register("arrived", rows)
+        # Spark's times have a zone, UTC, where DuckDB's have none
+        plain = [
+            pa.field(each.name, pa.timestamp("us") if pa.types.is_timestamp(each.type) else each.type)
+            for each in rows.schema
+        ]
+        self.duckdb.register("arrived", rows.cast(pa.schema(plain)))
         self.duckdb.execute(f"insert into {step.name} from arrived")
         self.duckdb.unregister("arrived")
 

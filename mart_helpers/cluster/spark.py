@@ -58,19 +58,13 @@ def is_same(node: exp.Expression) -> bool:
     return node.key in _SAME and not any(map(_gives_interval, node.iter_expressions()))
 
 
-def spark_sql(part: exp.Expression, schema: Schema, types: list[str]) -> str:
-    """The text for the cluster, whose columns have DuckDB's `types`. Raises Refused."""
+def spark_sql(part: exp.Expression, schema: Schema) -> str:
+    """The text for the cluster. Raises Refused."""
     tree = annotated(part.copy(), schema)
     for node in tree.walk():
         if not is_same(node):
             raise Refused(f"`{node.sql('duckdb')[:80]}` ({node.key})")
-    tree = _from_below(tree)
-    names = tree.named_selects
-    cast = [
-        exp.alias_(_cast(exp.column(name, "sent", quoted=True), kind), f"c{place}", quoted=True)
-        for place, (name, kind) in enumerate(zip(names, types, strict=True))
-    ]
-    return exp.select(*cast).from_(tree.subquery("sent")).sql(dialect="spark", pretty=True)
+    return _from_below(tree).sql(dialect="spark", pretty=True)
 
 
 def _gives_interval(node: exp.Expression) -> bool:
@@ -78,13 +72,6 @@ def _gives_interval(node: exp.Expression) -> bool:
         return any(map(_gives_interval, node.iter_expressions()))
     name = node.name.lower() if isinstance(node, exp.Anonymous) else node.key
     return name in ("interval", "to_years", "to_months", "to_days", "todays")
-
-
-def _cast(column: exp.Expression, kind: str) -> exp.Expression:
-    """As DuckDB has it, where it would be another decimal or whole number."""
-    kind = "DECIMAL(38, 0)" if kind == "HUGEINT" else kind
-    is_number = kind.startswith(("DECIMAL", "BIGINT", "INTEGER"))
-    return exp.cast(column, kind, dialect="duckdb") if is_number else column
 
 
 def _from_below(node: exp.Expression) -> exp.Expression:

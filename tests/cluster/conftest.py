@@ -16,6 +16,10 @@ from pathlib import Path
 import pytest
 from forks import CHECKOUT
 
+# far from UTC, which Spark's times are in
+os.environ["TZ"] = "America/New_York"
+time.tzset()
+
 PATIENCE = 300  # seconds for a server to start, on a machine that does other things too
 
 
