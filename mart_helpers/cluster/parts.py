@@ -105,6 +105,9 @@ class Splitter:
         text = node.sql(dialect="duckdb")
         if node.find(exp.AggFunc, exp.Window, *Query.__args__):
             raise Refused(f"`{text[:80]}` ({node.key})")
+        gives_rows = node.find(exp.Explode, exp.Unnest)
+        if gives_rows and (not columns or select.find(exp.Window)):
+            raise Refused(f"`{text[:80]}` beside windows, or of a constant")
         if self._catalog.is_volatile(text):
             raise Refused(f"`{text[:80]}`, which may differ from row to row")
         if not columns:
