@@ -73,6 +73,8 @@ class Builder(Cluster):
         self._work = session.lake.resolve() / self._build / WORK
         self._made: dict[str, Large] = {}
         self._numbers = count()
+        words = "-- the comparison with the published mart, and samples of bad rows, are DuckDB's, here"
+        self._note(Sent(words, 0, 0), "what is not sent")
 
     def leave(self) -> None:
         """End the session on the server; DuckDB's stays."""
@@ -345,7 +347,9 @@ class Builder(Cluster):
             if "No module named 'mart_helpers" in str(error):
                 raise StateError("A worker lacks this project. Install it on all machines.") from error
             raise StateError(f"The cluster could not {what}: {one_line(str(error), 500)}") from error
-        self.sent.append(Sent(f"{what}: {len(tasks):,} files", monotonic() - began, len(found)))
+        self._note(
+            Sent(f"-- {len(tasks):,} files, each one task", monotonic() - began, len(found)), what
+        )
         done = {each["number"]: json.loads(each["done"]) for each in found}
         if len(done) != len(tasks):
             raise StateError(f"The cluster could not {what}: {len(done):,} of {len(tasks):,} files.")

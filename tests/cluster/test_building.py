@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import PATIENCE, mart
+from conftest import mart
 from forks import CHECKOUT
 
 from mart_helpers.cluster.build import Builder
@@ -72,7 +72,8 @@ def command(inputs: Path, database: Path, server: str = "") -> list[str]:
 
 
 def build(inputs: Path, database: Path, server: str = "") -> subprocess.CompletedProcess[str]:
-    return mart(*command(inputs, database, server), cwd=CHECKOUT)
+    words = [sys.executable, "-m", "mart", *command(inputs, database, server)]
+    return subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True)  # as slow as it may be
 
 
 def contents(database: Path) -> dict[str, list]:
@@ -135,6 +136,8 @@ def test_the_mart_and_the_outputs_are_the_same(server, extracts, alone, tmp_path
     assert outputs(alone) == outputs(database)
     assert len(builds_in(lake_of(database))) == 2
     assert not [*lake_of(database).glob("*/work")]
+    [*_, log] = sorted(tmp_path.glob("runs/*/01_build.sent.sql"))
+    assert "for: load fact_sales\n-- 4 files, each one task" in log.read_text(encoding="utf-8")
 
 
 def test_a_file_that_came_twice_is_refused_in_the_same_words(sail, tmp_path):
@@ -155,7 +158,7 @@ def test_a_killed_build_leaves_facts_that_the_next_one_removes(sail, extracts, t
     database = tmp_path / "mart.duckdb"
     words = [sys.executable, "-m", "mart", *command(extracts, database, sail)]
     with subprocess.Popen(words, cwd=CHECKOUT, start_new_session=True) as process:
-        until(lambda: [*tmp_path.glob("lake/*/work/staging/*/*.parquet")])
+        until(process, lambda: [*tmp_path.glob("lake/*/work/staging/*/*.parquet")])
         os.killpg(process.pid, signal.SIGKILL)
     [left] = builds_in(lake_of(database))
     assert not database.exists()
@@ -165,12 +168,10 @@ def test_a_killed_build_leaves_facts_that_the_next_one_removes(sail, extracts, t
     assert folder != left
 
 
-def until(holds) -> None:
-    for _ in range(20 * PATIENCE):
-        if holds():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
+def until(process: subprocess.Popen, holds: Callable[[], object]) -> None:
+    while process.poll() is None and not holds():
+        time.sleep(0.02)
+    assert process.returncode is None, "it ended before"
 
 
 def test_a_cluster_without_a_lake_is_refused(tmp_path):
