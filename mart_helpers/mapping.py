@@ -349,7 +349,7 @@ class _View:
         """SQL that describes what an expression reads, if it reads a text."""
         if node.get("class") == "CAST":
             kind = re.search(r" AS (.+)\)\)$", self._text(node))[1]
-            return literal(f"a {kind.lower()}")
+            return literal(f"a value of type {kind.lower()}")
         if node.get("class") != "FUNCTION":
             return ""
         name = node["function_name"].lower()
