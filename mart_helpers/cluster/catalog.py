@@ -122,6 +122,8 @@ class Catalog:
             columns = [exp.column(name, quoted=True) for name in names]
             (found.parent if is_call else found).replace(columns)
             return [value]
+        if value is found:
+            return [exp.column(name, quoted=True) for name in names]
         found.replace(exp.Placeholder(this="column"))
         return [
             exp.alias_(

@@ -20,7 +20,9 @@ from forks import CHECKOUT
 os.environ["TZ"] = "America/New_York"
 time.tzset()
 
-PATIENCE = 300  # seconds for a server to start, on a machine that does other things too
+PATIENCE = (
+    900  # seconds for a command or the start of a server, on a machine that does other things, too
+)
 
 
 def free_port() -> int:

@@ -99,6 +99,7 @@ SELECTS = {
     """,
     "an alias within": "select thing_key + 1 as next, next * 2 as more, count(*) from sales group by all order by all",
     "columns by name": "select count(distinct columns(['name', 'quantity'])) from sales",
+    "groups of columns by name": "select columns(['name', 'quantity']), count(*) from sales group by all order by all",
     "a parameter and a variable": "select count(*), getvariable('since') as s from sales where name = $word and day > s",
     "a null of a type": "select max(day + getvariable('nothing')) as day from sales",
     "whether there are rows": "select exists (from sales where quantity > 7) as some, exists (from sales where big < 0) as none",
