@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import duckdb
@@ -166,6 +166,35 @@ def test_a_killed_build_leaves_facts_that_the_next_one_removes(sail, extracts, t
     assert built.returncode == 0, built.stderr
     [folder] = builds_in(lake_of(database))
     assert folder != left
+
+
+def test_a_killed_executor_changes_nothing(spark, extracts, alone, tmp_path):
+    database = tmp_path / "mart.duckdb"
+    words = [sys.executable, "-m", "mart", *command(extracts, database, spark)]
+    with subprocess.Popen(words, cwd=CHECKOUT) as process:
+        until(process, lambda: [*tmp_path.glob("lake/*/work/entries/*/*.parquet")])
+        os.kill(executors()[0], signal.SIGKILL)
+    assert process.returncode == 0
+    ours, theirs = contents(alone), contents(database)
+    assert ours["main.fact_sales"] == theirs["main.fact_sales"]
+    assert ours["main.quarantine"] == theirs["main.quarantine"]
+
+
+def executors() -> list[int]:
+    """The processes of Spark that do the work for the workers of these tests."""
+    parents, found = {}, []
+    for process in (each for each in Path("/proc").iterdir() if each.name.isdigit()):
+        with suppress(OSError):
+            stat = (process / "stat").read_text()
+            parents[int(process.name)] = int(stat.rpartition(")")[2].split()[1])
+            if b"CoarseGrainedExecutorBackend" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return [each for each in found if os.getpid() in _ancestors(each, parents)]
+
+
+def _ancestors(process: int, parents: dict[int, int]) -> Iterator[int]:
+    while process := parents.get(process, 0):
+        yield process
 
 
 def until(process: subprocess.Popen, holds: Callable[[], object]) -> None:
