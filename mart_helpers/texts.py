@@ -5,9 +5,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from duckdb import DuckDBPyConnection
+if TYPE_CHECKING:  # importing it is slow, and `--help` does not need it
+    from duckdb import DuckDBPyConnection
 
 PERCENTAGE = "_pct"  # ending of the names of figures in percent
 
@@ -40,20 +41,20 @@ def literal(text: str | Path) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def parsed(connection: DuckDBPyConnection, sql: str) -> dict[str, Any]:
+def parsed(connection: "DuckDBPyConnection", sql: str) -> dict[str, Any]:
     """The syntax tree of a `select`, as DuckDB's parser gives it; empty if it gives none."""
     (text,) = connection.execute("select json_serialize_sql($1::varchar)", [sql]).fetchone()
     tree = json.loads(text)
     return {} if tree["error"] else tree
 
 
-def tree_sql(connection: DuckDBPyConnection, tree: Mapping[str, Any]) -> str:
+def tree_sql(connection: "DuckDBPyConnection", tree: Mapping[str, Any]) -> str:
     """The `select` of a syntax tree."""
     text = json.dumps(tree)
     return connection.execute("select json_deserialize_sql($1::json)", [text]).fetchone()[0]
 
 
-def expression_sql(connection: DuckDBPyConnection, node: Mapping[str, Any]) -> str:
+def expression_sql(connection: "DuckDBPyConnection", node: Mapping[str, Any]) -> str:
     """The SQL of an expression in a syntax tree, without its alias."""
     tree = parsed(connection, "select 1")
     tree["statements"][0]["node"]["select_list"] = [{**node, "alias": ""}]
