@@ -82,7 +82,7 @@ def export_tables(
     endings = listed("formats", formats, FORMATS)
     if tables:
         relations = {name: relations[name] for name in listed("tables", tables, relations)}
-    connection, folder = session.connection, resolve(data_dir)
+    connection, folder = session.local, resolve(data_dir)
     about = {
         "format_version": 1,
         "build_id": last_build(connection, current_database(connection)) or None,
@@ -207,7 +207,7 @@ def _write_workbook(
     data_dir: Path,
     lines: Sequence[str],
 ) -> None:
-    connection = session.connection
+    connection = session.local
     with open_workbook(part) as workbook:
         if summary:
             build = build_facts(connection)
