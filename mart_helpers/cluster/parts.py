@@ -130,15 +130,27 @@ class Splitter:
         values = exp.select(*keys.values(), value.as_("value")).from_(name)
         table = self._small(values)
         same = [
-            exp.NullSafeEQ(
-                this=each.copy(), expression=exp.column(keys[each.sql()], table.name, quoted=True)
-            )
-            for each in columns
+            _is_equal(each, exp.column(keys[each.sql()], table.name, quoted=True)) for each in columns
         ]
         select.join(table, on=exp.and_(*same), copy=False)
         described = self._connection.execute(f"describe {table.name}").fetchall()
         self._catalog.schema.add_table(table.name, {name: kind for name, kind, *_ in described})
         return exp.column("value", table.name, quoted=True)
+
+
+def _is_equal(one: exp.Expression, other: exp.Expression) -> exp.Expression:
+    """Whether two columns are equal, null included. Sail would compare all pairs of rows for `<=>`."""
+    if one.is_type("date"):
+        stand_in = exp.cast(exp.Literal.string("1970-01-01"), "date")
+    elif one.is_type(*exp.DataType.TEXT_TYPES):
+        stand_in = exp.Literal.string("")
+    elif one.is_type(*exp.DataType.NUMERIC_TYPES):
+        stand_in = exp.Literal.number(0)
+    else:
+        return exp.NullSafeEQ(this=one.copy(), expression=other)
+    values = [exp.func("coalesce", each.copy(), stand_in.copy()) for each in (one, other)]
+    nulls = [exp.paren(exp.Is(this=each.copy(), expression=exp.null())) for each in (one, other)]
+    return exp.and_(*(exp.EQ(this=each[0], expression=each[1]) for each in (values, nulls)))
 
 
 def _is_correlated(select: exp.Expression) -> bool:
