@@ -24,11 +24,14 @@ from mart_helpers import errors
 from mart_helpers.cluster.plan import refuse_other_rows
 from mart_helpers.cluster.server import Cluster, Sent, connect
 from mart_helpers.cluster.tasks import (
+    ROW,
+    ROWS,
     Large,
     Shipped,
     add_up_rows,
     create_view,
     file_name,
+    key_name,
     load_file,
     make_rows,
     opened,
@@ -120,22 +123,17 @@ class Builder(Cluster):
     ) -> Counter[str]:
         """Make one table of the loaded files, and return the number of bad rows of each.
 
-        The rows whose keys repeat are fetched, and judged like a table of these rows alone.
+        The rows whose keys may repeat are fetched, and judged like a table of these rows alone.
         """
         connection = self.duckdb
         read = Counter({each.file: each.rows_read for each in outcomes})
         bad = sum(each.rows_quarantined for each in outcomes)
-        repeating = self._repeating(table, lambda more: loader.is_too_bad(bad + more, read.total()))
-        connection.register("arrived", repeating)
-        connection.execute(
-            "create or replace temp table repeating as from arrived order by file_no, place"
-        )
-        connection.unregister("arrived")
+        more = self._find_repeating(table, lambda more: loader.is_too_bad(bad + more, read.total()))
         connection.execute(f"insert into quarantine by name {self._left('entries', table)}")
         connection.execute(f"drop view if exists {staging_of(table.name)}")
         create_staging(connection, table)
         runs = self._fetched(table, files)
-        bad += find_problems(connection, table)
+        bad += max(more, find_problems(connection, table))
         if loader.is_too_bad(bad, read.total()):
             keep_sample(connection)
         by_source = write_entries(connection, table, runs, None)
@@ -151,22 +149,35 @@ class Builder(Cluster):
         """A query for what the tasks have left of a table."""
         return f"select * from read_parquet({pattern(self._work / what / table.name, '/*.parquet')})"
 
-    def _repeating(self, table: Table, is_too_bad: Callable[[int], bool]) -> pa.Table:
-        """File, place in its Parquet file and record number of the rows whose keys repeat.
+    def _find_repeating(self, table: Table, is_too_bad: Callable[[int], bool]) -> int:
+        """Put the ids of the rows whose keys may repeat into the table `repeating`.
 
-        These are only the first of them if there are so many that the table is refused.
+        These are the first and the last rows of some keys if the table will be refused. Returns how many
+        rows at least repeat a key then; otherwise 0, since all such rows are there to be judged.
         """
-        self._spark.read.parquet(f"{self._work}/keys/{table.name}").createOrReplaceTempView("keys")
-        counted = "select count(*) as rows from keys where key_0 is not null group by key_0"
-        more = self._asked(f"select coalesce(sum(rows - 1), 0) as more from ({counted})")
-        often = " or ".join(
-            f"key_{n} in (select key_{n} from keys group by key_{n} having count(*) > 1)"
-            for n in range(1 + len(table.uniques))
-        )
-        most = f"limit {2 * SAMPLE}" if is_too_bad(more["more"][0].as_py()) else ""
-        return self._asked(
-            f"select file_no, place, number from keys where {often} order by file_no, place {most}"
-        )
+        self._spark.read.parquet(f"{self._work}/staging/{table.name}").createOrReplaceTempView("keys")
+        row = _in_spark(ROW)
+        self.duckdb.execute("create or replace temp table repeating (row bigint primary key)")
+        for key in (_in_spark(key_name(n)) for n in range(1 + len(table.uniques))):
+            repeated = (
+                f"select {key}, min({row}) as first, max({row}) as last, count(*) - 1 as more "
+                f"from keys where {key} is not null group by {key} having count(*) > 1"
+            )
+            counted = self._asked(f"select coalesce(sum(more), 0) as more from ({repeated})")
+            more = counted["more"][0].as_py()
+            if is_too_bad(more):
+                ends = self._asked(f"select first, last from ({repeated}) order by last limit {SAMPLE}")
+                self._note_repeating("select unnest([first, last]) from arrived", ends)
+                return more
+            if more:
+                rows = self._asked(f"select {row} as row from keys join ({repeated}) using ({key})")
+                self._note_repeating("from arrived", rows)
+        return 0
+
+    def _note_repeating(self, rows: str, arrived: pa.Table) -> None:
+        self.duckdb.register("arrived", arrived)
+        self.duckdb.execute(f"insert or ignore into repeating {rows}")
+        self.duckdb.unregister("arrived")
 
     def _asked(self, sql: str) -> pa.Table:
         try:
@@ -177,35 +188,31 @@ class Builder(Cluster):
     def _fetched(self, table: Table, files: Sequence[Found]) -> list[Run]:
         """Put the rows of `repeating` into staging, and return where they come from."""
         names, runs = ", ".join(map(quoted, table.column_names)), []
-        found = self.duckdb.execute(
-            "select file_no, list(number order by place) from repeating group by all order by file_no"
-        )
-        for file_no, numbers in found.fetchall():
+        for file_no, rows in self._rows_by_file("repeating"):
             part = pattern(self._work / "staging" / table.name, file_name(file_no))
+            rows_of_keys = f"where {ROW} in (select row from repeating) order by {ROW}"
             self.duckdb.execute(
                 f"insert into {staging_of(table.name)} ({names}) "
-                f"select {names} from read_parquet({part}, file_row_number = true) "
-                f"where file_row_number in (select place from repeating where file_no = {file_no}) "
-                "order by file_row_number"
+                f"select {names} from read_parquet({part}) {rows_of_keys}"
             )
             source = open_source(files[file_no], table)
-            runs += [Run(row, source, number, 1) for row, number in enumerate(numbers, len(runs))]
+            runs += [Run(n, source, row % ROWS, 1) for n, row in enumerate(rows, len(runs))]
         return runs
 
     def _take_out(self, table: Table) -> None:
         """Write the files anew that have rows with problems, without these rows."""
-        found = self.duckdb.execute(
-            "select file_no, list(place) from repeating "
-            "where rowid in (select row_id from problems) group by file_no"
-        )
-        for file_no, places in found.fetchall():
+        # each row of staging has come from one of these, in order
+        ids = "(select row, row_number() over (order by row) - 1 as row_id from repeating)"
+        of_problems = f"(from {ids} where row_id in (select row_id from problems))"
+        for file_no, rows in self._rows_by_file(of_problems):
             part = Path(f"{self._work}/staging/{table.name}{file_name(file_no)}")
-            rows = (
-                "(select * exclude (file_row_number) "
-                f"from read_parquet({pattern(part)}, file_row_number = true) "
-                f"where file_row_number not in (select unnest({places})))"
-            )
-            write_rows(self.duckdb, rows, part)
+            kept = f"(from read_parquet({pattern(part)}) where {ROW} not in (select unnest({rows})))"
+            write_rows(self.duckdb, kept, part)
+
+    def _rows_by_file(self, rows: str) -> list[tuple[int, list[int]]]:
+        """The number of each file with such rows, and their ids in order."""
+        query = f"select row // {ROWS}, list(row order by row) from {rows} group by all order by all"
+        return self.duckdb.execute(query).fetchall()
 
     def _show(self, table: Table) -> None:
         """Let a view take the place of the staging table, and a table that of its days."""
@@ -358,6 +365,10 @@ class Builder(Cluster):
             if kind:
                 raise getattr(errors, kind)(result)
         return [done[number][1] for number in range(len(tasks))]
+
+
+def _in_spark(name: str) -> str:
+    return name.replace('"', "`")
 
 
 _STAGING_TABLES = """

@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
+from pyspark.sql.connect.client.retries import DefaultPolicy
 from pyspark.sql.pandas.types import from_arrow_schema
 from sqlglot import exp
 
@@ -57,6 +58,8 @@ def connect(address: str) -> SparkSession:
             pass
         os.environ.setdefault("SPARK_CONNECT_MODE_ENABLED", "1")
         spark = SparkSession.builder.remote(address).create()
+        # about a minute, rather than ten
+        spark.client.set_retry_policies([DefaultPolicy(max_retries=9, max_backoff=10_000)])
         spark.conf.set("spark.sql.session.timeZone", "UTC")
         # products of decimals keep all their decimals, as in DuckDB
         spark.conf.set("spark.sql.decimalOperations.allowPrecisionLoss", "false")

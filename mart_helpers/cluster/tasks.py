@@ -30,6 +30,10 @@ from mart_helpers.texts import literal, quoted
 
 _MEMORY = "1GB"
 
+#: The id of a row in the whole table: the number of its file times `ROWS`, plus that of its record.
+ROW = quoted(" row")
+ROWS = 1 << 40
+
 
 class Shipped(NamedTuple):
     """The small part of a candidate: two database files in the lake, and what no file holds."""
@@ -125,7 +129,8 @@ def load_file(
 ) -> object:
     """Load one file of a fact; returns what became of its rows.
 
-    The rows, their keys, those set aside and the entries of the quarantine are left in `work`.
+    The rows, those set aside, the entries of the quarantine and the days are left in `work`. With each
+    row goes its id in the whole table, `ROW`, and a hash of each key, null if a part of it is missing.
     """
     with opened(shipped) as session:
         connection, staged = session.connection, staging_of(table.name)
@@ -133,29 +138,30 @@ def load_file(
         outcome, first = loader.load_file(table, open_source(file, table))
         connection.execute("create view staging.days_of_facts as select null::date as day limit 0")
         create_days(connection, [table])
-        keys = ", ".join(
-            f"{key_sql(key)} as key_{n}" for n, key in enumerate((table.key, *table.uniques))
+        hashes = (
+            f"{_hash_sql(key)} as {key_name(n)}" for n, key in enumerate((table.key, *table.uniques))
         )
+        columns = ", ".join([*map(quoted, table.column_names), *hashes])
         parts = {
-            "keys": f"(select {number} as file_no, row_number() over () - 1 as place, "
-            f"rowid + {first} as number, {keys} from {staged})",
             "aside": staging_of(f"{table.name}_quarantined"),
             "entries": f"(from quarantine where table_name = {literal(table.name)})",
             "days": "(select distinct day from staging.days_of_facts)",
-            "staging": f"(select {', '.join(map(quoted, table.column_names))} from {staged})",
+            "staging": f"(select {columns}, {number * ROWS + first} + rowid as {ROW} from {staged})",
         }
         for name, rows in parts.items():
             write_rows(connection, rows, Path(f"{work}/{name}/{table.name}{file_name(number)}"))
         return outcome
 
 
-def key_sql(columns: tuple[str, ...]) -> str:
-    """SQL for a key as one text that differs if a value does; null if one is missing."""
-    texts = [f"{quoted(name)}::varchar" for name in columns]
-    if len(texts) == 1:
-        return texts[0]
-    is_there = " and ".join(f"{text} is not null" for text in texts)
-    return f"case when {is_there} then to_json([{', '.join(texts)}])::varchar end"
+def key_name(number: int) -> str:
+    """The name of the column with the hashes of a key; the primary key has number 0."""
+    return quoted(f" key {number}")
+
+
+def _hash_sql(columns: tuple[str, ...]) -> str:
+    # Spark has no unsigned integers
+    is_there = " and ".join(f"{quoted(name)} is not null" for name in columns)
+    return f"case when {is_there} then (hash({', '.join(map(quoted, columns))}) >> 1)::bigint end"
 
 
 def make_rows(

@@ -45,7 +45,7 @@ def documented(start: str, **ports: int) -> list[str]:
 
 
 @contextmanager
-def child(command: list[str], port: int, log: Path) -> Iterator[None]:
+def child(command: list[str], port: int, log: Path) -> Iterator[subprocess.Popen]:
     """A server that answers at `port`; it is killed after the block, or with this process."""
     places = {"SPARK_LOCAL_DIRS": str(log.parent), "SPARK_WORKER_DIR": str(log.parent / "work")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -66,7 +66,7 @@ def child(command: list[str], port: int, log: Path) -> Iterator[None]:
                         break
                 assert process.poll() is None, log.read_text()[-3000:]
                 time.sleep(0.2)
-            yield
+            yield process
         finally:
             process.kill()
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import mart
+from conftest import child, documented, free_port, mart
 from forks import CHECKOUT
 
+from mart_helpers.cluster import build as build_on_cluster
 from mart_helpers.cluster.build import Builder
 from mart_helpers.cluster.plan import refuse_other_rows
 from mart_helpers.cluster.tasks import perform, versions_here
-from mart_helpers.errors import QueryError, StateError
+from mart_helpers.errors import InputError, QueryError, StateError
 from mart_helpers.lake import builds_in, lake_of
 from mart_helpers.loading import Loader
 from mart_helpers.mart import create_candidate
@@ -180,6 +181,20 @@ def test_a_killed_executor_changes_nothing(spark, extracts, alone, tmp_path):
     assert ours["main.quarantine"] == theirs["main.quarantine"]
 
 
+def test_a_killed_server_ends_the_build_with_a_message(extracts, tmp_path):
+    port = free_port()
+    database, lake = tmp_path / "mart.duckdb", tmp_path / "lake"
+    with child(documented("sail spark server", p50051=port), port, tmp_path / "sail") as server:
+        words = [sys.executable, "-m", "mart", *command(extracts, database, f"sc://127.0.0.1:{port}")]
+        with subprocess.Popen(words, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True) as process:
+            until(process, lambda: [*lake.glob("*/work/entries/*/*.parquet")])
+            server.kill()
+            said = process.stderr.read()
+    assert process.returncode == 1
+    assert "\nmart: The cluster could not load fact_sales: " in said
+    assert not database.exists()
+
+
 def executors() -> list[int]:
     """The processes of Spark that do the work for the workers of these tests."""
     parents, found = {}, []
@@ -303,6 +318,18 @@ def test_composite_and_further_keys_repeat_across_files_as_on_one_machine(builde
         *builder.connection.execute("select * from staging.fact_x").fetchall(),
     ]
     assert len(told) == 3
+
+
+def test_a_table_with_too_many_repeated_keys_is_refused_from_a_sample(builder, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_on_cluster, "SAMPLE", 2)
+    folder = tmp_path / "inputs" / "fact_x"
+    for path in folder.iterdir():
+        path.unlink()
+    rows = "".join(f"I{n},1,,2024-01-01\n" for n in range(30))
+    for name in ("1.csv", "2.csv"):
+        (folder / name).write_text(f"id,part,code,day\n{rows}")
+    with pytest.raises(InputError, match=r"(?s)fact_x: 30 of its 60 rows are bad.*repeat those of line"):
+        Loader(builder, tmp_path / "inputs", 0.1).load("fact_x", from_seed=False)
 
 
 def test_a_fact_of_rows_that_are_not_made_one_by_one_is_refused(builder, tmp_path):
