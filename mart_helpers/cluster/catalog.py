@@ -35,6 +35,8 @@ _VOLATILE = "select distinct function_name from duckdb_functions() where stabili
 # sqlglot reads no `::` after the aggregate of a pivot
 _PIVOT_CAST = re.compile(r"(\w+\([^()]*\))::(\w+\([^()]*\))(\s+for\b)", re.IGNORECASE)
 
+_NAMES = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)?")
+
 Known = Mapping[str, exp.CTE]
 
 
@@ -57,7 +59,7 @@ class Catalog:
         """Whether a statement names a large table, itself or through views; in doubt, yes."""
         seen, new = set(), {sql}
         while new:
-            words = {word.lower() for text in new for word in re.findall(r"\w+(?:\.\w+)?", text)} - seen
+            words = {key_of(exp.to_table(word)) for text in new for word in _NAMES.findall(text)} - seen
             if words & self.large:
                 return True
             seen |= words
@@ -85,7 +87,7 @@ class Catalog:
         order = qualified.args.get("order")
         if order and order.expressions[0].this == exp.var("ALL"):
             places = map(exp.Literal.number, range(1, len(qualified.selects) + 1))
-            order.set("expressions", [exp.Ordered(this=each, nulls_first=False) for each in places])
+            order.set("expressions", [exp.Ordered(this=each) for each in places])
         return qualified
 
     def _flat(self, node: exp.Expression, known: Known) -> exp.Expression:
@@ -140,9 +142,11 @@ class Catalog:
         elif name in self._views and name not in self.large and self.reaches_large(self._views[name]):
             query, alias = self.flat(self._views[name]), exp.TableAlias()
         else:
+            if name in self.large:
+                table.set("db", None)
             return table
         alias.set("this", exp.to_identifier(table.alias or table.name))
-        rest = {part: table.args.get(part) for part in ("pivots", "joins", "laterals")}
+        rest = {part: table.args.get(part) for part in ("pivots", "joins")}
         return exp.Subquery(this=query, alias=alias, **rest)
 
     def _read(self, sql: str) -> exp.Expression:
@@ -157,13 +161,7 @@ class Catalog:
     def _bound(self, node: exp.Expression) -> exp.Expression:
         if isinstance(node, exp.Parameter | exp.Placeholder):
             return _literal(self._values[node.name])
-        if isinstance(node, exp.Anonymous) and node.name.lower() == "getvariable":
-            name = {"n": node.expressions[0].name}
-            found = self._connection.execute("select getvariable($n), typeof(getvariable($n))", name)
-            return typed(*found.fetchone())
         if isinstance(node, exp.Anonymous) and node.name.lower() == "count_star":
-            return exp.Count(this=exp.Star())
-        if isinstance(node, exp.Count) and node.this is None and not node.expressions:
             return exp.Count(this=exp.Star())
         if isinstance(node, exp.Subquery) and any(map(_asks_storage, node.find_all(exp.Window))):
             return exp.false()  # a short cut of the checks, which then look at each row
@@ -191,8 +189,7 @@ class Catalog:
 
 def typed(value: object, kind: str) -> exp.Expression:
     """A value of DuckDB as a literal of its type `kind`."""
-    is_plain = kind.endswith("]") or "NULL" in kind
-    return _literal(value) if is_plain else exp.cast(_literal(value), kind, dialect="duckdb")
+    return _literal(value) if kind == '"NULL"' else exp.cast(_literal(value), kind, dialect="duckdb")
 
 
 def key_of(table: exp.Table) -> str:

@@ -15,7 +15,7 @@ import duckdb
 from sqlglot import exp
 from sqlglot.optimizer.pushdown_projections import pushdown_projections
 
-from mart_helpers.cluster.catalog import Catalog, Refused, typed
+from mart_helpers.cluster.catalog import Catalog, Refused, key_of, typed
 from mart_helpers.cluster.spark import annotated, is_same
 
 Query = exp.Select | exp.SetOperation
@@ -63,7 +63,7 @@ class Splitter:
         return None
 
     def _is_large(self, tree: exp.Expression) -> bool:
-        return any(each.name.lower() in self._large and not each.db for each in tree.find_all(exp.Table))
+        return any(key_of(each) in self._large for each in tree.find_all(exp.Table))
 
     def _step(self, name: str, select: exp.Expression, *, is_sent: bool) -> None:
         """Note a step, and create its table without rows, for its types."""
@@ -79,8 +79,8 @@ class Splitter:
     def _with_small(self, node: exp.Expression) -> exp.Expression:
         """The select with tables in place of the selects within it that reach no large one."""
         for child in list(node.iter_expressions()):
-            is_query = isinstance(child, Query) and child.find(exp.Table)
-            if is_query and not self._is_large(child) and not _is_correlated(child):
+            is_small = isinstance(child, Query) and not self._is_large(child)
+            if is_small and not _is_correlated(child):
                 child.replace(exp.select("*").from_(self._small(child)))
             else:
                 self._with_small(child)
@@ -120,10 +120,7 @@ class Splitter:
                 distinct.set(
                     clause, [each.copy() for each in value] if clause == "joins" else value.copy()
                 )
-        if is_large := self._is_large(distinct):
-            self._step(name := f"sent_{next(self._numbers)}", distinct, is_sent=is_large)
-        else:
-            name = self._small(distinct).name
+        self._step(name := f"sent_{next(self._numbers)}", distinct, is_sent=True)
         value = node.transform(
             lambda each: exp.column(keys.get(each.sql())) if each.sql() in keys else each
         )
@@ -160,9 +157,8 @@ def _is_correlated(select: exp.Expression) -> bool:
 
 
 def _brings_few(select: exp.Select) -> bool:
-    above = select.parent.parent if isinstance(select.parent, exp.Subquery) else select.parent
     is_limited = any(select.args.get(kind) for kind in ("group", "limit", "distinct"))
-    return is_limited or isinstance(above, exp.Exists) or any(_aggregates(select))
+    return is_limited or isinstance(select.parent, exp.Exists) or any(_aggregates(select))
 
 
 def _aggregates(select: exp.Select) -> Iterator[exp.Expression]:
@@ -174,9 +170,7 @@ def _aggregates(select: exp.Select) -> Iterator[exp.Expression]:
 
 
 def _found(node: exp.Expression) -> Iterator[exp.Expression]:
-    if isinstance(node, exp.Subquery | exp.Select | exp.Exists):
-        return
-    if isinstance(node, exp.Filter | exp.Grouping | exp.AggFunc) and not _is_of_window(node):
+    if isinstance(node, exp.Filter | exp.AggFunc) and not _is_of_window(node):
         yield node
         return
     for child in node.iter_expressions():
@@ -185,23 +179,21 @@ def _found(node: exp.Expression) -> Iterator[exp.Expression]:
 
 def _is_of_window(node: exp.Expression) -> bool:
     above = node.parent.parent if isinstance(node.parent, exp.Filter) else node.parent
-    is_its = isinstance(above, exp.Window) and node.arg_key == "this"
-    return is_its and above.this.find(type(node)) is not None
+    return isinstance(above, exp.Window) and node.arg_key == "this"
 
 
 def _subtle(node: exp.Expression) -> Iterator[exp.Expression]:
-    """The outermost expressions of a select, not of those within it, that DuckDB has to compute."""
+    """The outermost expressions that DuckDB has to compute."""
     for child in node.iter_expressions():
-        if isinstance(child, exp.Condition | exp.Lambda | exp.Unnest | exp.Explode) and not is_same(
-            child
-        ):
+        if isinstance(child, exp.Condition) and not is_same(child):
             yield child
-        elif not isinstance(child, Query):
+        else:
             yield from _subtle(child)
 
 
 def _divided(select: exp.Select, name: str) -> tuple[exp.Select, exp.Select]:
-    aggregates, group = [*_aggregates(select)], select.args.get("group")
+    aggregates = {each.sql(): each for each in _aggregates(select)}
+    group = select.args.get("group")
     if not aggregates and not group and not select.args.get("distinct"):
         return _limited(select, name)
     keys = (
@@ -209,10 +201,9 @@ def _divided(select: exp.Select, name: str) -> tuple[exp.Select, exp.Select]:
     )
     columns = {each.sql(): exp.column(f"k{place}", name) for place, each in enumerate(keys)}
     measures: list[exp.Expression] = []
-    for each in aggregates:
-        if each.sql() not in columns:
-            sent, columns[each.sql()] = _measured(each, name, len(measures))
-            measures += sent
+    for text, each in aggregates.items():
+        sent, columns[text] = _measured(each, name, len(measures))
+        measures += sent
 
     def outside(node: exp.Expression) -> exp.Expression:
         is_one = node.sql() in columns and not isinstance(node, exp.Subquery | exp.Ordered)
@@ -261,11 +252,11 @@ def _measured(
             else new
         )
 
-    if isinstance(call, exp.Avg) and is_same(exp.Sum(this=call.this)):
+    if isinstance(call, exp.Avg):
         kind = call.this.type
         if kind is not None and kind.this in exp.DataType.INTEGER_TYPES:  # as DuckDB does it
             sums = [sent(each(this=call.this.copy())) for each in (exp.Sum, exp.Count)]
-            counted = exp.func("nullif", exp.column(f"a{place + 1}", name), exp.Literal.number(0))
+            counted = exp.column(f"a{place + 1}", name)
             return sums, exp.Div(this=exp.cast(column, "double"), expression=counted)
     if isinstance(call, exp.Median) and call.this.type.is_type("decimal"):
         # the mean of two decimals is a double there; DuckDB cuts it off after the last decimal
@@ -280,31 +271,17 @@ def _measured(
 
 def _keys(group: exp.Group) -> list[exp.Expression]:
     """The keys of a group, with those in a rollup or cube."""
-    if group.args.get("grouping_sets"):
+    if group.find(exp.GroupingSets):
         raise Refused("grouping sets")
-    found = [*group.expressions, *(group.args.get("rollup") or []), *(group.args.get("cube") or [])]
-    keys = [
+    return [
         key
-        for each in found
+        for each in group.expressions
         for key in (each.expressions if isinstance(each, exp.Rollup | exp.Cube) else [each])
     ]
-    return [*{key.sql(): key.copy() for key in keys}.values()]
 
 
 def _limited(select: exp.Select, name: str) -> tuple[exp.Select, exp.Select]:
     """Some rows of a select, or one if it is only asked whether there are any."""
     if not select.args.get("limit"):
-        one = exp.alias_(exp.Literal.number(1), "one")
-        return select.select(one, append=False).limit(1), exp.select("*").from_(name)
-    names = select.named_selects
-    rest = exp.select(*[exp.column(each, name, quoted=True) for each in names]).from_(name)
-    order = (
-        [each.copy() for each in select.args["order"].expressions] if select.args.get("order") else []
-    )
-    for place, each in enumerate(order):  # again, as rows come back in any order
-        if each.this.find(exp.Column) and each.this.name not in names:
-            select.select(exp.alias_(each.this.copy(), f"o{place}", quoted=True), copy=False)
-            each.set("this", exp.column(f"o{place}"))
-        elif isinstance(each.this, exp.Column):
-            each.set("this", exp.column(each.this.name, quoted=True))
-    return select, rest.order_by(*order)
+        select = select.select(exp.alias_(exp.Literal.number(1), "one"), append=False).limit(1)
+    return select, exp.select("*").from_(name)

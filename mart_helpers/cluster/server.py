@@ -38,6 +38,7 @@ _NAMING = re.compile(
     r"|from .* limit 0$",
     re.IGNORECASE | re.DOTALL,
 )
+_CHANGES = re.compile(r"update|delete|merge", re.IGNORECASE)
 _COMMENTS = re.compile(r"\A(?:\s*--[^\n]*\n|\s+)*")
 
 
@@ -130,6 +131,8 @@ class Cluster:
             is_bare = before.lower().startswith("set")
             select = f"select {select}" if is_bare else select
         try:
+            if change := _CHANGES.match(sql):
+                raise Refused(f"`{change[0].lower()}` from rows of a large table")
             rest = self._computed(catalog, select, values)
         except Refused as error:
             raise QueryError(f"The cluster cannot compute {error} in: {_short(sql)}") from error

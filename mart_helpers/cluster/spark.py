@@ -33,7 +33,6 @@ _CASTS = [
     ({*_WHOLE, _T.BOOLEAN, _T.DATE}, exp.DataType.TEXT_TYPES),
     (_TIMES, _TIMES),
     (exp.DataType.TEXT_TYPES, exp.DataType.TEXT_TYPES),
-    ({_T.NULL}, {*exp.DataType.Type}),
 ]
 
 

@@ -39,7 +39,8 @@ FACT = """
         (i * 0.0001)::decimal(18, 4) as amount,
         (i * 0.00000001)::decimal(18, 8) as rate,
         i * 0.1::double as weight,
-        9007199254740993 + i as big
+        9007199254740993 + i as big,
+        timestamp '2024-03-10 01:30:00' + to_minutes(i) as sold_at
     from range(1000) as rows (i);
     create view sales as
     with things as (select * from dim_thing),
@@ -48,7 +49,16 @@ FACT = """
     from fact_sales
     inner join days on fact_sales.day_key = days.day_key
     inner join things on fact_sales.thing_key = things.thing_key;
+    create view busy as select thing_key, count(*) as n from fact_sales group by all;
+    create view steps as
+    with recursive r as (select 1 as i union all select i + 1 from r where i < 3) select i from r;
+    create view hidden_things as select 1 as n from fact_sales;
+    create view gone as from dim_day limit 0;
+    create schema other;
+    create view other.sales as select 5 as five;
     create macro total(sales) as sum(sales.amount);
+    create macro rounded(sales) as round(total(sales), 1);
+    create macro doubled(number) as number * 2;
     create macro shown(word) as list_transform([word], lambda each: upper(each))[1]
 """
 
@@ -91,7 +101,7 @@ SELECTS = {
     "divisions and text": "select format('{:.3f}', sum(amount) / count(*)) as mean from fact_sales",
     "words by DuckDB": "select upper(name) as name, count(*) from sales group by all order by all",
     "words in conditions": "select count(*) from sales where lower(name) || quantity = 'ß3'",
-    "a macro with a lambda": "select shown(name) as name, total(sales) as t from sales group by all order by 2",
+    "a macro with a lambda": "select shown(name) as name, rounded(s) as t from sales as s group by all order by all",
     "one row a word": """
         select word, count(distinct sale_id) as sales
         from (select *, unnest([name, 'all', name]) as word from sales) as words
@@ -110,9 +120,38 @@ SELECTS = {
     "conditions on groups": "select name, count(*) as n from sales group by name having sum(quantity) / count(*) > 1.991 order by all",
     "groups of groups": "select n, count(*) from (select day, count(*) as n from sales group by day) group by n order by n",
     "a CTE twice": "with t as (select name, sum(quantity) as q from sales group by name) select sum(a.q), count(*) from t as a join t as b on a.q = b.q",
-    "names of CTEs": "with things as (select quantity as q from sales), days (d) as (select max(q) from things) select d from days",
-    "a small select within": "select count(*) from sales where name in (select lower(name) from dim_thing)",
+    "names of CTEs": "with Things as (select quantity as q from sales), days (d) as (select max(q) from things) select d from days",
+    "a small select within": "select count(*) from sales where name in (select list_sort(list(name))[1] from dim_thing)",
     "rows that have no partner": "select count(*) from dim_day where not exists (from fact_sales where fact_sales.day_key = dim_day.day_key)",
+    "borders of months": "select max(date_diff('month', date '2023-12-31', day)) as months from sales",
+    "times": "select min(sold_at), max(sold_at) from fact_sales",
+    "whole numbers by rounding": "select sum(rate::integer), sum((amount * 10000000)::integer) as n from fact_sales where sale_id < 'S3'",
+    "a null without a type": "select count(*) from sales where getvariable('never_set') is null",
+    "a condition on values that others lack": "select max(strptime(sale_id, 'S%d')) as day from sales where sale_id in ('S1', 'S2')",
+    "groups alone": "select name from sales group by name order by all",
+    "one group of all": "select sum(quantity) from sales group by all",
+    "groups in order of a sum": "select name from sales group by name order by sum(big) desc",
+    "the largest group": "select name, count(*) as n from sales group by name qualify row_number() over (order by sum(big) desc) = 1",
+    "the second group": "select name, count(*) from sales group by name order by all limit 1 offset 1",
+    "distinct counts": "select distinct count(*) as n from sales group by day order by all",
+    "sums of a cube": "select name, thing_key, count(*) from sales group by cube (name, thing_key) order by all",
+    "a difference from a small select": "select name, count(*) - (select count(*) from dim_thing) as n from sales group by name order by all",
+    "a small select about each row": "select count(*) from sales where exists (from dim_day as d where d.day_key = sales.quantity)",
+    "means of groups": "select max(m) from (select name, sum(amount) / count(*) as m from sales group by name)",
+    "columns that nothing asks for": "select name, count(*) from (select *, random() as chance from sales) group by name order by all",
+    "nulls of numbers by DuckDB": "select format('<{}>', q) as q, count(*) from (select nullif(quantity, 5) as q from fact_sales) group by all order by all",
+    "nulls of text by DuckDB": "select coalesce(upper(w), 'none') as w, count(*) from (select nullif(coalesce(name, ''), 'ß') as w from sales) group by all order by all",
+    "nulls of dates by DuckDB": "select coalesce(strftime(d, '%y'), 'none') as d, count(*) from (select case when quantity > 5 then day when quantity > 3 then date '1970-01-01' end as d from sales) group by all order by all",
+    "nulls of booleans by DuckDB": "select format('<{}>', b) as b, count(*) from (select nullif(quantity > 5, quantity = 0) as b from fact_sales) group by all order by all",
+    "columns by name of a join": "select count(distinct columns(['name', 'quantity'])) from fact_sales join dim_thing using (thing_key)",
+    "a view as DuckDB writes it": "select sum(n) from (select thing_key, n from busy) as b",
+    "a view that hides another": "select sum(n) as n from hidden_things",
+    "a small view that would be refused": "select count(*) from sales join steps on quantity = i",
+    "a table without rows": "select count(*), count(gone.day) from fact_sales left join gone using (day_key)",
+    "a macro in parentheses": "select sum(doubled(quantity + 1)) as n from sales",
+    "a schema by name": "select count(*) from main.fact_sales",
+    "a union": "select 'a' as x, count(*) as n from sales union all select 'b', count(*) from sales where quantity > 1 order by all",
+    "a pivot": "with t as (select name, thing_key, count(*) as n from sales group by all) from t pivot (sum(n)::decimal(9, 2) for thing_key in (1, 2)) order by all",
     "distinct rows": "select distinct name, quantity > 0 as is_sold from sales order by all",
 }
 
@@ -121,6 +160,9 @@ SELECTS = {
 def test_a_select_gives_the_same(duckdb_alone, on_cluster, name):
     answers, sent = [], len(on_cluster.connection.sent)
     for session in (duckdb_alone, on_cluster):
+        session.execute(
+            "create or replace temp view hidden_things as select sum(quantity) as n from fact_sales"
+        )
         session.execute("set variable since = date '2024-02-01'; set variable nothing = null::integer")
         values = {"word": "é"} if "$" in SELECTS[name] else None
         found = session.connection.execute(SELECTS[name], values)
@@ -136,6 +178,12 @@ def test_a_select_gives_the_same(duckdb_alone, on_cluster, name):
         ("select string_agg(name, ', ') from sales", "GROUP_CONCAT|string_agg|STRING_AGG|LISTAGG"),
         ("select sum(weight) from fact_sales", "SUM"),
         ("select avg(amount) from fact_sales", "AVG"),
+        ("select count(*) from fact_sales tablesample 10 percent", "tablesample"),
+        ("select name, count(*) from sales group by grouping sets ((name), ())", "grouping sets"),
+        ("select w, max(n) from (select unnest([name, 'all']) as w, row_number() over (order by big) as n from sales) group by w", "beside windows"),
+        ("update dim_thing set name = t.name from (select max(name) as name from sales) as t", "update"),
+        ("delete from dim_thing using sales where dim_thing.name = sales.name", "delete"),
+        ("merge into dim_thing using fact_sales using (thing_key) when matched then delete", "merge"),
         ("select count(*) from sales where random() < 0.5", "may differ from row to row"),
         ("select w, count(*) from (select unnest(['a', 'b']) as w from sales) group by w", "of a constant"),
         ("with recursive r as (select 1 as i union all select i + 1 from r where i < 3) select count(*) from r, sales", "recursive CTE"),
@@ -154,11 +202,56 @@ def test_what_would_not_be_the_same_is_refused_before_anything_is_sent(on_cluste
 
 def test_groups_as_fine_as_the_fact_do_not_come_to_this_machine(on_cluster, monkeypatch):
     monkeypatch.setattr(cluster_server, "MOST_ROWS", 100)
-    assert on_cluster.execute("select count(distinct sale_id) as sales from sales")["sales"][0] == 1000
+    for select in (
+        "select count(distinct sale_id) as sales from sales",
+        "select sale_id, count(*) from sales group by sale_id having count(*) > 1",
+        "select distinct name from sales",
+    ):
+        on_cluster.execute(select)
+    assert on_cluster.connection.sent[-1].rows == 3
     with pytest.raises(
         QueryError, match="more than 100 rows to this machine for: select sale_id, count"
     ):
         on_cluster.execute("select sale_id, count(*) from sales group by sale_id")
+    assert on_cluster.connection.sent[-1].rows == 101
+
+
+def test_what_spark_computes_alike_is_sent_in_one_part(on_cluster):
+    sent = len(on_cluster.connection.sent)
+    on_cluster.execute("""
+        select
+            sum(quantity::decimal(18, 4)), sum((quantity > 1)::integer), max(quantity::varchar),
+            max(day::varchar), max(day::timestamp), max(sold_at::date), max(name::varchar)
+        from sales
+    """)
+    assert len(on_cluster.connection.sent) == sent + 1
+
+
+def test_values_by_duckdb_are_joined_by_equalities(on_cluster):
+    sent = len(on_cluster.connection.sent)
+    on_cluster.execute("select count(distinct format('{}{}{}', name, quantity, day)) from sales")
+    texts = [each.text for each in on_cluster.connection.sent[sent:]]
+    assert len(texts) == 2
+    assert "<=>" not in texts[1]
+
+
+def test_rows_of_a_part_fill_tables_variables_and_files(on_cluster, duckdb_alone):
+    answers = []
+    for session in (duckdb_alone, on_cluster):
+        session.execute(
+            "create or replace temp table t as select name, sum(quantity) as q from sales group by all"
+        )
+        session.execute(
+            "-- one more\ninsert into t by name select 0 as q, max(name) as name from sales;"
+        )
+        session.execute("set variable latest = (select max(day) from sales)")
+        session.execute("create or replace temp view v as select * from sales; ")
+        session.execute("describe sales")
+        answers.append(
+            session.connection.execute("select *, getvariable('latest') from t order by all").fetchall()
+        )
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 4
 
 
 def test_a_mart_without_a_lake_is_refused(tmp_path, sail):
