@@ -5,6 +5,7 @@ sum(a), sum(b) … group by month`, and a rest over its rows. So the cluster doe
 all that is subtle: divisions, rounding, text, order. If an expression within a part is subtle, DuckDB
 computes it for each distinct value of its columns, and the part joins the results. A select without
 aggregates is a part of its own if it has a limit or is only asked whether there are rows.
+An aggregation of groups that has nothing subtle in it is sent with them, so that they stay there.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from mart_helpers.cluster.catalog import Catalog, Refused, key_of, typed
 from mart_helpers.cluster.spark import annotated, is_same
 
 Query = exp.Select | exp.SetOperation
+_IN_ORDER = ("qualify", "order", "limit", "offset")
 
 
 class Step(NamedTuple):
@@ -44,8 +46,7 @@ class Splitter:
         self._catalog = catalog
         whole = exp.Subquery(this=tree)
         while select := self._next(whole):
-            part = catalog.qualified(self._with_small(select.copy()))
-            part = annotated(part, catalog.schema)
+            select, part = self._widest(select)
             name = f"sent_{next(self._numbers)}"
             part, rest = _divided(part, name)
             part = self._with_looked_up(pushdown_projections(part))
@@ -61,6 +62,26 @@ class Splitter:
             if self._is_large(select) and _brings_few(select) and not _is_correlated(select):
                 return select
         return None
+
+    def _widest(self, select: exp.Select) -> tuple[exp.Select, exp.Select]:
+        """The aggregation farthest out around a select that means the same there as a whole, or itself.
+
+        The groups of a fine grain then stay on the cluster. It comes with its copy that can be sent.
+        """
+        found = select, self._prepared(select)
+        while _is_only_source(select.parent) and not any(map(select.args.get, _IN_ORDER)):
+            select = select.parent_select
+            if any(_aggregates(select)):
+                part = self._prepared(select)
+                levels = _divided(part, "trial")[0].find_all(exp.Select)
+                if any(any(_subtle(each)) for each in levels if _has_groups(each)):
+                    break
+                found = select, part
+        return found
+
+    def _prepared(self, select: exp.Select) -> exp.Select:
+        part = self._catalog.qualified(self._with_small(select.copy()))
+        return annotated(part, self._catalog.schema)
 
     def _is_large(self, tree: exp.Expression) -> bool:
         return any(key_of(each) in self._large for each in tree.find_all(exp.Table))
@@ -133,6 +154,17 @@ class Splitter:
         described = self._connection.execute(f"describe {table.name}").fetchall()
         self._catalog.schema.add_table(table.name, {name: kind for name, kind, *_ in described})
         return exp.column("value", table.name, quoted=True)
+
+
+def _is_only_source(subquery: exp.Expression) -> bool:
+    """Whether a select reads this and nothing else."""
+    is_source = isinstance(subquery, exp.Subquery) and isinstance(subquery.parent, exp.From)
+    return is_source and not subquery.parent_select.args.get("joins")
+
+
+def _has_groups(select: exp.Select) -> bool:
+    """Whether it aggregates, or reads a select that does."""
+    return any(any(_aggregates(each)) for each in select.find_all(exp.Select))
 
 
 def _is_equal(one: exp.Expression, other: exp.Expression) -> exp.Expression:

@@ -216,6 +216,18 @@ def test_groups_as_fine_as_the_fact_do_not_come_to_this_machine(on_cluster, monk
     assert on_cluster.connection.sent[-1].rows == 101
 
 
+def test_groups_of_groups_stay_on_the_cluster(duckdb_alone, on_cluster, monkeypatch):
+    monkeypatch.setattr(cluster_server, "MOST_ROWS", 100)
+    select = """
+        with sales_of_day as (select day, quantity, sum(amount) as amount from sales group by all),
+        before as (select *, lag(day) over (partition by quantity order by day) as last from sales_of_day)
+        select quantity, last is null as is_first, count(*), sum(amount) from before group by all order by all
+    """
+    answers = [each.connection.execute(select).fetchall() for each in (duckdb_alone, on_cluster)]
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == on_cluster.connection.sent[-1].rows == 22
+
+
 def test_what_spark_computes_alike_is_sent_in_one_part(on_cluster):
     sent = len(on_cluster.connection.sent)
     on_cluster.execute("""
