@@ -339,8 +339,8 @@ def _cluster_packages() -> Iterator[None]:
             yield
         except ImportError as error:
             raise StateError(
-                f"cluster: a package is missing ({error.name or error}). Run `pip install -r "
-                "requirements-cluster.lock`."
+                f"cluster: a package is missing ({error.name or error}). Run `pip install --no-deps "
+                "--require-hashes -r requirements-cluster.lock`."
             ) from error
 
 

@@ -4,12 +4,13 @@ import csv
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import duckdb
@@ -347,9 +348,38 @@ def test_a_fact_of_rows_that_are_not_made_one_by_one_is_refused(builder, tmp_pat
     assert builder.execute("select id from fact_x order by id limit 5")["id"].tolist() == ["A", "B", "C"]
 
 
-def test_what_needs_all_files_at_once_is_refused(builder, tmp_path):
-    builder.connection.execute("create view mapping.fact_x as select 1 as id")
-    with pytest.raises(
-        StateError, match=r"fact_x cannot be loaded .* because mapping\.fact_x makes its rows"
-    ):
+@pytest.mark.parametrize(
+    ("contract", "reason"),
+    [
+        ("create view mapping.fact_x as select 1 as id", "mapping.fact_x makes its rows"),
+        (
+            "drop table contract.fact_x; create table contract.fact_x "
+            "(id varchar primary key, code varchar references contract.fact_x (id))",
+            "contract.fact_x refers to itself",
+        ),
+        (
+            "drop table contract.fact_x; create table contract.dim_y (y varchar primary key); "
+            "comment on table contract.dim_y is 'inferred: one row per y'; create table contract.fact_x "
+            "(id varchar primary key, code varchar references contract.dim_y (y))",
+            "members of dim_y would have to be inferred",
+        ),
+    ],
+)
+def test_what_needs_all_files_at_once_is_refused(builder, tmp_path, contract, reason):
+    builder.connection.execute(contract)
+    with pytest.raises(StateError, match=rf"fact_x cannot be loaded .* because {re.escape(reason)}"):
         Loader(builder, tmp_path / "inputs", 1).load("fact_x", from_seed=False)
+
+
+def test_a_worker_without_the_project_is_named(extracts, tmp_path, monkeypatch):
+    words = "raise ModuleNotFoundError(\"No module named 'mart_helpers'\", name='mart_helpers')"
+    (tmp_path / "mart_helpers.py").write_text(words)
+    port = free_port()
+    with ExitStack() as running:
+        with monkeypatch.context() as of_server:
+            of_server.setenv("PYTHONPATH", str(tmp_path))
+            command = documented("sail spark server", p50051=port)
+            running.enter_context(child(command, port, tmp_path / "sail"))
+        refused = build(extracts, tmp_path / "mart.duckdb", f"sc://127.0.0.1:{port}")
+    assert refused.returncode == 1
+    assert "mart: A worker lacks this project. Install it on all machines." in refused.stderr

@@ -13,12 +13,14 @@ from conftest import mart
 
 from mart_helpers.checks import explain_failures, run_checks
 from mart_helpers.cluster.server import Cluster
+from mart_helpers.export import star_in_range
 from mart_helpers.lake import lake_of
 from mart_helpers.parameters import notebook_cells, notebook_parameters, notebook_path
 from mart_helpers.session import Session, open_published
 
 # How many selects the cells send; all other cells name no fact, or only make views.
 SENT = {
+    "03_export": {"03-08": 1},
     "02_explore": {
         **{"02-05": 2, "02-05a": 1, "02-10": 1, "02-11": 2, "02-16": 2, "02-16b": 2, "02-18": 4},
         **{"02-20a-view": 1, "02-20a": 2, "02-21": 1, "02-24": 1, "02-25a": 1, "stock-day": 1},
@@ -31,6 +33,12 @@ SENT = {
         **{"05-27": 4, "05-28a": 1, "05-30": 1},
     },
 }
+
+COMMANDS = [
+    ["quality", "--fail-on", "never"],
+    ["export", "--formats", "csv,xlsx,parquet"],
+    ["dashboard", "--filters", "category"],
+]
 
 FILTERED = {"start_date": "2024-03-10", "end_date": "2024-11-20", "history": "current"}
 
@@ -67,6 +75,7 @@ def assert_same(ours: Session, theirs: Session, source: str) -> None:
     [
         ("clean", "02_explore", FILTERED),
         ("damaged", "02_explore", {}),
+        ("damaged", "03_export", {"start_date": "2024-03-10", "end_date": "2024-11-20"}),
         ("damaged", "04_quality", {"as_of_date": "2024-12-31"}),
         ("clean", "05_dashboard", {"filters": "category, city"}),
     ],
@@ -75,6 +84,9 @@ def test_each_cell_gives_the_same(server, request, mart, notebook, given):
     values = {each.name: each.default for each in notebook_parameters(notebook_path(notebook))} | given
     sent = Counter()
     with both(request.getfixturevalue(mart), server, values) as sessions:
+        if notebook == "03_export":
+            for session in sessions:
+                star_in_range(session, values["start_date"], values["end_date"])
         for cell in notebook_cells(notebook_path(notebook)):
             magic, _, source = "".join(cell["source"]).partition("\n")
             if cell["cell_type"] == "code" and magic.startswith("%%sql"):
@@ -104,7 +116,7 @@ def test_each_check_finds_the_same_rows(server, damaged, days):
 def test_reports_and_exports_are_the_same_files(server, damaged):
     home = damaged.parents[1]
     for place, *cluster in (["plain"], [f"on-{server[-5:]}", "--cluster", server]):
-        for command in (["quality", "--fail-on", "never"], ["export", "--formats", "csv,xlsx,parquet"]):
+        for command in COMMANDS:
             done = mart(*command, "--data-dir", place, *cluster, cwd=home)
             assert done.returncode == 0, done.stderr
     ours, theirs = home / "plain", home / f"on-{server[-5:]}"
