@@ -160,7 +160,8 @@ class Cluster:
         return found
 
     def _fetch(self, step: Step, text: str, sql: str) -> None:
-        for name in {table.name for table in step.select.find_all(exp.Table)} - {*self._large}:
+        small = {table.name for table in step.select.find_all(exp.Table)} - {*self._large}
+        for name in small:
             self._send(name)
         began = monotonic()
         try:
@@ -168,6 +169,8 @@ class Cluster:
         except PySparkException as error:
             said = one_line(str(error))[:500]
             raise QueryError(f"The cluster says: {said} (It was asked: {_short(text)})") from error
+        for name in small:  # the server would keep them in its memory
+            self._spark.catalog.dropTempView(name)
         self._note(Sent(text, monotonic() - began, rows.num_rows), sql)
         if rows.num_rows > MOST_ROWS:
             raise QueryError(
