@@ -161,8 +161,9 @@ class Cluster:
 
     def _fetch(self, step: Step, text: str, sql: str) -> None:
         small = {table.name for table in step.select.find_all(exp.Table)} - {*self._large}
+        columns = {column.name.lower() for column in step.select.find_all(exp.Column)}
         for name in small:
-            self._send(name)
+            self._send(name, columns)
         began = monotonic()
         try:
             rows = self._spark.sql(text).limit(MOST_ROWS + 1).toArrow()
@@ -195,9 +196,11 @@ class Cluster:
                     f"-- {sent.seconds:.2f} s, {sent.rows} rows, for: {_short(sql)}\n{sent.text};\n\n"
                 )
 
-    def _send(self, name: str) -> None:
-        """Give the cluster the rows of a small table or view."""
-        rows = self.duckdb.sql(f"from {quoted(name)}").to_arrow_table()
+    def _send(self, name: str, columns: set[str]) -> None:
+        """Give the cluster the rows of a small table or view, with those of the columns that it has."""
+        relation = self.duckdb.sql(f"from {quoted(name)}")
+        asked = [each for each in relation.columns if each.lower() in columns] or relation.columns[:1]
+        rows = relation.select(*map(duckdb.ColumnExpression, asked)).to_arrow_table()
         schema = None if rows.num_rows else from_arrow_schema(rows.schema)
         frame = self._spark.createDataFrame([] if schema else rows, schema)
         frame.createOrReplaceTempView(name)
