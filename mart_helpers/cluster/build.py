@@ -19,8 +19,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 from pyspark.errors import PySparkException
+from sqlglot import exp
 
 from mart_helpers import errors
+from mart_helpers.cluster.catalog import Catalog, key_of, name_there
 from mart_helpers.cluster.plan import refuse_other_rows
 from mart_helpers.cluster.server import Cluster, Sent, connect
 from mart_helpers.cluster.tasks import (
@@ -227,7 +229,7 @@ class Builder(Cluster):
 
     def add_up(self, table: str, sums: Sequence[str]) -> list[str | None]:
         """Sums over the loaded rows of a table; each is SQL for a sum as text, null if there is none."""
-        if not (large := self._made.get(f"staging.{table}".lower())):
+        if not (large := self._made.get(_key("staging", table))):
             query = f"select {', '.join(sums)} from {staging_of(table)}"
             return list(self.duckdb.execute(query).fetchone())
         shipped = self._ship()
@@ -240,18 +242,16 @@ class Builder(Cluster):
     def execute(self, query: Any, parameters: Any = None) -> duckdb.DuckDBPyConnection:
         """As a connection does; a fact made from another large table is made in tasks, and is a view."""
         sql = query.query if isinstance(query, duckdb.Statement) else query
-        if (found := _COMMENTED.match(sql)) and f"main.{found[3]}".lower() in self._made:
+        if (found := _COMMENTED.match(sql)) and _key("main", found[3]) in self._made:
             return self.duckdb.execute(f"{found[1]}view{sql[found.end(1) + len('table') :]}")
-        if (found := _MADE.match(sql)) and self._reaches(sql):
+        if (found := _MADE.match(sql)) and Catalog(self.duckdb, {*self._large}, {}).reaches_large(sql):
             values = parameters if isinstance(parameters, Mapping) else {}
             schema, name = found["schema"] or "main", found["name"]
-            if f"{schema}.{name}".lower() in self._made and not found["again"]:
+            if _key(schema, name) in self._made and not found["again"]:
                 raise QueryError(f"{name} already exists. Has this cell run before?")
             if self._make(schema, name, sql[found.end() :].rstrip().rstrip(";"), values):
                 return self.duckdb
-        for each in self._made.values():
-            sql = re.sub(rf"\bstaging\.{each.name}\b", f"staging_{each.name}", sql, flags=re.IGNORECASE)
-        return super().execute(sql, parameters)
+        return super().execute(query, parameters)
 
     def _make(self, schema: str, name: str, select: str, values: Mapping[str, object]) -> bool:
         """Make a table from another large one, file by file; False if it is made from small ones."""
@@ -288,30 +288,15 @@ class Builder(Cluster):
         return stand_ins.get(refuse_other_rows(name, plan, {*stand_ins}))
 
     def _add(self, large: Large) -> None:
-        name = large.name if large.schema == "main" else f"staging_{large.name}"
+        name, key = large.name, _key(large.schema, large.name)
         if large.schema == "main":
-            self.duckdb.execute(f"drop view if exists main.{quoted(name)}")
+            self.duckdb.execute(f"drop view if exists {large.sql_name}")
             create_fact(self.duckdb, name, self._lake, self._build, name, large.types)
         else:
-            self.duckdb.execute(f"create or replace view {large.sql_name} as {large.rows()}")
-            self.duckdb.execute(f"create or replace temp view {quoted(name)} as {large.rows()}")
-        self._made[f"{large.schema}.{large.name}".lower()] = large
-        self.add(name, large.folder)
-
-    def _reaches(self, sql: str) -> bool:
-        """Whether a statement names a large table, itself or through views; in doubt, yes."""
-        views = self.duckdb.execute(
-            "select lower(view_name), sql from duckdb_views() where not internal"
-        ).fetchall()
-        large = {each.name.lower() for each in self._made.values()}
-        seen, new = set(), {word.lower() for word in re.findall(r"\w+", sql)}
-        while new:
-            if new & large:
-                return True
-            seen |= new
-            texts = [text for view, text in views if view in new]
-            new = {word.lower() for text in texts for word in re.findall(r"\w+", text)} - seen
-        return False
+            for view in (f"view {large.sql_name}", f"temp view {quoted(name_there(key))}"):
+                self.duckdb.execute(f"create or replace {view} as {large.rows()}")
+        self._made[key] = large
+        self.add(key, large.folder)
 
     def _ship(self, *reads_from: Path) -> Shipped:
         """Copies of the candidate and of its staging tables for the workers, without what is large."""
@@ -365,6 +350,10 @@ class Builder(Cluster):
             if kind:
                 raise getattr(errors, kind)(result)
         return [done[number][1] for number in range(len(tasks))]
+
+
+def _key(schema: str, name: str) -> str:
+    return key_of(exp.table_(name, db=schema))
 
 
 def _in_spark(name: str) -> str:

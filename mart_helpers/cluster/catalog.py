@@ -5,7 +5,7 @@ stays as it is.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 
 import duckdb
@@ -18,9 +18,16 @@ from mart_helpers.errors import QueryError
 from mart_helpers.texts import one_line
 
 _VIEWS = """
-select if(schema_name = 'main', '', schema_name || '.') || view_name, sql
+select
+    concat_ws(
+        '.',
+        if(database_name in (current_database(), 'temp'), null, database_name),
+        nullif(schema_name, 'main'),
+        view_name
+    ),
+    sql
 from duckdb_views()
-where not internal and database_name in (current_database(), 'temp')
+where not internal
 order by temporary
 """
 
@@ -35,7 +42,7 @@ _VOLATILE = "select distinct function_name from duckdb_functions() where stabili
 # sqlglot reads no `::` after the aggregate of a pivot
 _PIVOT_CAST = re.compile(r"(\w+\([^()]*\))::(\w+\([^()]*\))(\s+for\b)", re.IGNORECASE)
 
-_NAMES = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)?")
+_NAMES = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 Known = Mapping[str, exp.CTE]
 
@@ -59,7 +66,7 @@ class Catalog:
         """Whether a statement names a large table, itself or through views; in doubt, yes."""
         seen, new = set(), {sql}
         while new:
-            words = {key_of(exp.to_table(word)) for text in new for word in _NAMES.findall(text)} - seen
+            words = {word for text in new for word in _names_in(text)} - seen
             if words & self.large:
                 return True
             seen |= words
@@ -82,8 +89,7 @@ class Catalog:
             bare = exp.to_table(table.name, db=table.db or None)
             self.schema.add_table(bare, {name: kind for name, kind, *_ in described})
         _name_groups(select)
-        checks = {"validate_qualify_columns": False, "quote_identifiers": True}
-        qualified = qualify(select, schema=self.schema, dialect="duckdb", **checks)
+        qualified = qualify(select, schema=self.schema, dialect="duckdb", validate_qualify_columns=False)
         order = qualified.args.get("order")
         if order and order.expressions[0].this == exp.var("ALL"):
             places = map(exp.Literal.number, range(1, len(qualified.selects) + 1))
@@ -142,9 +148,7 @@ class Catalog:
         elif name in self._views and name not in self.large and self.reaches_large(self._views[name]):
             query, alias = self.flat(self._views[name]), exp.TableAlias()
         else:
-            if name in self.large:
-                table.set("db", None)
-            return table
+            return _as_there(table, name) if name in self.large else table
         alias.set("this", exp.to_identifier(table.alias or table.name))
         rest = {part: table.args.get(part) for part in ("pivots", "joins")}
         return exp.Subquery(this=query, alias=alias, **rest)
@@ -195,6 +199,25 @@ def typed(value: object, kind: str) -> exp.Expression:
 def key_of(table: exp.Table) -> str:
     """The name of a table in lower case, with its schema unless that is `main`."""
     return (f"{table.db}.{table.name}" if table.db not in ("", "main") else table.name).lower()
+
+
+def name_there(key: str) -> str:
+    """The name that a large table has on the cluster."""
+    return key.replace(".", "_")
+
+
+def _as_there(table: exp.Table, key: str) -> exp.Table:
+    alias = exp.TableAlias(this=exp.to_identifier(table.alias_or_name, quoted=True))
+    return exp.Table(
+        **{**table.args, "this": exp.to_identifier(name_there(key)), "db": None, "alias": alias}
+    )
+
+
+def _names_in(sql: str) -> Iterator[str]:
+    """Each name in a text as `key_of` has it, also without what is before its last dot."""
+    for word in _NAMES.findall(sql.replace('"', "").lower()):
+        yield word.replace("main.", "")
+        yield word.rpartition(".")[2]
 
 
 def _parsed(sql: str) -> exp.Expression:

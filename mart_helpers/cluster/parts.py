@@ -20,7 +20,7 @@ from mart_helpers.cluster.catalog import Catalog, Refused, key_of, typed
 from mart_helpers.cluster.spark import annotated, is_same
 
 Query = exp.Select | exp.SetOperation
-_IN_ORDER = ("qualify", "order", "limit", "offset")
+_ONLY_HERE = ("qualify", "offset")
 
 
 class Step(NamedTuple):
@@ -69,12 +69,12 @@ class Splitter:
         The groups of a fine grain then stay on the cluster. It comes with its copy that can be sent.
         """
         found = select, self._prepared(select)
-        while _is_only_source(select.parent) and not any(map(select.args.get, _IN_ORDER)):
+        while _is_only_source(select.parent) and not any(map(select.args.get, _ONLY_HERE)):
             select = select.parent_select
             if any(_aggregates(select)):
                 part = self._prepared(select)
-                levels = _divided(part, "trial")[0].find_all(exp.Select)
-                if any(any(_subtle(each)) for each in levels if _has_groups(each)):
+                trial, _ = _divided(part, "trial")
+                if any(_has_groups(each.parent_select) for each in _subtle(trial)):
                     break
                 found = select, part
         return found
@@ -98,10 +98,15 @@ class Splitter:
         return exp.to_table(name)
 
     def _with_small(self, node: exp.Expression) -> exp.Expression:
-        """The select with tables in place of the selects within it that reach no large one."""
+        """The select with tables in place of the selects within it that reach no large one.
+
+        Tables of other schemas, which the cluster does not know, are replaced like these selects.
+        """
         for child in list(node.iter_expressions()):
-            is_small = isinstance(child, Query) and not self._is_large(child)
-            if is_small and not _is_correlated(child):
+            if isinstance(child, exp.Table) and child.db:
+                small = self._small(exp.select("*").from_(child.copy()))
+                child.replace(exp.alias_(small, child.alias_or_name, table=True))
+            elif isinstance(child, Query) and not self._is_large(child) and not _is_correlated(child):
                 child.replace(exp.select("*").from_(self._small(child)))
             else:
                 self._with_small(child)
@@ -122,7 +127,7 @@ class Splitter:
 
     def _looked_up(self, select: exp.Select, node: exp.Expression) -> exp.Expression:
         """The column of a join that has the values of `node`, made by DuckDB; or its value."""
-        columns = list({each.sql(): each for each in node.find_all(exp.Column) if each.table}.values())
+        columns = list({each.sql(): each for each in node.find_all(exp.Column)}.values())
         text = node.sql(dialect="duckdb")
         if node.find(exp.AggFunc, exp.Window, *Query.__args__):
             raise Refused(f"`{text[:80]}` ({node.key})")
@@ -134,6 +139,10 @@ class Splitter:
         if not columns:
             found = self._connection.execute(f"select {text} as value, typeof(value)")
             return typed(*found.fetchone())
+        if isinstance(node.find_ancestor(exp.Join, exp.Select), exp.Join):
+            raise Refused(
+                f"`{text[:80]}` in the condition of a join: make it a column in a select within"
+            )
         keys = {each.sql(): f"k{place}" for place, each in enumerate(columns)}
         distinct = exp.select(*[each.copy().as_(keys[each.sql()]) for each in columns]).distinct()
         for clause in ("from_", "joins", "where"):

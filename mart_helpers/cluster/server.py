@@ -16,7 +16,7 @@ from pyspark.sql.connect.client.retries import DefaultPolicy
 from pyspark.sql.pandas.types import from_arrow_schema
 from sqlglot import exp
 
-from mart_helpers.cluster.catalog import Catalog, Refused
+from mart_helpers.cluster.catalog import Catalog, Refused, name_there
 from mart_helpers.cluster.parts import Splitter, Step
 from mart_helpers.cluster.spark import spark_sql
 from mart_helpers.errors import QueryError, StateError, UsageError
@@ -81,7 +81,7 @@ class Cluster:
     def __init__(self, connection: duckdb.DuckDBPyConnection, database: Path, address: str) -> None:
         self.duckdb = connection
         self.sent: list[Sent] = []
-        self._large: dict[str, Path] = {}
+        self._large: dict[str, str] = {}
         if not (large := leaves(connection, database)):
             raise UsageError(
                 f"cluster: {shown(database)} has no lake, and a cluster reads facts from there. "
@@ -93,9 +93,9 @@ class Cluster:
 
     def add(self, name: str, folder: Path) -> None:
         """Let the server compute over a large table, whose rows are the files in a folder."""
-        self._large[name] = folder
-        self._splitter = Splitter(self.duckdb, {*self._large})
-        self._spark.read.parquet(str(folder)).createOrReplaceTempView(name)
+        self._large[name.lower()] = name_there(name.lower())
+        self._splitter = Splitter(self.duckdb, {*self._large.values()})
+        self._spark.read.parquet(str(folder)).createOrReplaceTempView(name_there(name))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.duckdb, name)
@@ -128,8 +128,6 @@ class Cluster:
         before, select, after = "", sql, ""
         if into := _INTO.fullmatch(sql):
             before, select, after = into[1], into[2].strip(), into[3] or ""
-            is_bare = before.lower().startswith("set")
-            select = f"select {select}" if is_bare else select
         try:
             if change := _CHANGES.match(sql):
                 raise Refused(f"`{change[0].lower()}` from rows of a large table")
@@ -160,7 +158,7 @@ class Cluster:
         return found
 
     def _fetch(self, step: Step, text: str, sql: str) -> None:
-        small = {table.name for table in step.select.find_all(exp.Table)} - {*self._large}
+        small = {table.name for table in step.select.find_all(exp.Table)} - {*self._large.values()}
         columns = {column.name.lower() for column in step.select.find_all(exp.Column)}
         for name in small:
             self._send(name, columns)

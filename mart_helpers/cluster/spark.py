@@ -3,7 +3,7 @@
 Each rule is a place in which sqlglot's translation fails, or silently means something else there.
 """
 
-from sqlglot import exp
+from sqlglot import exp, parse_one
 from sqlglot.optimizer.annotate_types import annotate_types
 from sqlglot.schema import Schema
 
@@ -24,13 +24,13 @@ _SAME = {*_KEYS.split()}
 
 _T = exp.DataType.Type
 _WHOLE, _FLOATS = exp.DataType.INTEGER_TYPES, exp.DataType.FLOAT_TYPES
-_NUMBERS = {*_WHOLE, _T.DECIMAL}
+_EXACT = {*_WHOLE, _T.DECIMAL}
 _TIMES = {_T.TIMESTAMP, _T.TIMESTAMPNTZ, _T.DATE}
 # Casts that give the same there: from a type, to types.
 _CASTS = [
-    ({*_NUMBERS, _T.BOOLEAN}, {_T.DECIMAL}),
+    (_EXACT, {_T.DECIMAL}),
     ({*_WHOLE, _T.BOOLEAN}, _WHOLE),
-    ({*_WHOLE, _T.BOOLEAN, _T.DATE}, exp.DataType.TEXT_TYPES),
+    ({*_WHOLE, _T.DATE}, exp.DataType.TEXT_TYPES),
     (_TIMES, _TIMES),
     (exp.DataType.TEXT_TYPES, exp.DataType.TEXT_TYPES),
 ]
@@ -52,6 +52,9 @@ def is_same(node: exp.Expression) -> bool:
         )
     if isinstance(node, exp.DateDiff):
         return node.unit.name.upper() == "QUARTER"
+    if isinstance(node, exp.Add | exp.Sub | exp.Mul | exp.Neg):  # not `date + interval`
+        numbers = {*_EXACT, *_FLOATS}
+        return _is_days(node) or all(_is(each, numbers) for each in node.iter_expressions())
     if isinstance(node, exp.Sum | exp.Median):
         return not _is(node.this, _FLOATS)
     return node.key in _SAME and not any(map(_gives_interval, node.iter_expressions()))
@@ -63,39 +66,27 @@ def spark_sql(part: exp.Expression, schema: Schema) -> str:
     for node in tree.walk():
         if not is_same(node):
             raise Refused(f"`{node.sql('duckdb')[:80]}` ({node.key})")
-    return _from_below(tree).sql(dialect="spark", pretty=True)
+    return tree.transform(_rule).sql(dialect="spark", pretty=True)
 
 
 def _gives_interval(node: exp.Expression) -> bool:
-    if isinstance(node, exp.If | exp.Case | exp.Paren | exp.Coalesce):
-        return any(map(_gives_interval, node.iter_expressions()))
     name = node.name.lower() if isinstance(node, exp.Anonymous) else node.key
-    return name in ("interval", "to_years", "to_months", "to_days", "todays")
-
-
-def _from_below(node: exp.Expression) -> exp.Expression:
-    for child in list(node.iter_expressions()):
-        new = _from_below(child)
-        if new is not child:
-            child.replace(new)
-    return _rule(node)
+    return name == "interval" or name.startswith("to")  # such as `to_days`
 
 
 def _is(node: exp.Expression, types: set) -> bool:
     return node.type is not None and node.type.this in types
 
 
+def _is_days(node: exp.Expression) -> bool:
+    return isinstance(node, exp.Sub) and all(_is(each, {_T.DATE}) for each in node.iter_expressions())
+
+
 def _rule(node: exp.Expression) -> exp.Expression:
-    if isinstance(node, exp.Sub) and _is(node.this, {_T.DATE}) and _is(node.expression, {_T.DATE}):
-        days = [node.this, node.expression]
-        return exp.Anonymous(this="DATEDIFF", expressions=days)  # days, not an interval
+    if _is_days(node):  # a number, not an interval
+        return exp.Anonymous(this="datediff", expressions=[node.this, node.expression])
     if isinstance(node, exp.DateDiff):  # borders between quarters, not whole ones
-        return exp.paren(exp.Sub(this=_quarters(node.this), expression=_quarters(node.expression)))
+        days = (each.sql("spark") for each in (node.this, node.expression))
+        quarters = (f"(year({day}) * 4 + quarter({day}))" for day in days)
+        return parse_one("({} - {})".format(*quarters), read="spark")
     return node
-
-
-def _quarters(day: exp.Expression) -> exp.Expression:
-    year, quarter = (exp.Anonymous(this=name, expressions=[day.copy()]) for name in ("YEAR", "QUARTER"))
-    return exp.paren(
-        exp.Add(this=exp.Mul(this=year, expression=exp.Literal.number(4)), expression=quarter)
-    )

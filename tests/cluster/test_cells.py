@@ -111,7 +111,7 @@ def test_each_check_finds_the_same_rows(server, damaged, days):
         ours, theirs = (explain_failures(s, r) for s, r in zip(sessions, results, strict=True))
         for one, other in zip(ours, theirs, strict=True):
             pd.testing.assert_frame_equal(one.sample, other.sample)
-        assert len(sessions[1].connection.sent) >= 30
+        assert len(sessions[1].connection.sent) == 59
 
 
 def test_reports_and_exports_are_the_same_files(server, damaged):
