@@ -4,7 +4,8 @@ Each rule is a place in which sqlglot's translation fails, or silently means som
 """
 
 from sqlglot import exp, parse_one
-from sqlglot.optimizer.annotate_types import annotate_types
+from sqlglot.dialects.duckdb import DuckDB
+from sqlglot.optimizer.annotate_types import TypeAnnotator, annotate_types
 from sqlglot.schema import Schema
 
 from mart_helpers.cluster.catalog import Refused
@@ -38,7 +39,17 @@ _CASTS = [
 
 def annotated(tree: exp.Expression, schema: Schema) -> exp.Expression:
     """The tree with the types of its nodes, which `is_same` asks for."""
-    return annotate_types(tree, schema=schema, dialect="duckdb")
+    return annotate_types(tree, schema=schema, expression_metadata=_TYPES, dialect="duckdb")
+
+
+def _difference(annotator: TypeAnnotator, node: exp.Sub) -> exp.Sub:
+    DuckDB.EXPRESSION_METADATA[exp.Sub]["annotator"](annotator, node)
+    if _is_days(node):
+        node.type = "bigint"
+    return node
+
+
+_TYPES = {**DuckDB.EXPRESSION_METADATA, exp.Sub: {"annotator": _difference}}
 
 
 def is_same(node: exp.Expression) -> bool:

@@ -250,7 +250,7 @@ def test_what_spark_computes_alike_is_sent_in_one_part(on_cluster):
     sent = len(on_cluster.connection.sent)
     on_cluster.execute("""
         select
-            sum(quantity::decimal(18, 4)), sum((quantity > 1)::integer), max(quantity::varchar),
+            max(day - date '2024-01-01' + 1), sum(quantity::decimal(18, 4)), sum((quantity > 1)::integer), max(quantity::varchar),
             max(day::varchar), max(day::timestamp), max(sold_at::date), max(name::varchar)
         from sales
     """)
