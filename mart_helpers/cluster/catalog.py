@@ -15,6 +15,7 @@ from sqlglot.optimizer.qualify import qualify
 from sqlglot.schema import MappingSchema
 
 from mart_helpers.errors import QueryError
+from mart_helpers.session import current_database
 from mart_helpers.texts import one_line
 
 _VIEWS = """
@@ -60,6 +61,7 @@ class Catalog:
         self._connection, self.large, self._values = connection, large, values
         self._views = {name.lower(): sql for name, sql in connection.execute(_VIEWS).fetchall()}
         self._macros = {name: rest for name, *rest in connection.execute(_MACROS).fetchall()}
+        self._own = current_database(connection).lower()
         self.schema = MappingSchema(dialect="duckdb")
 
     def reaches_large(self, sql: str) -> bool:
@@ -118,7 +120,7 @@ class Catalog:
 
     def _each_column(self, select: exp.Select, value: exp.Expression) -> list[exp.Expression]:
         found = value.find(exp.Columns)
-        if not found or found.parent_select is not select:
+        if not found:
             return [value]
         asked = exp.Select(expressions=[exp.Columns(this=found.this.copy())])
         asked.set("from_", select.args["from_"].copy())
@@ -142,6 +144,10 @@ class Catalog:
 
     def _source(self, table: exp.Table, known: Known) -> exp.Expression:
         """The table, or the select behind its name."""
+        if table.catalog:
+            is_own = table.catalog.lower() == self._own
+            table.set("db", None if is_own else exp.to_identifier(table.catalog))
+            table.set("catalog", None)
         name = key_of(table)
         if name in known:
             query, alias = known[name].this.copy(), known[name].args["alias"].copy()
@@ -244,5 +250,5 @@ def _name_groups(tree: exp.Expression) -> None:
     for group in list(tree.find_all(exp.Group)):
         if group.args.get("all"):
             columns = [each.unalias() for each in group.parent.expressions]
-            keys = [each.copy() for each in columns if not each.find(exp.AggFunc, exp.Window)]
+            keys = [each.copy() for each in columns if not each.find(exp.AggFunc)]
             group.replace(exp.Group(expressions=keys))

@@ -69,9 +69,9 @@ class Splitter:
         The groups of a fine grain then stay on the cluster. It comes with its copy that can be sent.
         """
         found = select, self._prepared(select)
-        while _is_only_source(select.parent) and not any(map(select.args.get, _ONLY_HERE)):
+        while _is_first_source(select.parent) and not any(map(select.args.get, _ONLY_HERE)):
             select = select.parent_select
-            if any(_aggregates(select)):
+            if any(_aggregates(select)) and not _is_correlated(select):
                 part = self._prepared(select)
                 trial, _ = _divided(part, "trial")
                 if any(_has_groups(each.parent_select) for each in _subtle(trial)):
@@ -165,10 +165,9 @@ class Splitter:
         return exp.column("value", table.name, quoted=True)
 
 
-def _is_only_source(subquery: exp.Expression) -> bool:
-    """Whether a select reads this and nothing else."""
-    is_source = isinstance(subquery, exp.Subquery) and isinstance(subquery.parent, exp.From)
-    return is_source and not subquery.parent_select.args.get("joins")
+def _is_first_source(subquery: exp.Expression) -> bool:
+    """Whether a select reads this, perhaps joined to others."""
+    return isinstance(subquery, exp.Subquery) and isinstance(subquery.parent, exp.From)
 
 
 def _has_groups(select: exp.Select) -> bool:

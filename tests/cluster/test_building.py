@@ -349,6 +349,25 @@ def test_a_fact_of_rows_that_are_not_made_one_by_one_is_refused(builder, tmp_pat
 
 
 @pytest.mark.parametrize(
+    "select",
+    [
+        "select count(fact_x.id) as n from staging.fact_x",
+        'select count(*) as n from "STAGING"."fact_x"',
+        "select count(id) as n from staging.main.fact_x",
+        "select sum(n) as n from staging.parts",
+    ],
+)
+def test_a_loaded_table_is_known_by_each_of_its_names(builder, tmp_path, select):
+    Loader(builder, tmp_path / "inputs", 1).load("fact_x", from_seed=False)
+    builder.execute(
+        "create view staging.parts as select id, count(*) as n from staging.fact_x group by id"
+    )
+    sent = len(builder.cluster.sent)
+    assert builder.execute(select)["n"].tolist() == [4]
+    assert len(builder.cluster.sent) == sent + 1
+
+
+@pytest.mark.parametrize(
     ("contract", "reason"),
     [
         ("create view mapping.fact_x as select 1 as id", "mapping.fact_x makes its rows"),

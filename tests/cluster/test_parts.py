@@ -53,6 +53,7 @@ FACT = """
     create view steps as
     with recursive r as (select 1 as i union all select i + 1 from r where i < 3) select i from r;
     create view hidden_things as select 1 as n from fact_sales;
+    create view listed as select list_value(*columns(['day_key', 'quantity'])) as v from sales;
     create view gone as from dim_day limit 0;
     create schema other;
     create view other.sales as select 5 as five;
@@ -93,6 +94,7 @@ def on_cluster(database: Path, server: str) -> Iterator[Session]:
 SELECTS = {
     "days between dates": "select max(day - date '2024-01-01') as days from sales",
     "borders of quarters": "select min(day), max(day) from sales where date_diff('quarter', date '2023-12-31', day) = 1",
+    "quarters in a join": "select count(*) from sales join dim_thing on date_diff('quarter', date '2023-12-31', day) = dim_thing.thing_key",
     "months later": "select count(distinct (day + to_months(1))::date) as days from sales",
     "a constant interval": "select count(*) from sales where day < date '2024-03-31' - interval 1 month",
     "a time that has passed": "select count(*) from sales where sold_at - day > interval 100 days",
@@ -137,6 +139,7 @@ SELECTS = {
     "rows that have no partner": "select count(*) from dim_day where not exists (from fact_sales where fact_sales.day_key = dim_day.day_key)",
     "borders of months": "select max(date_diff('month', date '2023-12-31', day)) as months from sales",
     "times": "select min(sold_at), max(sold_at) from fact_sales",
+    "text of fractions": "select max((weight * 10000000000)::varchar) as w from fact_sales",
     "whole numbers by rounding": "select sum(rate::integer), sum((amount * 10)::integer) as n from fact_sales where sale_id < 'S3'",
     "a null without a type": "select count(*) from sales where getvariable('never_set') is null",
     "a condition on values that others lack": "select max(strptime(sale_id, 'S%d')) as day from sales where sale_id in ('S1', 'S2')",
@@ -155,6 +158,10 @@ SELECTS = {
     "nulls of text by DuckDB": "select coalesce(upper(w), 'none') as w, count(*) from (select nullif(coalesce(name, ''), 'ß') as w from sales) group by all order by all",
     "nulls of dates by DuckDB": "select coalesce(strftime(d, '%y'), 'none') as d, count(*) from (select case when quantity > 5 then day when quantity > 3 then date '1970-01-01' end as d from sales) group by all order by all",
     "nulls of booleans by DuckDB": "select format('<{}>', b) as b, count(*) from (select nullif(quantity > 5, quantity = 0) as b from fact_sales) group by all order by all",
+    "a list of columns": "select list_value(*columns(['day_key', 'quantity'])) as v, count(*) from sales group by all order by all",
+    "a list of columns in a view": "select v, count(*) from listed group by all order by all",
+    "a join in parentheses": "select count(*) from (sales join other.sales as o on quantity = five)",
+    "sums of groups up to each row": "select day_key, (select sum(n) from (select thing_key, count(*) as n from fact_sales group by all) as g where g.thing_key < dim_day.day_key) as n from dim_day order by all limit 5",
     "columns by name of a join": "select count(distinct columns(['name', 'quantity'])) from fact_sales join dim_thing using (thing_key)",
     "a view as DuckDB writes it": "select sum(n) from (select thing_key, n from busy) as b",
     "a view that hides another": "select sum(n) as n from hidden_things",
@@ -164,7 +171,7 @@ SELECTS = {
     "a schema by name": "select count(*) from main.fact_sales",
     "a table of another schema": "select max(five) as five, count(*) from fact_sales join other.sales on quantity = five",
     "tables of all schemas": "select count(*) from main.fact_sales as f join main.dim_thing as t on f.thing_key = t.thing_key",
-    "a name in quotes": 'select count(*) from "fact_sales" join other."sales" as s on quantity = s.five',
+    "names in quotes": 'select count(*) from "FACT_SALES" join other."sales" as s on quantity = s.five',
     "a union": "select 'a' as x, count(*) from sales union all select 'b', count(*) from sales where quantity > 1 order by all",
     "a pivot": "with t as (select name, thing_key, count(*) as n from sales group by all) from t pivot (sum(n)::decimal(9, 2) for thing_key in (1, 2)) order by all",
     "distinct rows": "select distinct name, quantity > 0 as is_sold from sales order by all",
@@ -183,7 +190,13 @@ def test_a_select_gives_the_same(duckdb_alone, on_cluster, name):
         found = session.connection.execute(SELECTS[name], values)
         answers.append(([column[:2] for column in found.description], found.fetchall()))
     assert answers[0] == answers[1]
-    assert len(on_cluster.connection.sent) > sent
+    assert {"fact_sales" in each.text for each in on_cluster.connection.sent[sent:]} == {True}
+
+
+def test_a_table_is_known_by_its_full_name(on_cluster):
+    sent = len(on_cluster.connection.sent)
+    on_cluster.execute("select count(*) from mart.main.fact_sales")
+    assert len(on_cluster.connection.sent) == sent + 1
 
 
 @pytest.mark.parametrize(
@@ -250,7 +263,7 @@ def test_what_spark_computes_alike_is_sent_in_one_part(on_cluster):
     sent = len(on_cluster.connection.sent)
     on_cluster.execute("""
         select
-            max(day - date '2024-01-01' + 1), sum(quantity::decimal(18, 4)), sum((quantity > 1)::integer), max(quantity::varchar),
+            max(day - date '2024-01-01' + 1), max(weight * 2), sum(quantity::decimal(18, 4)), sum((quantity > 1)::integer), max(quantity::varchar),
             max(day::varchar), max(day::timestamp), max(sold_at::date), max(name::varchar)
         from sales
     """)
@@ -261,7 +274,7 @@ def test_values_by_duckdb_are_joined_by_equalities(on_cluster):
     sent = len(on_cluster.connection.sent)
     on_cluster.execute("select count(distinct format('{}{}{}', name, quantity, day)) from sales")
     on_cluster.execute(
-        "select count(distinct format('{}', w)) from (select upper(name) as w from sales)"
+        "select count(distinct format('{}', w)) from (select format('<{}>', name) as w from sales)"
     )
     texts = [each.text for each in on_cluster.connection.sent[sent:]]
     assert len(texts) == 5
