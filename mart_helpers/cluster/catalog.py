@@ -19,16 +19,12 @@ from mart_helpers.session import current_database
 from mart_helpers.texts import one_line
 
 _VIEWS = """
-select
-    concat_ws(
-        '.',
-        if(database_name in (current_database(), 'temp'), null, database_name),
-        nullif(schema_name, 'main'),
-        view_name
-    ),
-    sql
-from duckdb_views()
-where not internal
+select lower(concat_ws('.', nullif(place, ''), nullif(schema_name, 'main'), view_name)), sql, place
+from (
+    select *, if(database_name in (current_database(), 'temp'), '', database_name) as place
+    from duckdb_views()
+    where not internal
+)
 order by temporary
 """
 
@@ -59,20 +55,23 @@ class Catalog:
         self, connection: duckdb.DuckDBPyConnection, large: set[str], values: Mapping[str, object]
     ) -> None:
         self._connection, self.large, self._values = connection, large, values
-        self._views = {name.lower(): sql for name, sql in connection.execute(_VIEWS).fetchall()}
+        self._views = {name: rest for name, *rest in connection.execute(_VIEWS).fetchall()}
         self._macros = {name: rest for name, *rest in connection.execute(_MACROS).fetchall()}
         self._own = current_database(connection).lower()
         self.schema = MappingSchema(dialect="duckdb")
 
-    def reaches_large(self, sql: str) -> bool:
-        """Whether a statement names a large table, itself or through views; in doubt, yes."""
-        seen, new = set(), {sql}
+    def reaches_large(self, sql: str, place: str = "") -> bool:
+        """Whether a statement names a large table, itself or through views; in doubt, yes.
+
+        `place` is the database of a view, unless it is the main one.
+        """
+        seen, new = set(), [(sql, place)]
         while new:
-            words = {word for text in new for word in _names_in(text)} - seen
+            words = {word for each in new for word in _names_in(*each)} - seen
             if words & self.large:
                 return True
             seen |= words
-            new = {self._views[word] for word in words & self._views.keys()}
+            new = [self._views[word] for word in words & self._views.keys()]
         return False
 
     def is_volatile(self, sql: str) -> bool:
@@ -80,9 +79,14 @@ class Catalog:
         found = self._connection.execute(_VOLATILE).fetchall()
         return bool({name for (name,) in found} & {*re.findall(r"\w+(?=\()", sql.lower())})
 
-    def flat(self, sql: str) -> exp.Expression:
-        """The tree of a select. Raises Refused if it cannot be read."""
-        return self._with_each_column(self._flat(self._read(sql), {}))
+    def flat(self, sql: str, place: str = "") -> exp.Expression:
+        """The tree of a select, or of a view in the database `place`. Raises Refused if unreadable."""
+        tree = self._read(sql)
+        steps = {cte.alias for cte in tree.find_all(exp.CTE)}
+        for table in tree.find_all(exp.Table) if place else ():
+            if not table.db and table.name not in steps:  # it is in that database, too
+                table.set("db", exp.to_identifier(place))
+        return self._with_each_column(self._flat(tree, {}))
 
     def qualified(self, select: exp.Expression) -> exp.Expression:
         """The select with the table of each column, and without stars, `all` and aliases within it."""
@@ -151,8 +155,8 @@ class Catalog:
         name = key_of(table)
         if name in known:
             query, alias = known[name].this.copy(), known[name].args["alias"].copy()
-        elif name in self._views and name not in self.large and self.reaches_large(self._views[name]):
-            query, alias = self.flat(self._views[name]), exp.TableAlias()
+        elif name in self._views and name not in self.large and self.reaches_large(*self._views[name]):
+            query, alias = self.flat(*self._views[name]), exp.TableAlias()
         else:
             return _as_there(table, name) if name in self.large else table
         alias.set("this", exp.to_identifier(table.alias or table.name))
@@ -219,11 +223,11 @@ def _as_there(table: exp.Table, key: str) -> exp.Table:
     )
 
 
-def _names_in(sql: str) -> Iterator[str]:
-    """Each name in a text as `key_of` has it, also without what is before its last dot."""
+def _names_in(sql: str, place: str) -> Iterator[str]:
+    """What the names in a text may mean, as `key_of` has it; `place` is the database of a view."""
     for word in _NAMES.findall(sql.replace('"', "").lower()):
-        yield word.replace("main.", "")
-        yield word.rpartition(".")[2]
+        last = word.rpartition(".")[2]
+        yield from (word.replace("main.", ""), last, f"{place}.{last}")
 
 
 def _parsed(sql: str) -> exp.Expression:

@@ -160,16 +160,16 @@ class Cluster:
     def _fetch(self, step: Step, text: str, sql: str) -> None:
         small = {table.name for table in step.select.find_all(exp.Table)} - {*self._large.values()}
         columns = {column.name.lower() for column in step.select.find_all(exp.Column)}
-        for name in small:
-            self._send(name, columns)
         began = monotonic()
         try:
+            for name in small:
+                self._send(name, columns)
             rows = self._spark.sql(text).limit(MOST_ROWS + 1).toArrow()
+            for name in small:  # the server would keep them in its memory
+                self._spark.catalog.dropTempView(name)
         except PySparkException as error:
             said = one_line(str(error))[:500]
             raise QueryError(f"The cluster says: {said} (It was asked: {_short(text)})") from error
-        for name in small:  # the server would keep them in its memory
-            self._spark.catalog.dropTempView(name)
         self._note(Sent(text, monotonic() - began, rows.num_rows), sql)
         if rows.num_rows > MOST_ROWS:
             raise QueryError(
