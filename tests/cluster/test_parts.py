@@ -106,6 +106,7 @@ SELECTS = {
     "medians of decimals": "select median(amount), median(-amount) from fact_sales where sale_id < 'S4'",
     "divisions and text": "select format('{:.3f}', sum(amount) / count(*)) as mean from fact_sales",
     "words by DuckDB": "select upper(name) as name, count(*) from sales group by all order by all",
+    "a word twice": "select max(format('{}{}', name, name)) as twice from sales",
     "words in conditions": "select count(*) from sales where lower(name) || quantity = 'ß3'",
     "a macro with a lambda": "select shown(name) as name, rounded(s) as t from sales as s group by all order by all",
     "one row a word": """
@@ -274,7 +275,7 @@ def test_values_by_duckdb_are_joined_by_equalities(on_cluster):
     sent = len(on_cluster.connection.sent)
     on_cluster.execute("select count(distinct format('{}{}{}', name, quantity, day)) from sales")
     on_cluster.execute(
-        "select count(distinct format('{}', w)) from (select format('<{}>', name) as w from sales)"
+        "select count(distinct format('{}', w)) from (select shown(name) as w from sales)"
     )
     texts = [each.text for each in on_cluster.connection.sent[sent:]]
     assert len(texts) == 5
