@@ -194,9 +194,10 @@ def test_a_select_gives_the_same(duckdb_alone, on_cluster, name):
     assert {"fact_sales" in each.text for each in on_cluster.connection.sent[sent:]} == {True}
 
 
-def test_a_table_is_known_by_its_full_name(on_cluster):
+@pytest.mark.parametrize("name", ["mart.main.fact_sales", '"FACT_SALES"'])
+def test_a_table_is_known_by_each_of_its_names(on_cluster, name):
     sent = len(on_cluster.connection.sent)
-    on_cluster.execute("select count(*) from mart.main.fact_sales")
+    on_cluster.execute(f"select count(*) from {name}")
     assert len(on_cluster.connection.sent) == sent + 1
 
 
