@@ -158,7 +158,7 @@ class Catalog:
         elif name in self._views and name not in self.large and self.reaches_large(*self._views[name]):
             query, alias = self.flat(*self._views[name]), exp.TableAlias()
         else:
-            return _as_there(table, name) if name in self.large else table
+            return renamed(table, name_there(name)) if name in self.large else table
         alias.set("this", exp.to_identifier(table.alias or table.name))
         rest = {part: table.args.get(part) for part in ("pivots", "joins")}
         return exp.Subquery(this=query, alias=alias, **rest)
@@ -216,11 +216,10 @@ def name_there(key: str) -> str:
     return key.replace(".", "_")
 
 
-def _as_there(table: exp.Table, key: str) -> exp.Table:
+def renamed(table: exp.Table, name: str) -> exp.Table:
+    """The table under another name, without a schema; columns may still be asked by the old one."""
     alias = exp.TableAlias(this=exp.to_identifier(table.alias_or_name, quoted=True))
-    return exp.Table(
-        **{**table.args, "this": exp.to_identifier(name_there(key)), "db": None, "alias": alias}
-    )
+    return exp.Table(**{**table.args, "this": exp.to_identifier(name), "db": None, "alias": alias})
 
 
 def _names_in(sql: str, place: str) -> Iterator[str]:

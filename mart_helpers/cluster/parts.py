@@ -16,7 +16,7 @@ import duckdb
 from sqlglot import exp
 from sqlglot.optimizer.pushdown_projections import pushdown_projections
 
-from mart_helpers.cluster.catalog import Catalog, Refused, key_of, typed
+from mart_helpers.cluster.catalog import Catalog, Refused, key_of, renamed, typed
 from mart_helpers.cluster.spark import annotated, is_same
 
 Query = exp.Select | exp.SetOperation
@@ -54,7 +54,9 @@ class Splitter:
             select.replace(rest)
         if self._is_large(whole):
             raise Refused("rows of a large table themselves: aggregate them, or set a limit")
-        return whole.this, self._steps
+        trees = [whole, *(each.select for each in self._steps)]
+        used = {each.name for tree in trees for each in tree.find_all(exp.Table)}
+        return whole.this, [each for each in self._steps if each.name in used]
 
     def _next(self, whole: exp.Expression) -> exp.Select | None:
         """The innermost select that is still to be divided."""
@@ -104,8 +106,8 @@ class Splitter:
         """
         for child in list(node.iter_expressions()):
             if isinstance(child, exp.Table) and child.db:
-                small = self._small(exp.select("*").from_(child.copy()))
-                child.replace(exp.alias_(small, child.alias_or_name, table=True))
+                bare = exp.select("*").from_(exp.table_(child.this.copy(), child.args["db"].copy()))
+                child.replace(self._with_small(renamed(child, self._small(bare).name)))
             elif isinstance(child, Query) and not self._is_large(child) and not _is_correlated(child):
                 child.replace(exp.select("*").from_(self._small(child)))
             else:

@@ -162,6 +162,7 @@ SELECTS = {
     "a list of columns": "select list_value(*columns(['day_key', 'quantity'])) as v, count(*) from sales group by all order by all",
     "a list of columns in a view": "select v, count(*) from listed group by all order by all",
     "a join in parentheses": "select count(*) from (sales join other.sales as o on quantity = five)",
+    "a join in parentheses, the small table first": "select count(*), max(sales.five) from (other.sales join main.fact_sales on quantity = five)",
     "sums of groups up to each row": "select day_key, (select sum(n) from (select thing_key, count(*) as n from fact_sales group by all) as g where g.thing_key < dim_day.day_key) as n from dim_day order by all limit 5",
     "columns by name of a join": "select count(distinct columns(['name', 'quantity'])) from fact_sales join dim_thing using (thing_key)",
     "a view as DuckDB writes it": "select sum(n) from (select thing_key, n from busy) as b",
