@@ -20,7 +20,6 @@ from mart_helpers.cluster.catalog import Catalog, Refused, key_of, renamed, type
 from mart_helpers.cluster.spark import annotated, is_same
 
 Query = exp.Select | exp.SetOperation
-_ONLY_HERE = ("qualify", "offset")
 
 
 class Step(NamedTuple):
@@ -71,12 +70,13 @@ class Splitter:
         The groups of a fine grain then stay on the cluster. It comes with its copy that can be sent.
         """
         found = select, self._prepared(select)
-        while _is_first_source(select.parent) and not any(map(select.args.get, _ONLY_HERE)):
+        while _is_first_source(select.parent):
             select = select.parent_select
             if any(_aggregates(select)) and not _is_correlated(select):
                 part = self._prepared(select)
                 trial, _ = _divided(part, "trial")
-                if any(_has_groups(each.parent_select) for each in _subtle(trial)):
+                others = (each for each in trial.walk() if not is_same(each))
+                if any(_has_groups(each.parent_select) for each in others):
                     break
                 found = select, part
         return found

@@ -93,9 +93,10 @@ class Cluster:
 
     def add(self, name: str, folder: Path) -> None:
         """Let the server compute over a large table, whose rows are the files in a folder."""
-        self._large[name.lower()] = name_there(name.lower())
+        key = name.lower()
+        self._large[key] = name_there(key)
         self._splitter = Splitter(self.duckdb, {*self._large.values()})
-        self._spark.read.parquet(str(folder)).createOrReplaceTempView(name_there(name))
+        self._spark.read.parquet(str(folder)).createOrReplaceTempView(self._large[key])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.duckdb, name)

@@ -61,6 +61,8 @@ def is_same(node: exp.Expression) -> bool:
             or bool(node.find(exp.Median))
             or any(_is(node.this, old) and _is(node, new) for old, new in _CASTS)
         )
+    if isinstance(node, exp.Join):
+        return not node.method  # such as `asof`
     if isinstance(node, exp.DateDiff):
         return node.unit.name.upper() == "QUARTER"
     if isinstance(node, exp.Add | exp.Sub | exp.Mul | exp.Neg):  # not `date + interval`
